@@ -1,0 +1,62 @@
+"""Sparse affine maps from the parameters to the values of the standard form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import scipy.sparse as sp
+
+from cvxlayers.program import Array
+
+__all__ = ["AffineMap"]
+
+
+@dataclass(frozen=True)
+class AffineMap:
+    """values = linear @ theta + constant, for theta (k, B) and values (rows, B).
+
+    Parameters
+    ----------
+    linear : csr_array, (rows, k)
+    constant : (rows,)
+
+    Examples
+    --------
+    >>> double = AffineMap(sp.csr_array([[2.0]]), np.array([1.0]))
+    >>> double(np.array([[3.0, 4.0]]))
+    array([[7., 9.]])
+    """
+
+    linear: sp.csr_array
+    constant: Array
+
+    @property
+    def rows(self) -> int:
+        return int(self.constant.size)
+
+    @property
+    def varies(self) -> bool:
+        """Whether the values depend on theta at all."""
+        return bool(self.linear.nnz)
+
+    @cached_property
+    def _adjoint(self) -> sp.csr_array:
+        return sp.csr_array(self.linear.T)
+
+    def __call__(self, theta: Array) -> Array:
+        """The values, (rows, B); a read-only broadcast view where they do not depend on theta."""
+        if not self.varies:
+            return np.broadcast_to(self.constant[:, None], (self.rows, theta.shape[1]))
+        values = np.asarray(self.linear @ theta)
+        values += self.constant[:, None]
+        return values
+
+    def pushforward(self, dtheta: Array) -> Array:
+        """The change of the values for a change of theta, (k, B) -> (rows, B)."""
+        return np.asarray(self.linear @ dtheta)
+
+    def pullback(self, dvalues: Array) -> Array:
+        """The cotangent of theta for a cotangent of the values, (rows, B) -> (k, B)."""
+        return np.asarray(self._adjoint @ dvalues)

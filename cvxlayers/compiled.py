@@ -1,0 +1,141 @@
+"""CompiledProblem: everything about a problem that does not change from call to call, free of CVXPY."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import scipy.sparse as sp
+
+from cvxlayers.affine import AffineMap
+from cvxlayers.program import Array, Structure, Values
+
+__all__ = ["CompiledProblem", "Feature", "OutputSpec", "ParameterSpec"]
+
+
+@dataclass(frozen=True)
+class ParameterSpec:
+    """One parameter as the caller hands it in.
+
+    ``attributes`` are the CVXPY attributes that its values must satisfy ("nonneg", "pos", "PSD", "symmetric", ...).
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    attributes: frozenset[str] = frozenset()
+    complex: bool = False
+
+    @property
+    def size(self) -> int:
+        return int(np.prod(self.shape, dtype=int))
+
+
+@dataclass(frozen=True)
+class Feature:
+    """Rows ``start:stop`` of theta: one parameter, flattened in Fortran order and transformed elementwise.
+
+    ``transform`` is "identity", "log" (log-log convex programs), "real" or "imag".
+    """
+
+    parameter: int
+    transform: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class OutputSpec:
+    """One returned variable: its shape, whether it is a "primal" or a "dual" variable, and how it is recovered.
+
+    Rows ``start:stop`` of the recovery product hold it, flattened in Fortran order; a complex one has its real
+    and then its imaginary part there. With ``exponential`` the rows hold its logarithm.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    kind: str
+    start: int
+    stop: int
+    exponential: bool = False
+    complex: bool = False
+
+
+@dataclass(frozen=True)
+class CompiledProblem:
+    """A parametrized problem in standard form; made by ``cvxlayers.compile``, frozen and picklable.
+
+    Attributes
+    ----------
+    structure : Structure
+        Sizes, patterns and cones.
+    parameters, outputs : tuple of ParameterSpec, tuple of OutputSpec
+        In the order in which values are handed in and returned.
+    features : tuple of Feature
+        The rows of theta (k, B).
+    P, q, A, b, offset : AffineMap
+        theta -> values; ``offset`` is the constant term of the objective, one row.
+    primal, dual : csr_array
+        Recovery: rows = primal @ x + dual @ y.
+    maximize, gp : bool
+        Whether the problem maximizes, and whether it is a log-log convex program solved in logarithms.
+
+    Examples
+    --------
+    >>> import cvxpy as cp, cvxlayers
+    >>> x, c = cp.Variable(2), cp.Parameter(2, name="c")
+    >>> compiled = cvxlayers.compile(cp.Problem(cp.Minimize(cp.sum_squares(x - c)), [x >= 0]))
+    >>> [p.name for p in compiled.parameters], compiled.structure.cones.nonneg
+    (['c'], 2)
+    """
+
+    structure: Structure
+    parameters: tuple[ParameterSpec, ...]
+    outputs: tuple[OutputSpec, ...]
+    features: tuple[Feature, ...]
+    P: AffineMap
+    q: AffineMap
+    A: AffineMap
+    b: AffineMap
+    offset: AffineMap
+    primal: sp.csr_array
+    dual: sp.csr_array
+    maximize: bool = False
+    gp: bool = False
+
+    @property
+    def k(self) -> int:
+        """The number of rows of theta."""
+        return self.features[-1].stop if self.features else 0
+
+    def evaluate(self, theta: Array) -> Values:
+        """The values of the standard form at theta (k, B): four sparse products."""
+        return Values(self.P(theta), self.q(theta), self.A(theta), self.b(theta))
+
+    @cached_property
+    def _primal_adjoint(self) -> sp.csr_array:
+        return sp.csr_array(self.primal.T)
+
+    @cached_property
+    def _dual_adjoint(self) -> sp.csr_array:
+        return sp.csr_array(self.dual.T)
+
+    def recover(self, x: Array, y: Array) -> Array:
+        """The rows of all outputs, before exponentials: (rows, B)."""
+        rows = np.asarray(self.primal @ x)
+        if self.dual.nnz:
+            rows += self.dual @ y
+        return rows
+
+    def recover_adjoint(self, rows: Array) -> tuple[Array, Array]:
+        """The cotangents of x and y for a cotangent of the recovered rows."""
+        dx = np.asarray(self._primal_adjoint @ rows)
+        if self.dual.nnz:
+            return dx, np.asarray(self._dual_adjoint @ rows)
+        return dx, np.zeros((self.structure.m, rows.shape[1]))
+
+    def objective(self, theta: Array, values: Values, x: Array) -> Array:
+        """The problem's own objective at x (n, B), in the caller's sign and scale: (B,)."""
+        cost = np.einsum("ib,ib->b", x, self.structure.P_times(values.P, x) / 2 + values.q) + self.offset(theta)[0]
+        cost = -cost if self.maximize else cost
+        return np.exp(cost) if self.gp else cost

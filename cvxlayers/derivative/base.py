@@ -1,0 +1,66 @@
+"""The seam of the derivatives: a solved batch becomes a Linearization, which is applied forward or backward."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cvxlayers.program import Array, Structure, Values
+from cvxlayers.solution import Solution
+
+__all__ = ["Derivative", "DerivativeReport", "Linearization"]
+
+
+@dataclass(frozen=True)
+class DerivativeReport:
+    """How trustworthy the derivative of each element is; all (B,).
+
+    Attributes
+    ----------
+    residual : float
+        Relative residual of the linear system, after refinement (the worst of the applications so far).
+    margin : float
+        Distance to the nearest point where the projection onto K* is not differentiable, relative to the size of y - s: near
+        zero where strict complementarity fails.
+    fallback : bool
+        Whether the system was singular, so that a least-squares solution was taken.
+    """
+
+    residual: Array
+    margin: Array
+    fallback: NDArray[np.bool_]
+
+
+class Linearization(ABC):
+    """The derivative of (P, q, A, b) -> (x, y, s) at the solutions of one batch; the batch is the last axis."""
+
+    @abstractmethod
+    def vjp(self, dx: Array, dy: Array, ds: Array | None = None) -> Values:
+        """Cotangents of the values for cotangents of x (n, B), y and s (m, B); ``ds=None`` means zero.
+
+        Those of P are for the stored upper triangle (an entry off the diagonal stands for both of its places). What
+        is not in ``structure.varying`` comes back as zeros without being computed.
+        """
+
+    @abstractmethod
+    def jvp(self, dvalues: Values) -> tuple[Array, Array, Array]:
+        """Tangents of x, y and s for tangents of the values."""
+
+    @property
+    @abstractmethod
+    def report(self) -> DerivativeReport:
+        """How well the systems were solved."""
+
+
+class Derivative(ABC):
+    """Makes Linearizations for one structure; what depends on the structure alone is computed once."""
+
+    @abstractmethod
+    def __init__(self, structure: Structure, threads: int = 1) -> None: ...
+
+    @abstractmethod
+    def linearize(self, values: Values, solution: Solution) -> Linearization:
+        """The derivative at verified solutions of these values."""

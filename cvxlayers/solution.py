@@ -1,0 +1,114 @@
+"""A solution of a batch, its statuses, and the residuals by which it is judged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cvxlayers.cones import projection
+from cvxlayers.program import Array, Structure, Values
+
+__all__ = ["Residuals", "Solution", "Status", "measure"]
+
+
+class Status(IntEnum):
+    """What is known of one element of the batch."""
+
+    OPTIMAL = 0
+    INACCURATE = 1
+    INFEASIBLE = 2
+    UNBOUNDED = 3
+    FAILED = 4
+
+    def __str__(self) -> str:
+        return self.name.lower()
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """How far a point is from optimality, each (B,), relative to the sizes of the terms involved (plus one).
+
+    primal: |Ax + s - b|, dual: |Px + A'y + q|, gap: |x'Px + q'x + b'y|, cone: distance of s to K and of y to K*.
+    """
+
+    primal: Array
+    dual: Array
+    gap: Array
+    cone: Array
+
+    @property
+    def worst(self) -> Array:
+        """The largest of the four, (B,); NaN where any is NaN."""
+        return np.max([self.primal, self.dual, self.gap, self.cone], axis=0)
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Primal-dual points of a batch: x (n, B), y and s (m, B), with a status for each element.
+
+    Parameters
+    ----------
+    status : (B,) int8
+        Values of ``Status``.
+    iterations : (B,) int
+    engine : (B,) str
+        The solver that gave each element.
+    residuals : Residuals or None
+        Filled in by ``verified``.
+    """
+
+    x: Array
+    y: Array
+    s: Array
+    status: NDArray[np.int8]
+    iterations: NDArray[np.int64]
+    engine: NDArray[np.str_]
+    residuals: Residuals | None = None
+
+    @property
+    def batch(self) -> int:
+        return int(self.x.shape[1])
+
+    @property
+    def ok(self) -> NDArray[np.bool_]:
+        """The elements with a verified optimal point, (B,)."""
+        return self.status == Status.OPTIMAL
+
+    def select(self, indices: NDArray[np.integer]) -> Solution:
+        """Some elements of the batch."""
+        residuals = self.residuals and Residuals(
+            *(part[indices] for part in (self.residuals.primal, self.residuals.dual, self.residuals.gap, self.residuals.cone))
+        )
+        return replace(
+            self, x=self.x[:, indices], y=self.y[:, indices], s=self.s[:, indices], status=self.status[indices],
+            iterations=self.iterations[indices], engine=self.engine[indices], residuals=residuals,
+        )  # fmt: skip
+
+
+def measure(structure: Structure, values: Values, x: Array, y: Array, s: Array) -> Residuals:
+    """The optimality residuals of points x (n, B), y and s (m, B)."""
+    Px = structure.P_times(values.P, x)
+    Ax = structure.A.times(values.A, x)
+    Ay = structure.A.transpose_times(values.A, y)
+    primal = _norm(Ax + s - values.b) / (1 + _largest(Ax, s, values.b))
+    dual = _norm(Px + Ay + values.q) / (1 + _largest(Px, Ay, values.q))
+    xPx, qx, by = _dot(x, Px), _dot(values.q, x), _dot(values.b, y)
+    gap = np.abs(xPx + qx + by) / (1 + np.maximum(np.abs(xPx / 2 + qx), np.abs(xPx / 2 + by)))
+    outside_s = projection.distance(structure.cones, s) / (1 + _norm(s))
+    outside_y = projection.dual_distance(structure.cones, y) / (1 + _norm(y))
+    return Residuals(primal, dual, gap, np.maximum(outside_s, outside_y))
+
+
+def _norm(v: Array) -> Array:
+    return np.abs(v).max(axis=0) if v.shape[0] else np.zeros(v.shape[1])
+
+
+def _largest(*terms: Array) -> Array:
+    return np.max([_norm(term) for term in terms], axis=0)
+
+
+def _dot(u: Array, v: Array) -> Array:
+    return np.einsum("ib,ib->b", u, v)

@@ -1,0 +1,84 @@
+"""The seam of the solvers: ``init(structure, settings)`` once, ``solve(values)`` per call."""
+
+from __future__ import annotations
+
+import importlib.util
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from cvxlayers.program import Structure, Values
+from cvxlayers.solution import Solution
+
+__all__ = ["Settings", "Solver"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a solver is told, already validated.
+
+    Parameters
+    ----------
+    threads : int
+        How many threads may work on one batch.
+    verbose : bool
+        Whether the solver prints its own log.
+    options : mapping
+        The solver's own options, by the solver's own names (see ``Solver.options``).
+    """
+
+    threads: int = 1
+    verbose: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Solver(ABC):
+    """A conic solver for one structure. Subclasses live in one file each and are listed in ``registry``.
+
+    Class attributes
+    ----------------
+    name : str
+        By which callers choose it.
+    package, pip : str
+        The module that must be importable, and what to install to get it.
+    kinds : frozenset of str
+        The kinds of cone it takes.
+    quadratic : bool
+        Whether it takes P; if not, problems are compiled with a linear objective.
+    warm_starts : bool
+        Whether it can start from a given point.
+    options : mapping of str to str
+        The options it accepts by name, each with a one-line meaning.
+    aliases : mapping of str to tuple of str
+        The options that every solver accepts ("eps", "max_iters"), and which of its own they set.
+    """
+
+    name: ClassVar[str]
+    package: ClassVar[str]
+    pip: ClassVar[str]
+    kinds: ClassVar[frozenset[str]]
+    quadratic: ClassVar[bool]
+    warm_starts: ClassVar[bool] = False
+    options: ClassVar[Mapping[str, str]]
+    aliases: ClassVar[Mapping[str, tuple[str, ...]]]
+
+    @abstractmethod
+    def __init__(self, structure: Structure, settings: Settings) -> None: ...
+
+    @abstractmethod
+    def solve(self, values: Values, warm: Solution | None = None) -> Solution:
+        """Solve every element of the batch; a failure becomes a status, never an exception.
+
+        The statuses are the solver's own word; the caller verifies the points (``residuals`` stays None).
+        """
+
+    @classmethod
+    def installed(cls) -> bool:
+        """Whether the solver's package can be imported."""
+        return importlib.util.find_spec(cls.package) is not None
+
+    @classmethod
+    def takes(cls, structure: Structure) -> bool:
+        """Whether it can solve problems of this structure."""
+        return structure.cones.kinds() <= cls.kinds and (cls.quadratic or not structure.quadratic)
