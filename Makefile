@@ -1,0 +1,60 @@
+# Needs Python 3.11 or newer with venv, and make; everything else is installed into .venv on the first run.
+# Another interpreter: make demo PYTHON=/path/to/python3.12.  More options for pip: make demo PIP_OPTIONS='...'.
+
+PYTHON ?= $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3)
+VENV := .venv
+BIN := $(VENV)/bin
+OUT := out
+PIP_OPTIONS ?=
+ARGS ?=
+
+# What an installation depends on: when one of these is newer than a stamp, the packages are brought up to date.
+SOURCES := setup.py constraints.txt cvxlayers/_version.py
+STAMP := $(VENV)/.installed-
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) -c constraints.txt
+
+# Tests run in parallel processes, so the numeric libraries get one thread each.
+ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types bench clean
+.DELETE_ON_ERROR:
+
+help:  ## show this list
+	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)$$/make \1|\2/p' Makefile | awk -F '|' '{ printf "%-12s %s\n", $$1, $$2 }'
+
+demo: $(STAMP)torch-plot  ## check a problem's gradients, then train a network that ends in it; plots in out/
+	@mkdir -p $(OUT)
+	$(BIN)/cvxlayers check examples/portfolio.py:problem --plot $(OUT)/check.png
+	$(BIN)/python examples/train_portfolio.py --out $(OUT)/portfolio.png
+	@echo "Plots: $(OUT)/check.png $(OUT)/portfolio.png"
+
+test: $(STAMP)dev  ## run the tests (some of them: make test ARGS='tests/cones -k psd')
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 $(ARGS)
+
+lint: $(STAMP)dev  ## check style and formatting with ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)dev  ## check the types with mypy
+	$(BIN)/mypy cvxlayers
+
+bench: $(STAMP)bench  ## run the benchmarks (options: make bench ARGS='...')
+	$(BIN)/python -m benchmarks.run $(ARGS)
+
+clean:  ## remove plots, caches and build products; .venv stays
+	rm -rf $(OUT) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+# A stamp's name is its extras: .installed-torch-plot is the package with the extras torch and plot.
+$(STAMP)%: $(SOURCES) | $(BIN)/pip
+	@echo "Installing cvxlayers[$(subst -,$(comma),$*)] into $(VENV) (the first time may take some minutes) ..."
+	@$(INSTALL) -e '.[$(subst -,$(comma),$*)]'
+	@touch $@
+
+$(BIN)/pip:
+	@command -v $(PYTHON) >/dev/null || { echo "No $(PYTHON) found: install Python 3.11 or newer, or name one with make PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "cvxlayers needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1): name another with make PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+comma := ,

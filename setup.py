@@ -1,0 +1,92 @@
+"""The package's metadata; tool settings are in pyproject.toml, the tested versions in constraints.txt."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+
+
+def read_version() -> str:
+    """The version in cvxlayers/_version.py, read as text: importing the package would need what it requires."""
+    text = (ROOT / "cvxlayers" / "_version.py").read_text(encoding="utf-8")
+    found = re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)
+    if found is None:
+        raise RuntimeError('cvxlayers/_version.py has no line __version__ = "..."; setup.py reads the version there.')
+    return found.group(1)
+
+
+# The tests run with the versions in constraints.txt; NumPy and SciPy may be as old as CVXPY 1.9 allows.
+REQUIRES = [
+    "cvxpy>=1.9",
+    "diffcp>=1.1",
+    "scs>=3.2.4",
+    "clarabel>=0.10",
+    "numpy>=2.0",
+    "scipy>=1.13",
+    "typer>=0.20",
+    "rich>=13.8",
+]
+
+TORCH = ["torch>=2.5"]
+TENSORFLOW = ["tensorflow>=2.18", "keras>=3"]
+JAX = ["jax>=0.4.30"]
+# ECOS is licensed under the GPL, version 3. It is installed only where it is asked for by name (and by those who
+# work on cvxlayers), so `all` leaves it out.
+ECOS = ["ecos>=2.0.14"]
+PLOT = ["matplotlib>=3.9"]
+
+EXTRAS = {
+    "torch": TORCH,
+    "tensorflow": TENSORFLOW,
+    "jax": JAX,
+    "ecos": ECOS,
+    "plot": PLOT,
+    "dev": [
+        "pytest>=8.3",
+        "pytest-xdist>=3.6",
+        "hypothesis>=6.100",
+        "ruff>=0.17",
+        "mypy>=2.0",
+        "packaging>=24",
+        "setuptools>=77",
+        "threadpoolctl>=3.5",
+        *TORCH,
+        *ECOS,
+        *PLOT,
+    ],
+    "bench": ["cvxpylayers>=1.2", "threadpoolctl>=3.5", *TORCH, *PLOT],
+    "all": [*TORCH, *TENSORFLOW, *JAX, *PLOT],
+}
+
+setup(
+    name="cvxlayers",
+    version=read_version(),
+    description="Compile parametrized CVXPY problems into fast, differentiable, batched layers",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author="the cvxlayers authors",
+    license_expression="Apache-2.0",
+    license_files=["LICENSE"],
+    packages=find_packages(include=["cvxlayers", "cvxlayers.*"]),
+    package_data={"cvxlayers": ["py.typed"]},
+    zip_safe=False,
+    python_requires=">=3.11",
+    install_requires=REQUIRES,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["cvxlayers = cvxlayers.cli:main"]},
+    keywords="convex optimization, differentiable optimization, implicit differentiation, CVXPY, PyTorch, JAX, Keras",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Mathematics",
+        "Typing :: Typed",
+    ],
+)
