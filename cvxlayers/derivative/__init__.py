@@ -1,0 +1,22 @@
+"""Derivatives of the solution map, and which one belongs to which solver."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cvxlayers.derivative.base import Derivative, DerivativeReport, Linearization
+from cvxlayers.program import Structure
+
+__all__ = ["Derivative", "DerivativeReport", "Linearization", "derivative_for"]
+
+
+def derivative_for(solver: str, structure: Structure, options: Mapping[str, Any]) -> Derivative:
+    """The derivative for a solver: diffcp's own for the engine DIFFCP, the exact one for all others."""
+    if solver == "DIFFCP":
+        from cvxlayers.derivative.diffcp import DiffcpDerivative
+
+        return DiffcpDerivative(structure, **options)
+    from cvxlayers.derivative.exact import ExactDerivative
+
+    return ExactDerivative(structure, threads=options["threads"])

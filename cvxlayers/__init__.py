@@ -1,0 +1,67 @@
+"""cvxlayers: a disciplined convex optimization layer compiler.
+
+>>> import cvxpy as cp, cvxlayers
+>>> x, c = cp.Variable(2), cp.Parameter(2)
+>>> compiled = cvxlayers.compile(cp.Problem(cp.Minimize(cp.sum_squares(x - c)), [x >= 0]))
+>>> layer = cvxlayers.Layer(compiled)
+>>> (x_star,) = layer([[1.0, -1.0], [-2.0, 3.0]])
+>>> x_star.round(6).tolist()
+[[1.0, 0.0], [0.0, 3.0]]
+
+The layers for the frameworks are in ``cvxlayers.torch`` and its siblings; importing this module loads none of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from cvxlayers._version import __version__
+from cvxlayers.compiled import CompiledProblem
+from cvxlayers.errors import (
+    ArtefactError,
+    CompileError,
+    CvxlayersError,
+    DerivativeError,
+    EngineError,
+    MixedIntegerError,
+    NotConvexError,
+    NotDPPError,
+    OptionError,
+    ParameterError,
+    SolveError,
+    UnknownLeafError,
+)
+
+if TYPE_CHECKING:
+    from cvxlayers.compiler import compile
+    from cvxlayers.layer import Layer
+
+__all__ = [
+    "ArtefactError",
+    "CompileError",
+    "CompiledProblem",
+    "CvxlayersError",
+    "DerivativeError",
+    "EngineError",
+    "Layer",
+    "MixedIntegerError",
+    "NotConvexError",
+    "NotDPPError",
+    "OptionError",
+    "ParameterError",
+    "SolveError",
+    "UnknownLeafError",
+    "__version__",
+    "compile",
+]
+
+
+_LAZY = {"compile": "cvxlayers.compiler", "Layer": "cvxlayers.layer"}
+
+
+def __getattr__(name: str) -> Any:
+    """Load the compiler (and with it CVXPY) or the layer (and with it the solvers) when it is first asked for."""
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'cvxlayers' has no attribute {name!r}")

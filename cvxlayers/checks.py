@@ -1,0 +1,104 @@
+"""Parameter values at the door: finite, and true to the attributes that the problem's convexity rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cvxlayers.compiled import ParameterSpec
+from cvxlayers.errors import ParameterError
+
+__all__ = ["check_attributes", "finite_elements", "refuse_infinite"]
+
+# Rounding of a value that was computed in float32 and is symmetric, or positive semidefinite, in exact arithmetic.
+_RELATIVE = 1e-5
+
+
+def finite_elements(arrays: Sequence[np.ndarray], specs: Sequence[ParameterSpec], batch: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Which elements of the batch have only finite parameter entries: (B,)."""
+    finite = np.ones(batch, dtype=bool)
+    for array, spec in zip(arrays, specs, strict=True):
+        trailing = tuple(range(array.ndim - len(spec.shape), array.ndim))
+        finite = finite & np.isfinite(array).all(axis=trailing)
+    return finite.reshape(-1)
+
+
+def refuse_infinite(arrays: Sequence[np.ndarray], specs: Sequence[ParameterSpec]) -> None:
+    """Raise the error that names the first parameter with NaN or infinite entries, and its batch elements."""
+    for array, spec in zip(arrays, specs, strict=True):
+        trailing = tuple(range(array.ndim - len(spec.shape), array.ndim))
+        bad = ~np.isfinite(array).all(axis=trailing)
+        if bad.any():
+            where = [tuple(int(i) for i in index) for index in np.argwhere(np.atleast_1d(bad))[:5]] if array.ndim > len(spec.shape) else []
+            place = f" in batch elements {', '.join(map(str, where))}" if where else ""
+            raise ParameterError(
+                f"parameter '{spec.name}': it has NaN or infinite entries{place}; every entry must be finite. Find where they arise, or "
+                'pass on_failure="nan" or "zero_grad" to let the other elements of the batch go on.'
+            )
+
+
+def check_attributes(arrays: Sequence[np.ndarray], specs: Sequence[ParameterSpec]) -> None:
+    """Raise ParameterError where a value breaks an attribute of its parameter (NaN entries are left to others)."""
+    for array, spec in zip(arrays, specs, strict=True):
+        for attribute in sorted(spec.attributes):
+            broken = _BROKEN.get(attribute)
+            if broken is None or not array.size:
+                continue
+            bad = broken(array)
+            if bad.any():
+                index = tuple(int(i) for i in np.argwhere(bad)[0][: array.ndim - len(spec.shape)])
+                place = f" in batch element {index}" if index else ""
+                raise ParameterError(
+                    f"parameter '{spec.name}': it was declared {attribute}, but its value{place} is not {_MEANING[attribute]}, so the "
+                    "problem need not be convex there; correct the value, or pass check_parameters=False to skip this check."
+                )
+
+
+def _scale(array: np.ndarray) -> np.ndarray:
+    return np.abs(array).max(axis=(-2, -1), keepdims=True)
+
+
+def _asymmetric(array: np.ndarray) -> NDArray[np.bool_]:
+    return np.abs(array - np.swapaxes(array, -2, -1)) > _RELATIVE * _scale(array)
+
+
+def _not_hermitian(array: np.ndarray) -> NDArray[np.bool_]:
+    return np.abs(array - np.swapaxes(array, -2, -1).conj()) > _RELATIVE * _scale(array)
+
+
+def _not_psd(array: np.ndarray) -> NDArray[np.bool_]:
+    asymmetric = _not_hermitian(array).any(axis=(-2, -1))
+    finite = np.isfinite(array).all(axis=(-2, -1))
+    safe = np.where(finite[..., None, None], array, 0)
+    lowest = np.linalg.eigvalsh((safe + np.swapaxes(safe, -2, -1).conj()) / 2)[..., 0]
+    return (asymmetric | (lowest < -_RELATIVE * _scale(safe)[..., 0, 0])) & finite
+
+
+def _off_diagonal(array: np.ndarray) -> NDArray[np.bool_]:
+    return (array != 0) & ~np.eye(array.shape[-1], dtype=bool)
+
+
+_BROKEN = {
+    "nonneg": lambda a: a < 0,
+    "nonpos": lambda a: a > 0,
+    "pos": lambda a: a <= 0,
+    "neg": lambda a: a >= 0,
+    "symmetric": _asymmetric,
+    "hermitian": _not_hermitian,
+    "PSD": _not_psd,
+    "NSD": lambda a: _not_psd(-a),
+    "diag": _off_diagonal,
+}
+_MEANING = {
+    "nonneg": "nonnegative",
+    "nonpos": "nonpositive",
+    "pos": "positive",
+    "neg": "negative",
+    "symmetric": "symmetric",
+    "hermitian": "Hermitian",
+    "PSD": "symmetric positive semidefinite",
+    "NSD": "symmetric negative semidefinite",
+    "diag": "diagonal",
+}

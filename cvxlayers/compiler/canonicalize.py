@@ -1,0 +1,78 @@
+"""Canonicalization through CVXPY into our standard form: the one place that runs its reduction chain."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import cvxpy as cp
+from cvxpy.constraints import SOC, ExpCone, NonNeg, PowCone3D, SvecPSD, Zero
+from cvxpy.reductions.chain import Chain
+from cvxpy.reductions.dcp2cone.cone_matrix_stuffing import ParamConeProg
+from cvxpy.reductions.reduction import Reduction
+from cvxpy.reductions.solvers.conic_solvers.conic_solver import ConicSolver
+from cvxpy.reductions.solvers.solving_chain import resolve_and_build_chain
+from cvxpy.utilities.psd_utils import TriangleKind
+
+from cvxlayers.cones.product import Cones
+
+__all__ = ["Canonical", "canonicalize"]
+
+
+class _StandardForm(ConicSolver):
+    """What CVXPY is asked to produce: all our cones, PSD rows packed in our order, and P where it is wanted.
+
+    It is a target of canonicalization only; nothing is ever solved through it.
+    """
+
+    SUPPORTED_CONSTRAINTS = [Zero, NonNeg, SOC, SvecPSD, ExpCone, PowCone3D]  # noqa: RUF012 (CVXPY's own declaration)
+    PSD_TRIANGLE_KIND = TriangleKind.UPPER
+    PSD_SQRT2_SCALING = True
+    EXP_CONE_ORDER = [0, 1, 2]  # noqa: RUF012
+
+    def __init__(self, quadratic: bool) -> None:
+        super().__init__()
+        self._quadratic = quadratic
+
+    def name(self) -> str:
+        return "CVXLAYERS"
+
+    def import_solver(self) -> None:
+        return None
+
+    def supports_quad_obj(self) -> bool:
+        return self._quadratic
+
+    def solve_via_data(self, *args: Any, **kwargs: Any) -> None:
+        raise NotImplementedError("the standard form is a target of canonicalization, not a solver")
+
+    def cite(self, data: Any) -> str:
+        return ""
+
+
+@dataclass(frozen=True)
+class Canonical:
+    """A parametrized cone program as CVXPY stuffs it, and the reductions that led to it, in order."""
+
+    program: ParamConeProg
+    reductions: tuple[Reduction, ...]
+    cones: Cones
+
+
+def canonicalize(problem: cp.Problem, gp: bool, quadratic: bool) -> Canonical:
+    """Canonicalize a validated problem, once, without looking at any parameter's value."""
+    target = _StandardForm(quadratic)
+    chain = resolve_and_build_chain(problem, solver=target, gp=gp, enforce_dpp=True)
+    reductions = chain.reductions[:-1]
+    stuffed, _ = Chain(reductions=reductions).apply(problem)
+    program = target.format_constraints(stuffed, target.EXP_CONE_ORDER)
+    dims = program.cone_dims
+    cones = Cones(
+        zero=dims.zero,
+        nonneg=dims.nonneg,
+        second_order=tuple(dims.soc),
+        psd=tuple(dims.psd),
+        exponential=dims.exp,
+        power=tuple(float(alpha) for alpha in dims.p3d),
+    )
+    return Canonical(program, tuple(reductions), cones)

@@ -1,0 +1,326 @@
+"""The NumPy layer: pack, evaluate, solve, verify, recover, and the way back. Every framework's layer calls this one."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from cvxlayers import checks, packing, verification
+from cvxlayers.compiled import CompiledProblem
+from cvxlayers.derivative import derivative_for
+from cvxlayers.derivative.base import Derivative, Linearization
+from cvxlayers.errors import EngineError, OptionError, SolveError
+from cvxlayers.packing import Packed
+from cvxlayers.program import Array, Values
+from cvxlayers.report import Info, Seconds
+from cvxlayers.solution import Solution, Status
+from cvxlayers.solvers import options, registry
+from cvxlayers.solvers.base import Solver
+
+__all__ = ["Layer", "Record"]
+
+POLICIES = ("raise", "nan", "zero_grad")
+
+
+class Layer:
+    """A compiled problem with a solver: arrays of parameters in, arrays of solutions out, derivatives on request.
+
+    Parameters
+    ----------
+    compiled : CompiledProblem
+        From ``cvxlayers.compile``.
+    solver : str, optional
+        Name of a solver (see ``cvxlayers doctor``); default: the most accurate installed one that takes the problem.
+    solver_args : mapping, optional
+        Options for every call; a call's own options go before them. Those of cvxpylayers are understood (``eps``,
+        ``max_iters``, ``acceleration_lookback``, ``solve_method``, ``mode``, ``n_jobs_forward``, ``n_jobs_backward``) and
+        the solver's own.
+    verbose : bool
+        Whether the solver prints its log.
+    on_failure : "raise", "nan" or "zero_grad"
+        What becomes of elements without a verified solution. "raise": SolveError, which lists them. "nan": their outputs
+        are NaN, and so are their gradients unless the incoming ones are zero. "zero_grad": the best point found (zeros
+        if there is none) with zero gradient.
+    check_parameters : bool
+        Whether values are checked against their parameters' attributes (PSD, nonneg, ...).
+
+    Raises
+    ------
+    EngineError
+        The solver is unknown, not installed, or cannot take the problem.
+    OptionError
+        An unknown option.
+
+    Examples
+    --------
+    >>> import cvxpy as cp, cvxlayers
+    >>> x, c = cp.Variable(2), cp.Parameter(2)
+    >>> layer = Layer(cvxlayers.compile(cp.Problem(cp.Minimize(cp.sum_squares(x - c)), [x >= 0])))
+    >>> record = layer.solve([[1.0, -1.0]])
+    >>> record.outputs[0].round(6).tolist()
+    [1.0, -0.0]
+    >>> record.vjp([[1.0, 1.0]])[0].round(6).tolist()
+    [1.0, 0.0]
+    """
+
+    def __init__(
+        self,
+        compiled: CompiledProblem,
+        solver: str | None = None,
+        solver_args: Mapping[str, Any] | None = None,
+        verbose: bool = False,
+        on_failure: str = "raise",
+        check_parameters: bool = True,
+    ) -> None:
+        if on_failure not in POLICIES:
+            raise OptionError(f"on_failure: expected one of {', '.join(map(repr, POLICIES))}, got {on_failure!r}.")
+        self.compiled = compiled
+        self.solver = solver
+        self.solver_args = {"verbose": verbose, **(solver_args or {})}
+        self.on_failure = on_failure
+        self.check_parameters = check_parameters
+        self._workshop = _Workshop(compiled)
+        self._workshop.engine(solver, self.solver_args)  # an unknown option or an unfit solver is an error now, not later
+        self._local = threading.local()
+
+    @property
+    def info(self) -> Info | None:
+        """The report of this thread's last call; None before the first."""
+        return getattr(self._local, "info", None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("_local", "_workshop")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._workshop = _Workshop(self.compiled)
+        self._local = threading.local()
+
+    def __call__(self, *parameters: Any, solver_args: Mapping[str, Any] | None = None) -> tuple[np.ndarray, ...]:
+        """Solve; parameters of shape (..., shape) give outputs of shape (..., shape). See ``solve``."""
+        return self.solve(parameters, solver_args).outputs
+
+    def solve(
+        self, parameters: Sequence[Any], solver_args: Mapping[str, Any] | None = None, warm: Solution | None = None
+    ) -> Record:
+        """Solve for a batch of parameters and keep what the derivatives need.
+
+        Parameters
+        ----------
+        parameters : sequence of arrays
+            One for each of ``compiled.parameters``, each of its parameter's shape with any leading batch dimensions, which
+            broadcast together. Nothing in them is changed.
+        solver_args : mapping, optional
+            Options for this call.
+        warm : Solution, optional
+            A solution of an earlier call (``record.solution``) of the same batch size to start from, where the solver
+            takes one; others ignore it.
+
+        Raises
+        ------
+        ParameterError
+            Wrong shapes, NaN or infinite entries (with ``on_failure="raise"``), broken attributes.
+        SolveError
+            With ``on_failure="raise"``, when some element has no verified solution.
+        """
+        engine = self._workshop.engine(self.solver, {**self.solver_args, **(solver_args or {})})
+        seconds = Seconds()
+        with seconds.measure("packing"):
+            packed = packing.pack(self.compiled, parameters)
+            elements = self._admit(packed)
+            whole = elements.size == packed.theta.shape[1]
+            values = self.compiled.evaluate(packed.theta if whole else packed.theta[:, elements])
+        solution = self._verified(engine, values, seconds, warm)
+        batch = packed.theta.shape[1]
+        structure = self.compiled.structure
+        spread = verification.spread(solution, elements, batch, structure.n, structure.m)
+        self._local.info = info = self._report(packed, spread, seconds)
+        if self.on_failure == "raise" and not spread.ok.all():
+            raise _solve_error(spread)
+        with seconds.measure("recovery"):
+            rows = self._recover(spread)
+            outputs = packing.unpack(self.compiled, rows, packed.batch)
+        return Record(self.compiled, packed, values, spread, elements, rows, outputs, info, engine.derivative, self.on_failure)
+
+    def _admit(self, packed: Packed) -> np.ndarray:
+        """The elements that may be solved: those without NaN or infinite entries."""
+        specs = self.compiled.parameters
+        if self.check_parameters:
+            checks.check_attributes(packed.arrays, specs)
+        finite = checks.finite_elements(packed.arrays, specs, packed.batch)
+        if self.on_failure == "raise" and not finite.all():
+            checks.refuse_infinite(packed.arrays, specs)
+        return np.flatnonzero(finite)
+
+    def _verified(self, engine: _Engine, values: Values, seconds: Seconds, warm: Solution | None) -> Solution:
+        structure = self.compiled.structure
+        with seconds.measure("solving"):
+            solution = engine.solver.solve(values, warm)
+        with seconds.measure("verification"):
+            solution = verification.verify(structure, values, solution, engine.tolerance)
+        if not solution.ok.all():
+            with seconds.measure("solving"):
+                others = (self._workshop.engine(name, {}).solver.solve for name in engine.fallbacks)
+                solution = verification.retry(structure, values, solution, engine.tolerance, others)
+        return solution
+
+    def _recover(self, solution: Solution) -> Array:
+        rows = self.compiled.recover(solution.x, solution.y)
+        if self.on_failure == "nan":
+            rows[:, ~solution.ok] = np.nan
+        elif not solution.ok.all():
+            lost = ~np.isfinite(rows).all(axis=0)
+            rows[:, lost] = 0.0
+        return rows
+
+    def _report(self, packed: Packed, solution: Solution, seconds: Seconds) -> Info:
+        assert solution.residuals is not None
+        values = self.compiled.evaluate(packed.theta)
+        objective = self.compiled.objective(packed.theta, values, solution.x)
+        statuses = np.array([str(Status(code)) for code in solution.status], dtype="U10")
+        return Info(statuses, solution.iterations, solution.engine, solution.residuals, objective, seconds)
+
+
+@dataclass(frozen=True)
+class _Engine:
+    """A solver and a derivative for one set of options."""
+
+    solver: Solver
+    derivative: Derivative
+    tolerance: float
+    fallbacks: tuple[str, ...]
+
+
+class _Workshop:
+    """Makes engines on demand and keeps one for each set of options; safe under threads and after a fork."""
+
+    def __init__(self, compiled: CompiledProblem) -> None:
+        self._compiled = compiled
+        self._engines: dict[tuple[Any, ...], _Engine] = {}
+        self._lock = threading.Lock()
+        self._process = os.getpid()
+
+    def engine(self, solver: str | None, solver_args: Mapping[str, Any]) -> _Engine:
+        key = (solver, *sorted((name, repr(value)) for name, value in solver_args.items()))
+        if os.getpid() != self._process:
+            self._lock, self._process, self._engines = threading.Lock(), os.getpid(), {}
+        with self._lock:
+            if key not in self._engines:
+                self._engines[key] = self._make(solver, solver_args)
+            return self._engines[key]
+
+    def _make(self, solver: str | None, solver_args: Mapping[str, Any]) -> _Engine:
+        structure = self._compiled.structure
+        chosen = registry.solver_for(solver, solver_args)
+        if not chosen.takes(structure):
+            raise EngineError(registry.unfit(chosen, structure))
+        settings, derivative = options.parse(solver_args, chosen)
+        return _Engine(
+            chosen(structure, settings),
+            derivative_for(chosen.name, structure, derivative),
+            options.tolerance(settings),
+            tuple(other.name for other in registry.fallbacks(chosen.name, structure)),
+        )
+
+
+@dataclass(frozen=True)
+class Record:
+    """One solved call: its outputs, its report, and its derivative, forward and backward.
+
+    Attributes
+    ----------
+    outputs : tuple of arrays
+        Each ``batch + shape``, in the order of ``compiled.outputs``.
+    solution : Solution
+        Of the standard form, for the flattened batch.
+    info : Info
+    """
+
+    compiled: CompiledProblem
+    packed: Packed
+    values: Values
+    solution: Solution
+    elements: np.ndarray
+    rows: Array
+    outputs: tuple[np.ndarray, ...]
+    info: Info
+    derivative: Derivative
+    on_failure: str
+
+    @cached_property
+    def _good(self) -> np.ndarray:
+        return np.flatnonzero(self.solution.ok)
+
+    @cached_property
+    def _linearization(self) -> Linearization:
+        solution, values = self.solution, self.values
+        if self._good.size < solution.batch:
+            values = values.select(np.searchsorted(self.elements, self._good))
+            solution = solution.select(self._good)
+        return self.derivative.linearize(values, solution)
+
+    def vjp(self, cotangents: Sequence[Any]) -> tuple[np.ndarray, ...]:
+        """The cotangents of the parameters, in the shapes in which they came, for cotangents of the outputs (None: zero).
+
+        Elements that failed have zero gradient (``on_failure="zero_grad"``), or NaN unless their cotangents are zero ("nan").
+        """
+        with self.info.seconds.measure("derivative"):
+            drows = packing.pack_cotangents(self.compiled, self.rows, cotangents, self.packed.batch)
+            bad = ~self.solution.ok
+            poisoned = bad & (drows != 0).any(axis=0) if self.on_failure == "nan" else np.zeros_like(bad)
+            dtheta = np.zeros_like(self.packed.theta)
+            dx, dy = self.compiled.recover_adjoint(drows[:, self._good] if bad.any() else drows)
+            dvalues = self._linearization.vjp(dx, dy)
+            dtheta[:, self._good] = self._pullback(dvalues)
+            dtheta[:, poisoned] = np.nan
+            self.info.derivative = self._linearization.report
+            return packing.unpack_cotangents(self.compiled, self.packed, dtheta)
+
+    def jvp(self, tangents: Sequence[Any]) -> tuple[np.ndarray, ...]:
+        """The tangents of the outputs for tangents of the parameters (None: zero), broadcast as the parameters are."""
+        with self.info.seconds.measure("derivative"):
+            dtheta = packing.pack_tangents(self.compiled, self.packed, tangents)[:, self._good]
+            compiled = self.compiled
+            dvalues = Values(*(part.pushforward(dtheta) for part in (compiled.P, compiled.q, compiled.A, compiled.b)))
+            dx, dy, _ = self._linearization.jvp(dvalues)
+            drows = np.full_like(self.rows, np.nan if self.on_failure == "nan" else 0.0)
+            drows[:, self._good] = compiled.recover(dx, dy)
+            self.info.derivative = self._linearization.report
+            return packing.unpack_tangents(compiled, self.rows, drows, self.packed.batch)
+
+    def _pullback(self, dvalues: Values) -> Array:
+        compiled = self.compiled
+        pairs = ((compiled.P, dvalues.P), (compiled.q, dvalues.q), (compiled.A, dvalues.A), (compiled.b, dvalues.b))
+        dtheta = np.zeros((compiled.k, dvalues.batch))
+        for part, cotangent in pairs:
+            if part.varies:
+                dtheta += part.pullback(cotangent)
+        return dtheta
+
+
+_ADVICE = {
+    Status.INFEASIBLE: "infeasible elements have parameters for which no point meets the constraints: soften them with slack variables",
+    Status.UNBOUNDED: "unbounded elements have an objective without a minimum: bound the variables or regularize",
+    Status.INACCURATE: "inaccurate elements stopped short of the tolerance: rescale the data, or loosen eps in solver_args",
+    Status.FAILED: "failed elements have no usable point: rescale the data, or try another solver",
+}
+
+
+def _solve_error(solution: Solution) -> SolveError:
+    indices = np.flatnonzero(~solution.ok)
+    statuses = [Status(solution.status[i]) for i in indices]
+    shown = ", ".join(f"{i} ({status})" for i, status in list(zip(indices.tolist(), statuses, strict=True))[:10])
+    more = f" and {len(indices) - 10} more" if len(indices) > 10 else ""
+    advice = "; ".join(_ADVICE[status] for status in sorted(set(statuses)))
+    return SolveError(
+        f"{len(indices)} of {solution.batch} batch elements have no verified solution: {shown}{more}. Advice: {advice}; or "
+        'pass on_failure="nan" or "zero_grad" to let the other elements go on.',
+        indices.tolist(),
+        [str(status) for status in statuses],
+    )

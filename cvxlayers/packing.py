@@ -1,0 +1,210 @@
+"""Between the caller's arrays (batch first) and the core's (features or rows first, batch last), and the adjoint of each.
+
+A parameter of shape ``shape`` is handed in as ``leading + shape``, where the leading shapes of all parameters broadcast by
+NumPy's rules to the batch's shape; every output comes back as ``batch + shape``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cvxlayers.compiled import CompiledProblem, OutputSpec, ParameterSpec
+from cvxlayers.errors import ParameterError
+from cvxlayers.program import Array
+
+__all__ = ["Packed", "pack", "pack_cotangents", "pack_tangents", "unpack", "unpack_cotangents", "unpack_tangents"]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """The parameters of one call.
+
+    Attributes
+    ----------
+    theta : (k, B)
+        The features.
+    batch : tuple of int
+        The batch's shape; () for a call without one, whose B is 1.
+    arrays : tuple of arrays
+        The parameters as they came, in float64 or complex128.
+    """
+
+    theta: Array
+    batch: tuple[int, ...]
+    arrays: tuple[np.ndarray, ...]
+
+    def leading(self, spec: ParameterSpec, parameter: int) -> tuple[int, ...]:
+        """The leading shape that one parameter came with."""
+        shape = self.arrays[parameter].shape
+        return shape[: len(shape) - len(spec.shape)]
+
+
+def pack(compiled: CompiledProblem, parameters: Sequence[Any]) -> Packed:
+    """Check the shapes, broadcast the leading ones, and lay the features out as theta (k, B)."""
+    specs = compiled.parameters
+    if len(parameters) != len(specs):
+        names = ", ".join(f"'{spec.name}'" for spec in specs) or "none"
+        raise ParameterError(f"parameters: got {len(parameters)} values, expected {len(specs)}, one for each of {names}, in this order.")
+    arrays = tuple(_as_array(value, spec) for value, spec in zip(parameters, specs, strict=True))
+    batch = _batch_shape(arrays, specs)
+    theta = np.empty((compiled.k, int(np.prod(batch, dtype=int))))
+    for feature in compiled.features:
+        spec, array = specs[feature.parameter], arrays[feature.parameter]
+        rows = _to_rows(array, spec.shape, batch)
+        if feature.transform == "log":
+            rows = _logarithm(rows, spec)
+        elif feature.transform != "identity":
+            rows = rows.real if feature.transform == "real" else rows.imag
+        theta[feature.start : feature.stop] = rows
+    return Packed(theta, batch, arrays)
+
+
+def pack_tangents(compiled: CompiledProblem, packed: Packed, tangents: Sequence[Any]) -> Array:
+    """The tangent of theta (k, B) for tangents of the parameters; None stands for zero."""
+    dtheta = np.zeros_like(packed.theta)
+    for feature in compiled.features:
+        spec, tangent = compiled.parameters[feature.parameter], tangents[feature.parameter]
+        if tangent is None:
+            continue
+        rows = _to_rows(_as_array(tangent, spec), spec.shape, packed.batch)
+        if feature.transform == "log":
+            rows = rows / np.exp(packed.theta[feature.start : feature.stop])
+        elif feature.transform != "identity":
+            rows = rows.real if feature.transform == "real" else rows.imag
+        dtheta[feature.start : feature.stop] = rows
+    return dtheta
+
+
+def unpack_cotangents(compiled: CompiledProblem, packed: Packed, dtheta: Array) -> tuple[np.ndarray, ...]:
+    """The cotangents of the parameters, in the shapes in which they came: summed over what was broadcast.
+
+    A complex parameter's is  dL/d(real part) + i dL/d(imaginary part).
+    """
+    gradients = [np.zeros(array.shape, dtype=array.dtype) for array in packed.arrays]
+    for feature in compiled.features:
+        spec = compiled.parameters[feature.parameter]
+        rows = dtheta[feature.start : feature.stop]
+        if feature.transform == "log":
+            rows = rows / np.exp(packed.theta[feature.start : feature.stop])
+        part = _from_rows(rows, spec.shape, packed.batch, packed.leading(spec, feature.parameter))
+        gradients[feature.parameter] += 1j * part if feature.transform == "imag" else part
+    return tuple(gradients)
+
+
+def unpack(compiled: CompiledProblem, rows: Array, batch: tuple[int, ...]) -> tuple[np.ndarray, ...]:
+    """The outputs, each ``batch + shape``, from the recovered rows."""
+    return tuple(_output(spec, _recovered(spec, rows), batch) for spec in compiled.outputs)
+
+
+def unpack_tangents(compiled: CompiledProblem, rows: Array, drows: Array, batch: tuple[int, ...]) -> tuple[np.ndarray, ...]:
+    """The tangents of the outputs for tangents of the recovered rows."""
+    tangents = []
+    for spec in compiled.outputs:
+        part = drows[spec.start : spec.stop]
+        if spec.exponential:
+            part = part * np.exp(rows[spec.start : spec.stop])
+        tangents.append(_output(spec, part, batch))
+    return tuple(tangents)
+
+
+def pack_cotangents(compiled: CompiledProblem, rows: Array, cotangents: Sequence[Any], batch: tuple[int, ...]) -> Array:
+    """The cotangent of the recovered rows for cotangents of the outputs; None stands for zero."""
+    drows = np.zeros_like(rows)
+    for spec, cotangent in zip(compiled.outputs, cotangents, strict=True):
+        if cotangent is None:
+            continue
+        part = _to_rows(np.asarray(cotangent), spec.shape, batch)
+        if spec.complex:
+            part = np.concatenate([part.real, part.imag])
+        if spec.exponential:
+            part = part * np.exp(rows[spec.start : spec.stop])
+        drows[spec.start : spec.stop] = part.real
+    return drows
+
+
+def _as_array(value: Any, spec: ParameterSpec) -> np.ndarray:
+    """The value in float64 (complex128 for a complex parameter), with its trailing shape checked."""
+    try:
+        array = np.asarray(value)
+        array = array.astype(np.complex128 if spec.complex else np.float64, casting="same_kind", copy=False)
+    except (TypeError, ValueError) as exc:
+        kind = "complex" if spec.complex else "real"
+        came = f"an array of dtype {array.dtype}" if "array" in locals() else type(value).__name__
+        raise ParameterError(f"parameter '{spec.name}': expected {kind} numbers of shape {spec.shape}, got {came}; "
+                             "convert it first.") from exc  # fmt: skip
+    trailing = array.shape[array.ndim - len(spec.shape) :] if array.ndim >= len(spec.shape) else None
+    if trailing != spec.shape:
+        raise ParameterError(
+            f"parameter '{spec.name}': got an array of shape {array.shape}, expected {spec.shape} or {_batched(spec.shape)} with any "
+            "batch dimensions in front; reshape it, or check the order in which the parameters are handed in."
+        )
+    return array
+
+
+def _batched(shape: tuple[int, ...]) -> str:
+    return "(..., " + ", ".join(map(str, shape)) + ")" if shape else "(...)"
+
+
+def _batch_shape(arrays: Sequence[np.ndarray], specs: Sequence[ParameterSpec]) -> tuple[int, ...]:
+    leading = [array.shape[: array.ndim - len(spec.shape)] for array, spec in zip(arrays, specs, strict=True)]
+    try:
+        return np.broadcast_shapes(*leading)
+    except ValueError as exc:
+        found = ", ".join(f"'{spec.name}' has {shape}" for spec, shape in zip(specs, leading, strict=True))
+        raise ParameterError(
+            f"parameters: their batch dimensions do not broadcast together: {found}; give each parameter the same "
+            "batch dimensions, size 1, or none."
+        ) from exc
+
+
+def _to_rows(array: np.ndarray, shape: tuple[int, ...], batch: tuple[int, ...]) -> np.ndarray:
+    """leading + shape -> (size, B), or (size, 1) where there are no leading dimensions; entries in Fortran order."""
+    leading = array.shape[: array.ndim - len(shape)]
+    if leading and leading != batch:
+        array = np.broadcast_to(array, batch + shape)
+        leading = batch
+    flat = array.reshape((int(np.prod(leading, dtype=int)), *shape))
+    return flat.transpose(range(flat.ndim - 1, -1, -1)).reshape(int(np.prod(shape, dtype=int)), flat.shape[0])
+
+
+def _from_rows(rows: np.ndarray, shape: tuple[int, ...], batch: tuple[int, ...], leading: tuple[int, ...]) -> np.ndarray:
+    """(size, B) -> leading + shape, summed over the batch's dimensions that were broadcast: the adjoint of _to_rows."""
+    if not leading:
+        return rows.sum(axis=1).reshape(shape, order="F")
+    full = _batch_first(rows, shape, batch)
+    extra = len(batch) - len(leading)
+    stretched = tuple(extra + i for i, size in enumerate(leading) if size == 1 and batch[extra + i] != 1)
+    return full.sum(axis=tuple(range(extra)) + stretched).reshape(leading + shape)
+
+
+def _batch_first(rows: np.ndarray, shape: tuple[int, ...], batch: tuple[int, ...]) -> np.ndarray:
+    """(size, B) -> batch + shape."""
+    folded = rows.reshape((*reversed(shape), rows.shape[1]))
+    return np.ascontiguousarray(folded.transpose(range(folded.ndim - 1, -1, -1))).reshape(batch + shape)
+
+
+def _logarithm(rows: np.ndarray, spec: ParameterSpec) -> np.ndarray:
+    bad = ~(rows > 0) & ~np.isnan(rows)
+    if bad.any():
+        entry, element = np.argwhere(bad)[0]
+        raise ParameterError(
+            f"parameter '{spec.name}': a log-log convex program (gp=True) takes positive values only, got "
+            f"{rows[entry, element]:g} in batch element {element}; make it positive, for example with exp or softplus."
+        )
+    return np.log(rows)
+
+
+def _recovered(spec: OutputSpec, rows: Array) -> Array:
+    part = rows[spec.start : spec.stop]
+    return np.exp(part) if spec.exponential else part
+
+
+def _output(spec: OutputSpec, part: Array, batch: tuple[int, ...]) -> np.ndarray:
+    if spec.complex:
+        half = part.shape[0] // 2
+        return _batch_first(part[:half] + 1j * part[half:], spec.shape, batch)
+    return _batch_first(part, spec.shape, batch)

@@ -1,0 +1,73 @@
+"""What happened in a call: statuses, residuals, engines, seconds, and how trustworthy the derivative is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cvxlayers.derivative.base import DerivativeReport
+from cvxlayers.program import Array
+from cvxlayers.solution import Residuals
+
+__all__ = ["Info", "Seconds"]
+
+
+@dataclass
+class Seconds:
+    """Wall-clock seconds of the parts of one call; the derivative's grow as it is applied."""
+
+    packing: float = 0.0
+    solving: float = 0.0
+    verification: float = 0.0
+    recovery: float = 0.0
+    derivative: float = 0.0
+
+    @contextmanager
+    def measure(self, part: str) -> Iterator[None]:
+        """Add the time spent inside to one part."""
+        start = perf_counter()
+        try:
+            yield
+        finally:
+            setattr(self, part, getattr(self, part) + perf_counter() - start)
+
+
+@dataclass
+class Info:
+    """The report of one call, as ``layer.info`` gives it to the thread that made the call.
+
+    Attributes
+    ----------
+    statuses : (B,) array of str
+        "optimal", "inaccurate", "infeasible", "unbounded" or "failed", for each element of the flattened batch.
+    iterations : (B,) array of int
+    engines : (B,) array of str
+        The solver whose point was kept.
+    residuals : Residuals
+        Relative optimality residuals (primal, dual, gap, cone), each (B,); NaN where there is no point.
+    objective : (B,) array
+        The problem's own objective, in the caller's sign and scale; NaN where there is no point.
+    seconds : Seconds
+    derivative : DerivativeReport or None
+        None until a gradient has been computed. Its arrays cover the verified elements, in order.
+    """
+
+    statuses: NDArray[np.str_]
+    iterations: NDArray[np.int64]
+    engines: NDArray[np.str_]
+    residuals: Residuals
+    objective: Array
+    seconds: Seconds = field(default_factory=Seconds)
+    derivative: DerivativeReport | None = None
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{n} {status}" for status, n in zip(*np.unique(self.statuses, return_counts=True), strict=True))
+        engines = ", ".join(sorted(set(self.engines.tolist())))
+        worst = float(np.nanmax(self.residuals.worst, initial=0.0))
+        parts = ", ".join(f"{name} {value * 1e3:.2f} ms" for name, value in vars(self.seconds).items())
+        return f"{counts or 'empty batch'}; engine {engines or 'none'}; worst residual {worst:.1e}; {parts}"
