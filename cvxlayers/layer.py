@@ -7,7 +7,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from cvxlayers.report import Info, Seconds
 from cvxlayers.solution import Solution, Status
 from cvxlayers.solvers import options, registry
 from cvxlayers.solvers.base import Solver
+
+if TYPE_CHECKING:
+    from cvxpy import Parameter, Problem, Variable
 
 __all__ = ["Layer", "Record"]
 
@@ -88,6 +91,27 @@ class Layer:
         self._workshop = _Workshop(compiled)
         self._workshop.engine(solver, self.solver_args)  # an unknown option or an unfit solver is an error now, not later
         self._local = threading.local()
+
+    @classmethod
+    def from_problem(
+        cls,
+        problem: Problem,
+        parameters: Sequence[Parameter] | None = None,
+        variables: Sequence[Variable] | None = None,
+        solver: str | None = None,
+        gp: bool = False,
+        solver_args: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Layer:
+        """Compile a CVXPY problem in the form that the solver takes (with P or without), and make its layer.
+
+        The arguments are those of ``cvxlayers.compile`` and of ``Layer``.
+        """
+        from cvxlayers.compiler import compile  # here, so that a saved layer loads without CVXPY
+
+        quadratic = registry.solver_for(solver, solver_args or {}).quadratic
+        compiled = compile(problem, parameters, variables, gp=gp, quadratic=quadratic)
+        return cls(compiled, solver, solver_args, **options)
 
     @property
     def info(self) -> Info | None:
