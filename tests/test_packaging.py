@@ -38,6 +38,8 @@ ROOMS = {
     "derivative": 4,
     "checks": 5,
     "packing": 5,
+    "report": 5,
+    "verification": 5,
     "layer": 5,
     "torch": 6,
     "tensorflow": 6,
@@ -48,7 +50,11 @@ ROOMS = {
     "cli": 9,
     "__main__": 10,
 }
-ONE_ROOM = [{"affine", "program", "solution", "compiled"}, {"checks", "packing", "layer"}, {"tensorflow", "keras"}]
+ONE_ROOM = [
+    {"affine", "program", "solution", "compiled"},
+    {"checks", "packing", "report", "verification", "layer"},
+    {"tensorflow", "keras"},
+]
 
 # Who may import what from outside, at any place in a file.
 CONFINED = {
