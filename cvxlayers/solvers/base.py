@@ -52,6 +52,14 @@ class Solver(ABC):
         The options it accepts by name, each with a one-line meaning.
     aliases : mapping of str to tuple of str
         The options that every solver accepts ("eps", "max_iters"), and which of its own they set.
+    types : mapping of str to type
+        What the value of each of its options must be: bool, int, float or str.
+    defaults : mapping of str to object
+        The values with which it runs where nobody asks for others, as far as they differ from its package's own.
+    first_order : bool
+        Whether accuracy costs it many iterations. If not, an ``eps`` looser than its default is not taken.
+    wraps : tuple of str
+        For a solver that calls others, chosen by its option ``solve_method``: their names, the default first.
     """
 
     name: ClassVar[str]
@@ -62,6 +70,10 @@ class Solver(ABC):
     warm_starts: ClassVar[bool] = False
     options: ClassVar[Mapping[str, str]]
     aliases: ClassVar[Mapping[str, tuple[str, ...]]]
+    types: ClassVar[Mapping[str, type]] = {}
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    first_order: ClassVar[bool] = False
+    wraps: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def __init__(self, structure: Structure, settings: Settings) -> None: ...
@@ -71,6 +83,8 @@ class Solver(ABC):
         """Solve every element of the batch; a failure becomes a status, never an exception.
 
         The statuses are the solver's own word; the caller verifies the points (``residuals`` stays None).
+        A point whose status is INACCURATE or FAILED may yet prove good. Elements without a point (INFEASIBLE,
+        UNBOUNDED, values that are not finite) hold NaN.
         """
 
     @classmethod
@@ -82,3 +96,10 @@ class Solver(ABC):
     def takes(cls, structure: Structure) -> bool:
         """Whether it can solve problems of this structure."""
         return structure.cones.kinds() <= cls.kinds and (cls.quadratic or not structure.quadratic)
+
+    @classmethod
+    def refusal(cls, structure: Structure) -> str:
+        """Why it does not take problems of this structure, as a sentence."""
+        strange = ", ".join(sorted(structure.cones.kinds() - cls.kinds))
+        what = f"cones of the kind {strange}" if strange else "a quadratic objective (P)"
+        return f"The solver {cls.name} cannot take {what}, which this problem has."

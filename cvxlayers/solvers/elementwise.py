@@ -1,0 +1,129 @@
+"""Solvers that take one problem at a time: the batch becomes a loop, spread over threads."""
+
+from __future__ import annotations
+
+import importlib
+from abc import abstractmethod
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cvxlayers.errors import EngineError
+from cvxlayers.program import Array, Structure, Values
+from cvxlayers.solution import Solution, Status
+from cvxlayers.solvers.base import Settings, Solver
+
+__all__ = ["Element", "ElementwiseSolver", "Outcome", "Start", "spread"]
+
+Start = tuple[Array, Array, Array]
+
+
+@dataclass(frozen=True)
+class Element:
+    """The values of one problem: P (nnz of P,), q (n,), A (nnz of A,), b (m,); contiguous, and never written to."""
+
+    P: Array
+    q: Array
+    A: Array
+    b: Array
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a solver says of one problem; ``point`` is (x, y, s), or None where it gave none."""
+
+    status: Status
+    iterations: int = 0
+    point: tuple[ArrayLike, ArrayLike, ArrayLike] | None = None
+
+
+class ElementwiseSolver(Solver):
+    """Base class of the solvers that solve one problem at a time.
+
+    Subclasses write ``solve_element``. What depends on the structure alone they compute in ``__init__``.
+    """
+
+    def __init__(self, structure: Structure, settings: Settings) -> None:
+        if not self.installed():
+            raise EngineError(f"The solver {self.name} is not installed: install it with `pip install {self.pip}`.")
+        if not self.takes(structure):
+            raise EngineError(self.refusal(structure))
+        self.structure = structure
+        self.settings = settings
+
+    @classmethod
+    def load(cls) -> Any:
+        """The solver's package, imported on first use, so that a missing one harms nobody else."""
+        return importlib.import_module(cls.package)
+
+    @abstractmethod
+    def solve_element(self, element: Element, start: Start | None) -> Outcome:
+        """Solve one problem, whose values are finite, perhaps beginning at the point ``start``.
+
+        Several threads call it at the same time. It never raises for what the values are.
+        """
+
+    def solve(self, values: Values, warm: Solution | None = None) -> Solution:
+        batch, n, m = values.batch, self.structure.n, self.structure.m
+        x, y, s = (np.full((batch, size), np.nan) for size in (n, m, m))
+        status = np.full(batch, Status.FAILED, dtype=np.int8)
+        iterations = np.zeros(batch, dtype=np.int64)
+        parts = [_by_element(part) for part in (values.P, values.q, values.A, values.b)]
+        starts = self._starts(warm)
+
+        def task(i: int) -> None:
+            element = Element(*(part[i] for part in parts))
+            outcome = self.solve_element(element, starts and (starts[0][i], starts[1][i], starts[2][i]))
+            status[i], iterations[i] = outcome.status, outcome.iterations
+            if outcome.point is not None:
+                x[i], y[i], s[i] = outcome.point
+
+        spread(task, np.flatnonzero(_finite(parts)).tolist(), self.settings.threads)
+        x, y, s = (np.ascontiguousarray(part.T) for part in (x, y, s))
+        return Solution(x, y, s, status, iterations, np.full(batch, self.name))
+
+    def _starts(self, warm: Solution | None) -> Start | None:
+        if warm is None or not self.warm_starts:
+            return None
+        return _by_element(warm.x), _by_element(warm.y), _by_element(warm.s)
+
+
+def spread(task: Callable[[int], None], indices: list[int], threads: int) -> None:
+    """Call ``task`` for every index, in this thread and up to ``threads - 1`` others.
+
+    The threads live as long as the call: nothing is shared between calls, and a fork at any time is safe.
+    """
+    remaining = iter(indices)  # each thread takes the next one as soon as it is free
+    helpers = min(threads, len(indices)) - 1
+    if helpers < 1:
+        return _drain(task, remaining)
+    with ThreadPoolExecutor(helpers) as pool:
+        futures = [pool.submit(_drain, task, remaining) for _ in range(helpers)]
+        _drain(task, remaining)
+    for future in futures:
+        future.result()
+
+
+def _drain(task: Callable[[int], None], remaining: Iterable[int]) -> None:
+    try:
+        for i in remaining:
+            task(i)
+    finally:
+        for _ in remaining:  # after an interrupt, let the other threads end as well
+            pass
+
+
+def _by_element(part: Array) -> Array:
+    """(size, B) as rows (B, size), each contiguous; one column that stands for the whole batch is copied once."""
+    size, batch = part.shape
+    if batch and part.strides[1] == 0:
+        return np.broadcast_to(np.ascontiguousarray(part[:, 0]), (batch, size))
+    return np.ascontiguousarray(part.T)
+
+
+def _finite(parts: list[Array]) -> NDArray[np.bool_]:
+    return np.logical_and.reduce([np.isfinite(part).all(axis=1) for part in parts])
