@@ -56,7 +56,7 @@ ONE_ROOM = [
     {"tensorflow", "keras"},
 ]
 
-# Who may import what from outside, at any place in a file.
+# Who may import what from outside, at any place in a file but under `if TYPE_CHECKING:`, which loads nothing.
 CONFINED = {
     "cvxpy": {"compiler", "cli"},
     "clarabel": {"solvers"},
@@ -76,11 +76,12 @@ CONFINED = {
 
 @dataclass(frozen=True)
 class Import:
-    """One imported module: where the statement stands, and the full dotted name."""
+    """One imported module: where the statement stands, the full dotted name, and whether only type checkers read it."""
 
     file: Path
     line: int
     module: str
+    for_types: bool = False
 
     def __str__(self) -> str:
         return f"{self.file.relative_to(ROOT)}:{self.line} imports {self.module}"
@@ -91,20 +92,34 @@ def module_exists(dotted: str) -> bool:
     return path.is_dir() or path.with_suffix(".py").is_file()
 
 
+def for_type_checkers(tree: ast.Module) -> set[ast.AST]:
+    """The nodes in the bodies of `if TYPE_CHECKING:`."""
+    guards = [node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    return {inner for guard in guards for statement in guard.body for inner in ast.walk(statement)}
+
+
+def imported(node: ast.AST, folder: list[str]) -> list[str]:
+    """The modules that one statement imports; `from package import module` names the module."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if not isinstance(node, ast.ImportFrom):
+        return []
+    base = folder[: len(folder) - node.level + 1] if node.level else []
+    parent = ".".join([*base, *(node.module.split(".") if node.module else [])])
+    children = [f"{parent}.{alias.name}" for alias in node.names]
+    if parent.split(".")[0] != "cvxlayers":
+        return [parent]
+    return list(dict.fromkeys(child if module_exists(child) else parent for child in children))
+
+
 def imports(file: Path) -> Iterator[Import]:
-    """Every import in the file, also those inside functions; `from package import module` names the module."""
+    """Every import in the file, also those inside functions."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    guarded = for_type_checkers(tree)
     folder = list(file.relative_to(ROOT).parts[:-1])
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield Import(file, node.lineno, alias.name)
-        elif isinstance(node, ast.ImportFrom):
-            base = folder[: len(folder) - node.level + 1] if node.level else []
-            parent = ".".join([*base, *(node.module.split(".") if node.module else [])])
-            for alias in node.names:
-                child = f"{parent}.{alias.name}"
-                inside = parent.startswith("cvxlayers") and module_exists(child)
-                yield Import(file, node.lineno, child if inside else parent)
+    for node in ast.walk(tree):
+        for module in imported(node, folder):
+            yield Import(file, node.lineno, module, node in guarded)  # type: ignore[attr-defined]
 
 
 def room_of_file(file: Path) -> str:
@@ -130,7 +145,7 @@ def wrong_way(found: Import) -> bool:
 
 def trespasses(found: Import) -> bool:
     allowed = CONFINED.get(found.module.split(".")[0])
-    return allowed is not None and room_of_file(found.file) not in allowed
+    return allowed is not None and not found.for_types and room_of_file(found.file) not in allowed
 
 
 def test_every_room_is_on_the_list() -> None:
@@ -179,8 +194,29 @@ def test_the_import_rule_sees_each_form(
     assert [wrong_way(found) for found in imports(file)] == [wrong]
 
 
+@pytest.mark.parametrize(
+    ("place", "text", "wrong"),
+    [
+        ("layer.py", "import cvxpy as cp", [True]),
+        ("torch/layer.py", "def f():\n    from cvxpy.atoms import norm", [True]),
+        ("jax/layer.py", "import torch.nn", [True]),
+        ("torch/layer.py", "import torch", [False]),
+        ("layer.py", "if TYPE_CHECKING:\n    import cvxpy as cp\nelse:\n    import cvxpy", [False, True]),
+    ],
+)
+def test_the_rule_for_other_libraries_sees_each_form(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, text: str, wrong: list[bool]
+) -> None:
+    file = tmp_path / "cvxlayers" / place
+    file.parent.mkdir(parents=True)
+    file.write_text(text, encoding="utf-8")
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    monkeypatch.setitem(globals(), "PACKAGE", tmp_path / "cvxlayers")
+    assert [trespasses(found) for found in sorted(imports(file), key=lambda found: found.line)] == wrong
+
+
 def test_importing_the_package_loads_no_framework() -> None:
-    frameworks = {"torch", "tensorflow", "keras", "jax", "numba", "matplotlib", "typer"}
+    frameworks = {"torch", "tensorflow", "keras", "jax", "matplotlib", "typer"}
     code = f"import sys, cvxlayers; print(sorted({frameworks!r} & set(sys.modules)))"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert answer.returncode == 0, answer.stderr
