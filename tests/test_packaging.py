@@ -98,12 +98,10 @@ def for_type_checkers(tree: ast.Module) -> set[ast.AST]:
     return {inner for guard in guards for statement in guard.body for inner in ast.walk(statement)}
 
 
-def imported(node: ast.AST, folder: list[str]) -> list[str]:
+def imported(node: ast.Import | ast.ImportFrom, folder: list[str]) -> list[str]:
     """The modules that one statement imports; `from package import module` names the module."""
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
-    if not isinstance(node, ast.ImportFrom):
-        return []
     base = folder[: len(folder) - node.level + 1] if node.level else []
     parent = ".".join([*base, *(node.module.split(".") if node.module else [])])
     children = [f"{parent}.{alias.name}" for alias in node.names]
@@ -118,8 +116,9 @@ def imports(file: Path) -> Iterator[Import]:
     guarded = for_type_checkers(tree)
     folder = list(file.relative_to(ROOT).parts[:-1])
     for node in ast.walk(tree):
-        for module in imported(node, folder):
-            yield Import(file, node.lineno, module, node in guarded)  # type: ignore[attr-defined]
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            for module in imported(node, folder):
+                yield Import(file, node.lineno, module, node in guarded)
 
 
 def room_of_file(file: Path) -> str:
