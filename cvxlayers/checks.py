@@ -16,7 +16,9 @@ __all__ = ["check_attributes", "finite_elements", "refuse_infinite"]
 _RELATIVE = 1e-5
 
 
-def finite_elements(arrays: Sequence[np.ndarray], specs: Sequence[ParameterSpec], batch: tuple[int, ...]) -> NDArray[np.bool_]:
+def finite_elements(
+    arrays: Sequence[np.ndarray], specs: Sequence[ParameterSpec], batch: tuple[int, ...]
+) -> NDArray[np.bool_]:
     """Which elements of the batch have only finite parameter entries: (B,)."""
     finite = np.ones(batch, dtype=bool)
     for array, spec in zip(arrays, specs, strict=True):
@@ -31,10 +33,15 @@ def refuse_infinite(arrays: Sequence[np.ndarray], specs: Sequence[ParameterSpec]
         trailing = tuple(range(array.ndim - len(spec.shape), array.ndim))
         bad = ~np.isfinite(array).all(axis=trailing)
         if bad.any():
-            where = [tuple(int(i) for i in index) for index in np.argwhere(np.atleast_1d(bad))[:5]] if array.ndim > len(spec.shape) else []
+            where = (
+                [tuple(int(i) for i in index) for index in np.argwhere(np.atleast_1d(bad))[:5]]
+                if array.ndim > len(spec.shape)
+                else []
+            )
             place = f" in batch elements {', '.join(map(str, where))}" if where else ""
             raise ParameterError(
-                f"parameter '{spec.name}': it has NaN or infinite entries{place}; every entry must be finite. Find where they arise, or "
+                f"parameter '{spec.name}': it has NaN or infinite entries{place}; every entry must be finite. Find "
+                "where they arise, or "
                 'pass on_failure="nan" or "zero_grad" to let the other elements of the batch go on.'
             )
 
@@ -51,8 +58,10 @@ def check_attributes(arrays: Sequence[np.ndarray], specs: Sequence[ParameterSpec
                 index = tuple(int(i) for i in np.argwhere(bad)[0][: array.ndim - len(spec.shape)])
                 place = f" in batch element {index}" if index else ""
                 raise ParameterError(
-                    f"parameter '{spec.name}': it was declared {attribute}, but its value{place} is not {_MEANING[attribute]}, so the "
-                    "problem need not be convex there; correct the value, or pass check_parameters=False to skip this check."
+                    f"parameter '{spec.name}': it was declared {attribute}, but its value{place} is not "
+                    f"{_MEANING[attribute]}, so the "
+                    "problem need not be convex there; correct the value, or pass check_parameters=False to skip "
+                    "this check."
                 )
 
 

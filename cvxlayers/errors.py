@@ -49,7 +49,7 @@ class NotConvexError(CompileError):
 
 
 class NotDPPError(CompileError):
-    """The problem is convex for each parameter value, but does not follow the rules of disciplined parametrized programming."""
+    """The problem is convex for each parameter value, but breaks the rules of disciplined parametrized programming."""
 
 
 class MixedIntegerError(CompileError):
@@ -57,7 +57,7 @@ class MixedIntegerError(CompileError):
 
 
 class UnknownLeafError(CompileError):
-    """A listed parameter or variable is not in the problem, is listed twice, or one of the problem's parameters is missing."""
+    """A listed parameter or variable is not in the problem or is listed twice, or a parameter is missing."""
 
 
 class ParameterError(CvxlayersError, ValueError):

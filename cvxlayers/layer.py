@@ -42,12 +42,14 @@ class Layer:
         Name of a solver (see ``cvxlayers doctor``); default: the most accurate installed one that takes the problem.
     solver_args : mapping, optional
         Options for every call; a call's own options go before them. Those of cvxpylayers are understood (``eps``,
-        ``max_iters``, ``acceleration_lookback``, ``solve_method``, ``mode``, ``n_jobs_forward``, ``n_jobs_backward``) and
+        ``max_iters``, ``acceleration_lookback``, ``solve_method``, ``mode``, ``n_jobs_forward``, ``n_jobs_backward``)
+        and
         the solver's own.
     verbose : bool
         Whether the solver prints its log.
     on_failure : "raise", "nan" or "zero_grad"
-        What becomes of elements without a verified solution. "raise": SolveError, which lists them. "nan": their outputs
+        What becomes of elements without a verified solution. "raise": SolveError, which lists them. "nan": their
+        outputs
         are NaN, and so are their gradients unless the incoming ones are zero. "zero_grad": the best point found (zeros
         if there is none) with zero gradient.
     check_parameters : bool
@@ -89,7 +91,9 @@ class Layer:
         self.on_failure = on_failure
         self.check_parameters = check_parameters
         self._workshop = _Workshop(compiled)
-        self._workshop.engine(solver, self.solver_args)  # an unknown option or an unfit solver is an error now, not later
+        self._workshop.engine(
+            solver, self.solver_args
+        )  # an unknown option or an unfit solver is an error now, not later
         self._local = threading.local()
 
     @classmethod
@@ -138,7 +142,8 @@ class Layer:
         Parameters
         ----------
         parameters : sequence of arrays
-            One for each of ``compiled.parameters``, each of its parameter's shape with any leading batch dimensions, which
+            One for each of ``compiled.parameters``, each of its parameter's shape with any leading batch dimensions,
+            which
             broadcast together. Nothing in them is changed.
         solver_args : mapping, optional
             Options for this call.
@@ -159,18 +164,22 @@ class Layer:
             packed = packing.pack(self.compiled, parameters)
             elements = self._admit(packed)
             whole = elements.size == packed.theta.shape[1]
-            values = self.compiled.evaluate(packed.theta if whole else packed.theta[:, elements])
+            theta = packed.theta if whole else packed.theta[:, elements]
+            values = self.compiled.evaluate(theta)
         solution = self._verified(engine, values, seconds, warm)
-        batch = packed.theta.shape[1]
-        structure = self.compiled.structure
+        structure, batch = self.compiled.structure, packed.theta.shape[1]
         spread = verification.spread(solution, elements, batch, structure.n, structure.m)
-        self._local.info = info = self._report(packed, spread, seconds)
+        objective = np.full(batch, np.nan)
+        objective[elements] = self.compiled.objective(theta, values, solution.x)
+        self._local.info = info = _report(spread, objective, seconds)
         if self.on_failure == "raise" and not spread.ok.all():
             raise _solve_error(spread)
         with seconds.measure("recovery"):
             rows = self._recover(spread)
             outputs = packing.unpack(self.compiled, rows, packed.batch)
-        return Record(self.compiled, packed, values, spread, elements, rows, outputs, info, engine.derivative, self.on_failure)
+        return Record(
+            self.compiled, packed, values, spread, elements, rows, outputs, info, engine.derivative, self.on_failure
+        )
 
     def _admit(self, packed: Packed) -> np.ndarray:
         """The elements that may be solved: those without NaN or infinite entries."""
@@ -202,13 +211,6 @@ class Layer:
             lost = ~np.isfinite(rows).all(axis=0)
             rows[:, lost] = 0.0
         return rows
-
-    def _report(self, packed: Packed, solution: Solution, seconds: Seconds) -> Info:
-        assert solution.residuals is not None
-        values = self.compiled.evaluate(packed.theta)
-        objective = self.compiled.objective(packed.theta, values, solution.x)
-        statuses = np.array([str(Status(code)) for code in solution.status], dtype="U10")
-        return Info(statuses, solution.iterations, solution.engine, solution.residuals, objective, seconds)
 
 
 @dataclass(frozen=True)
@@ -290,9 +292,11 @@ class Record:
         return self.derivative.linearize(values, solution)
 
     def vjp(self, cotangents: Sequence[Any]) -> tuple[np.ndarray, ...]:
-        """The cotangents of the parameters, in the shapes in which they came, for cotangents of the outputs (None: zero).
+        """The cotangents of the parameters, in the shapes in which they came, for cotangents of the outputs (None:
+        zero).
 
-        Elements that failed have zero gradient (``on_failure="zero_grad"``), or NaN unless their cotangents are zero ("nan").
+        Elements that failed have zero gradient (``on_failure="zero_grad"``), or NaN unless their cotangents are zero
+        ("nan").
         """
         with self.info.seconds.measure("derivative"):
             drows = packing.pack_cotangents(self.compiled, self.rows, cotangents, self.packed.batch)
@@ -328,10 +332,19 @@ class Record:
         return dtheta
 
 
+def _report(solution: Solution, objective: Array, seconds: Seconds) -> Info:
+    assert solution.residuals is not None
+    statuses = _STATUS_NAMES[solution.status]
+    return Info(statuses, solution.iterations, solution.engine, solution.residuals, objective, seconds)
+
+
+_STATUS_NAMES = np.array([str(status) for status in Status])
 _ADVICE = {
-    Status.INFEASIBLE: "infeasible elements have parameters for which no point meets the constraints: soften them with slack variables",
+    Status.INFEASIBLE: "infeasible elements have parameters for which no point meets the constraints: soften them with "
+    "slack variables",
     Status.UNBOUNDED: "unbounded elements have an objective without a minimum: bound the variables or regularize",
-    Status.INACCURATE: "inaccurate elements stopped short of the tolerance: rescale the data, or loosen eps in solver_args",
+    Status.INACCURATE: "inaccurate elements stopped short of the tolerance: rescale the data, or loosen eps in "
+    "solver_args",
     Status.FAILED: "failed elements have no usable point: rescale the data, or try another solver",
 }
 
@@ -343,7 +356,8 @@ def _solve_error(solution: Solution) -> SolveError:
     more = f" and {len(indices) - 10} more" if len(indices) > 10 else ""
     advice = "; ".join(_ADVICE[status] for status in sorted(set(statuses)))
     return SolveError(
-        f"{len(indices)} of {solution.batch} batch elements have no verified solution: {shown}{more}. Advice: {advice}; or "
+        f"{len(indices)} of {solution.batch} batch elements have no verified solution: {shown}{more}. Advice: "
+        f"{advice}; or "
         'pass on_failure="nan" or "zero_grad" to let the other elements go on.',
         indices.tolist(),
         [str(status) for status in statuses],

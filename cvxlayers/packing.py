@@ -1,6 +1,8 @@
-"""Between the caller's arrays (batch first) and the core's (features or rows first, batch last), and the adjoint of each.
+"""Between the caller's arrays (batch first) and the core's (features or rows first, batch last), and the adjoint of
+each.
 
-A parameter of shape ``shape`` is handed in as ``leading + shape``, where the leading shapes of all parameters broadcast by
+A parameter of shape ``shape`` is handed in as ``leading + shape``, where the leading shapes of all parameters
+broadcast by
 NumPy's rules to the batch's shape; every output comes back as ``batch + shape``.
 """
 
@@ -48,7 +50,9 @@ def pack(compiled: CompiledProblem, parameters: Sequence[Any]) -> Packed:
     specs = compiled.parameters
     if len(parameters) != len(specs):
         names = ", ".join(f"'{spec.name}'" for spec in specs) or "none"
-        raise ParameterError(f"parameters: got {len(parameters)} values, expected {len(specs)}, one for each of {names}, in this order.")
+        raise ParameterError(
+            f"parameters: got {len(parameters)} values, expected {len(specs)}, one for each of {names}, in this order."
+        )
     arrays = tuple(_as_array(value, spec) for value, spec in zip(parameters, specs, strict=True))
     batch = _batch_shape(arrays, specs)
     theta = np.empty((compiled.k, int(np.prod(batch, dtype=int))))
@@ -100,7 +104,9 @@ def unpack(compiled: CompiledProblem, rows: Array, batch: tuple[int, ...]) -> tu
     return tuple(_output(spec, _recovered(spec, rows), batch) for spec in compiled.outputs)
 
 
-def unpack_tangents(compiled: CompiledProblem, rows: Array, drows: Array, batch: tuple[int, ...]) -> tuple[np.ndarray, ...]:
+def unpack_tangents(
+    compiled: CompiledProblem, rows: Array, drows: Array, batch: tuple[int, ...]
+) -> tuple[np.ndarray, ...]:
     """The tangents of the outputs for tangents of the recovered rows."""
     tangents = []
     for spec in compiled.outputs:
@@ -139,7 +145,8 @@ def _as_array(value: Any, spec: ParameterSpec) -> np.ndarray:
     trailing = array.shape[array.ndim - len(spec.shape) :] if array.ndim >= len(spec.shape) else None
     if trailing != spec.shape:
         raise ParameterError(
-            f"parameter '{spec.name}': got an array of shape {array.shape}, expected {spec.shape} or {_batched(spec.shape)} with any "
+            f"parameter '{spec.name}': got an array of shape {array.shape}, expected {spec.shape} or "
+            f"{_batched(spec.shape)} with any "
             "batch dimensions in front; reshape it, or check the order in which the parameters are handed in."
         )
     return array
@@ -171,7 +178,9 @@ def _to_rows(array: np.ndarray, shape: tuple[int, ...], batch: tuple[int, ...]) 
     return flat.transpose(range(flat.ndim - 1, -1, -1)).reshape(int(np.prod(shape, dtype=int)), flat.shape[0])
 
 
-def _from_rows(rows: np.ndarray, shape: tuple[int, ...], batch: tuple[int, ...], leading: tuple[int, ...]) -> np.ndarray:
+def _from_rows(
+    rows: np.ndarray, shape: tuple[int, ...], batch: tuple[int, ...], leading: tuple[int, ...]
+) -> np.ndarray:
     """(size, B) -> leading + shape, summed over the batch's dimensions that were broadcast: the adjoint of _to_rows."""
     if not leading:
         return rows.sum(axis=1).reshape(shape, order="F")

@@ -66,7 +66,9 @@ class Info:
     derivative: DerivativeReport | None = None
 
     def __str__(self) -> str:
-        counts = ", ".join(f"{n} {status}" for status, n in zip(*np.unique(self.statuses, return_counts=True), strict=True))
+        counts = ", ".join(
+            f"{n} {status}" for status, n in zip(*np.unique(self.statuses, return_counts=True), strict=True)
+        )
         engines = ", ".join(sorted(set(self.engines.tolist())))
         worst = float(np.nanmax(self.residuals.worst, initial=0.0))
         parts = ", ".join(f"{name} {value * 1e3:.2f} ms" for name, value in vars(self.seconds).items())

@@ -80,7 +80,10 @@ class Solution:
     def select(self, indices: NDArray[np.integer]) -> Solution:
         """Some elements of the batch."""
         residuals = self.residuals and Residuals(
-            *(part[indices] for part in (self.residuals.primal, self.residuals.dual, self.residuals.gap, self.residuals.cone))
+            *(
+                part[indices]
+                for part in (self.residuals.primal, self.residuals.dual, self.residuals.gap, self.residuals.cone)
+            )
         )
         return replace(
             self, x=self.x[:, indices], y=self.y[:, indices], s=self.s[:, indices], status=self.status[indices],

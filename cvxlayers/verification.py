@@ -1,4 +1,4 @@
-"""Never a silent wrong answer: every point is measured, what fails is tried again elsewhere, and what still fails says so."""
+"""Never a silent wrong answer: every point is measured, what fails is tried elsewhere, what still fails says so."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ def verify(structure: Structure, values: Values, solution: Solution, tolerance: 
     """
     residuals = measure(structure, values, solution.x, solution.y, solution.s)
     worst = residuals.worst
-    judged = np.where(worst <= tolerance, Status.OPTIMAL, np.where(worst <= _INACCURATE * tolerance, Status.INACCURATE, Status.FAILED))
+    judged = np.where(
+        worst <= tolerance, Status.OPTIMAL, np.where(worst <= _INACCURATE * tolerance, Status.INACCURATE, Status.FAILED)
+    )
     claimed = np.isin(solution.status, (Status.INFEASIBLE, Status.UNBOUNDED))
     status = np.where(claimed, solution.status, judged).astype(np.int8)
     return replace(solution, status=status, residuals=residuals)

@@ -76,7 +76,7 @@ def compile(
 
 
 def _constraints(canonical: Canonical, select: sp.csr_array) -> tuple[Pattern, AffineMap, AffineMap]:
-    """A and b: CVXPY stuffs (coefficient, offset) with coefficient x + offset in K, so A = -coefficient and b = offset."""
+    """A and b: CVXPY stuffs (coefficient, offset) with coefficient x + offset in K: A = -coefficient, b = offset."""
     n, m = canonical.program.x.size, canonical.cones.m
     tensor = sp.coo_array(canonical.program.A)
     entry = tensor.row.astype(np.int64)
@@ -116,9 +116,14 @@ def _objective_vector(canonical: Canonical, select: sp.csr_array) -> tuple[Affin
 
 
 def _affine_part(
-    tensor: sp.coo_array, keep: np.ndarray, rows: np.ndarray, weights: float | np.ndarray, size: int, select: sp.csr_array
+    tensor: sp.coo_array,
+    keep: np.ndarray,
+    rows: np.ndarray,
+    weights: float | np.ndarray,
+    size: int,
+    select: sp.csr_array,
 ) -> AffineMap:
-    """The kept entries of a tensor (entries, parameters + 1), sent to ``rows`` times ``weights``, as a map of the features."""
+    """The kept entries of a tensor (entries, parameters + 1), sent to ``rows`` times ``weights``, as an affine map."""
     gathered = sp.csr_array((tensor.data[keep] * weights, (rows, tensor.col[keep])), shape=(size, tensor.shape[1]))
     constant = np.asarray(gathered[:, [-1]].todense()).ravel()
     linear = sp.csr_array(gathered[:, :-1] @ select)

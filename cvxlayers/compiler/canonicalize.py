@@ -25,10 +25,10 @@ class _StandardForm(ConicSolver):
     It is a target of canonicalization only; nothing is ever solved through it.
     """
 
-    SUPPORTED_CONSTRAINTS = [Zero, NonNeg, SOC, SvecPSD, ExpCone, PowCone3D]  # noqa: RUF012 (CVXPY's own declaration)
+    SUPPORTED_CONSTRAINTS = [Zero, NonNeg, SOC, SvecPSD, ExpCone, PowCone3D]
     PSD_TRIANGLE_KIND = TriangleKind.UPPER
     PSD_SQRT2_SCALING = True
-    EXP_CONE_ORDER = [0, 1, 2]  # noqa: RUF012
+    EXP_CONE_ORDER = [0, 1, 2]
 
     def __init__(self, quadratic: bool) -> None:
         super().__init__()

@@ -1,8 +1,11 @@
 """From the caller's parameters to the columns of CVXPY's tensors: attributes, complex parts and logarithms.
 
-Each reduction of CVXPY may replace a parameter by others: a complex one by its parts, one of a log-log convex program by its
-logarithm, a symmetric, diagonal or sparse one by its free entries. All but the logarithm are linear, so the columns of the
-stuffed program are  S phi  for a sparse S and the features phi: the parameters' flattened entries, elementwise transformed.
+Each reduction of CVXPY may replace a parameter by others: a complex one by its parts, one of a log-log convex program
+by its
+logarithm, a symmetric, diagonal or sparse one by its free entries. All but the logarithm are linear, so the columns
+of the
+stuffed program are  S phi  for a sparse S and the features phi: the parameters' flattened entries, elementwise
+transformed.
 """
 
 from __future__ import annotations
@@ -46,8 +49,10 @@ class _Source:
     map: sp.csr_array
 
 
-def parameter_features(parameters: Sequence[cp.Parameter], canonical: Canonical) -> tuple[tuple[Feature, ...], sp.csr_array]:
-    """The features of the caller's parameters, and the map S from them to the program's columns (without the constant)."""
+def parameter_features(
+    parameters: Sequence[cp.Parameter], canonical: Canonical
+) -> tuple[tuple[Feature, ...], sp.csr_array]:
+    """The features of the caller's parameters, and the map S from them to the program's columns (but the constant)."""
     sources = _trace(parameters, canonical)
     program = canonical.program
     features: dict[tuple[int, str], Feature] = {}

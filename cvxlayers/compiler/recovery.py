@@ -163,7 +163,8 @@ def _dual_map(variable: cp.Variable, constraint: cp.Constraint, position: int, c
         start += final.size
     else:
         raise CompileError(
-            f"variables: the dual variable of constraint '{constraint}' was asked for, but canonicalization does not keep that "
+            f"variables: the dual variable of constraint '{constraint}' was asked for, but canonicalization does "
+            "not keep that "
             "constraint as one block of rows; leave this dual variable out."
         )
     _refuse_rewritten(constraint, final)
@@ -179,7 +180,7 @@ def _refuse_rewritten(constraint: cp.Constraint, final: cp.Constraint) -> None:
         and type(final) is not type(constraint)
         and not (isinstance(constraint, PSD) and isinstance(final, SvecPSD))
     )
-    if rewritten or sum(v.size for v in constraint.dual_variables) < final.size and not isinstance(final, SvecPSD):
+    if rewritten or (sum(v.size for v in constraint.dual_variables) < final.size and not isinstance(final, SvecPSD)):
         raise CompileError(
             f"variables: the dual variable of constraint '{constraint}' was asked for, but the constraint is rewritten "
             f"({type(constraint).__name__} becomes {type(final).__name__}) and its dual cannot be read off; "

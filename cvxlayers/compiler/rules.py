@@ -1,12 +1,15 @@
 """Which subexpression breaks the DCP, DGP or DPP rules, which rule it is, and how to write it instead.
 
-The DPP rules (Agrawal, Amos, Barratt, Boyd, Diamond, Kolter 2019): a problem is DPP if it is DCP when every parameter counts
-as affine instead of constant, where a product counts as affine if one factor is affine in the parameters and free of variables
+The DPP rules (Agrawal, Amos, Barratt, Boyd, Diamond, Kolter 2019): a problem is DPP if it is DCP when every parameter
+counts
+as affine instead of constant, where a product counts as affine if one factor is affine in the parameters and free of
+variables
 and the other is free of parameters.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -32,7 +35,8 @@ class Offence:
 
     def text(self) -> str:
         """The offence as sentences."""
-        return f"In {self.where}, the subexpression '{self.expression}' is the first to break the rules: {self.rule} {self.rewrite}"
+        place = f"In {self.where}, the subexpression '{self.expression}' is the first to break the rules"
+        return f"{place}: {self.rule} {self.rewrite}"
 
 
 def curvature_offence(problem: cp.Problem, gp: bool) -> Offence:
@@ -44,6 +48,10 @@ def curvature_offence(problem: cp.Problem, gp: bool) -> Offence:
         smallest = _smallest(expression, fits)
         if smallest is None:
             return _misplaced(where, expression, wanted, gp)
+        if isinstance(smallest, cp.Variable | cp.Parameter):
+            return _undeclared(where, smallest)
+        if isinstance(smallest, Power) and smallest.p.parameters():
+            return Offence(_short(smallest.args[0]), where, *_PARAMETRIC_EXPONENT)
         arguments = ", ".join(f"'{_short(a)}' is {_curvature(a, gp)}" for a in smallest.args)
         return Offence(
             _short(smallest), where,
@@ -51,7 +59,9 @@ def curvature_offence(problem: cp.Problem, gp: bool) -> Offence:
             "Rewrite it with an atom that is convex, concave or affine in these arguments "
             "(log-log so, for gp=True), or constrain the arguments' signs.",
         )  # fmt: skip
-    return Offence(_short(problem.objective.expr), "the problem", "it does not follow the rules.", "See the CVXPY documentation.")
+    return Offence(
+        _short(problem.objective.expr), "the problem", "it does not follow the rules.", "See the CVXPY documentation."
+    )
 
 
 def dpp_offence(problem: cp.Problem, gp: bool, quadratic: bool) -> Offence:
@@ -68,14 +78,17 @@ def dpp_offence(problem: cp.Problem, gp: bool, quadratic: bool) -> Offence:
             rule, rewrite = _explain(smallest, quadratic, where)
             return Offence(_short(smallest), where, rule, rewrite)
     return Offence(
-        _short(problem.objective.expr), "the problem", "it is not DPP.", "Move nonlinear functions of parameters out of it."
+        _short(problem.objective.expr),
+        "the problem",
+        "it is not DPP.",
+        "Move nonlinear functions of parameters out of it.",
     )
 
 
 def _parts(
     problem: cp.Problem, gp: bool, dpp: bool, quadratic: bool = False
 ) -> Iterator[tuple[str, Expression, bool, str]]:
-    """The objective and each constraint's sides: (where, expression, whether the part obeys the rules, wanted curvature)."""
+    """The objective and each offending constraint: (where, expression, whether it obeys, wanted curvature)."""
     objective = problem.objective
     if gp:
         accepted = objective.is_dgp(dpp)
@@ -92,7 +105,13 @@ def _parts(
         if accepted:
             continue
         fits = [side for side in constraint.args if not (side.is_dgp() if gp else side.is_dcp())]
-        side = fits[0] if fits else constraint.args[0] if len(constraint.args) == 1 else constraint.args[0] - constraint.args[1]
+        side = (
+            fits[0]
+            if fits
+            else constraint.args[0]
+            if len(constraint.args) == 1
+            else constraint.args[0] - constraint.args[1]
+        )
         yield where, side, False, "affine" if isinstance(constraint, cp.constraints.Equality) else "convex"
 
 
@@ -128,11 +147,6 @@ def _explain(expression: Expression, quadratic: bool, where: str) -> tuple[str, 
         )
     if isinstance(expression, MulExpression | multiply) and len(expression.args) == 2:
         return _explain_product(expression)
-    if isinstance(expression, Power) and not parametrized:
-        return (
-            "its exponent is a parameter.",
-            "Make the exponent a number; with gp=True an exponent may be a parameter.",
-        )
     factor = _short(parametrized[0]) if parametrized else _short(expression)
     if not expression.variables():
         return (
@@ -149,12 +163,15 @@ def _explain(expression: Expression, quadratic: bool, where: str) -> tuple[str, 
 def _explain_product(expression: Expression) -> tuple[str, str]:
     left, right = expression.args
     if left.parameters() and right.parameters():
-        both = [side for side in (left, right) if not side.variables()]
-        target = expression if len(both) == 2 else both[0] if both else left
-        name = _short(target) if len(both) == 2 else f"{_short(left)}' times the parameters of '{_short(right)}"
-        return (
-            f"both factors, '{_short(left)}' and '{_short(right)}', depend on parameters.",
-            f"Replace the product of parameters by one new cvxpy.Parameter and hand in the value of '{name}'.",
+        rule = f"both factors, '{_short(left)}' and '{_short(right)}', depend on parameters."
+        mixed = [side for side in (left, right) if side.variables()]
+        if not mixed:
+            name = _short(expression)
+            return rule, f"Replace the product by one new cvxpy.Parameter and hand in the value of '{name}'."
+        inner = _affine_part(mixed[0])
+        return rule, (
+            f"Add a variable, t = cvxpy.Variable({inner.shape}), with the constraint t == {_short(inner)}, "
+            "and write t in its place: then the product has one factor without parameters."
         )
     factor = left if left.parameters() else right
     if factor.variables():
@@ -168,9 +185,36 @@ def _explain_product(expression: Expression) -> tuple[str, str]:
     )
 
 
+def _affine_part(expression: Expression) -> Expression:
+    """The outermost affine subexpression that holds parameters and variables (if none does, the expression)."""
+    if expression.is_affine():
+        return expression
+    for argument in expression.args:
+        if argument.parameters() and argument.variables():
+            return _affine_part(argument)
+    return expression
+
+
+_PARAMETRIC_EXPONENT = (
+    "it is raised to a power that is a parameter, whose curvature depends on the parameter's value.",
+    "Make the exponent a number; in a log-log convex program (gp=True) it may be a parameter.",
+)
+
+
+def _undeclared(where: str, leaf: Expression) -> Offence:
+    """A leaf that is not positive in a log-log convex program."""
+    kind = type(leaf).__name__
+    return Offence(
+        _short(leaf), where,
+        f"in a log-log convex program every {kind.lower()} that is not an exponent must be positive.",
+        f"Declare it so: cvxpy.{kind}({leaf.shape}, pos=True).",
+    )  # fmt: skip
+
+
 def _misplaced(where: str, expression: Expression, wanted: str, gp: bool) -> Offence:
     return Offence(
-        _short(expression), where, f"its curvature is {_curvature(expression, gp)}, where it must be {'log-log ' * gp}{wanted}.",
+        _short(expression), where,
+        f"its curvature is {_curvature(expression, gp)}, where it must be {'log-log ' * gp}{wanted}.",
         "Turn the inequality or the objective round, or replace the expression by one of the right curvature.",
     )  # fmt: skip
 
@@ -196,5 +240,5 @@ def _atom(expression: Expression) -> str:
 
 
 def _short(expression: object, length: int = 120) -> str:
-    text = str(expression)
+    text = re.sub(r"Promote\(([^()]*), \([^()]*\)\)", r"\1", str(expression))
     return text if len(text) <= length else text[: length - 3] + "..."

@@ -25,8 +25,10 @@ def validate(
 ) -> tuple[list[cp.Parameter], list[cp.Variable]]:
     """Check the problem and the two lists, and return the lists with their defaults filled in."""
     if not isinstance(problem, cp.Problem):
-        raise CompileError(f"problem: expected a cvxpy.Problem, got {type(problem).__name__}; wrap the objective and the "
-                           "constraints in cp.Problem(objective, constraints).")  # fmt: skip
+        raise CompileError(
+            f"problem: expected a cvxpy.Problem, got {type(problem).__name__}; wrap the objective and the "
+            "constraints in cp.Problem(objective, constraints)."
+        )
     listed = _check_parameters(problem, parameters)
     wanted = _check_variables(problem, variables)
     _check_continuous(problem)
@@ -39,17 +41,23 @@ def _names(leaves: Sequence[Any]) -> str:
     return ", ".join(f"'{leaf.name()}'" for leaf in leaves) or "none"
 
 
-def _listed(argument: str, leaves: Any, kind: type) -> list[Any]:
+def _listed(argument: str, leaves: Any, kind: Any) -> list[Any]:
+    """The list as given, once it is known to hold distinct leaves of one kind."""
     if not isinstance(leaves, list | tuple):
-        raise UnknownLeafError(f"{argument}: expected a list or tuple of cvxpy.{kind.__name__}, got {type(leaves).__name__}; "
-                               f"pass {argument}=[...].")  # fmt: skip
-    for position, leaf in enumerate(leaves):
+        raise UnknownLeafError(
+            f"{argument}: expected a list or tuple of cvxpy.{kind.__name__}, got {type(leaves).__name__}; "
+            f"pass {argument}=[...]."
+        )
+    given: list[Any] = list(leaves)
+    for position, leaf in enumerate(given):
         if not isinstance(leaf, kind):
-            raise UnknownLeafError(f"{argument}[{position}]: expected a cvxpy.{kind.__name__}, got {type(leaf).__name__} "
-                                   f"({str(leaf)[:80]}).")  # fmt: skip
-        if any(leaf is other for other in leaves[:position]):
+            raise UnknownLeafError(
+                f"{argument}[{position}]: expected a cvxpy.{kind.__name__}, got {type(leaf).__name__} "
+                f"({str(leaf)[:80]})."
+            )
+        if any(leaf is other for other in given[:position]):
             raise UnknownLeafError(f"{argument}[{position}]: '{leaf.name()}' is listed twice; list each one once.")
-    return list(leaves)
+    return given
 
 
 def _check_parameters(problem: cp.Problem, parameters: Sequence[cp.Parameter] | None) -> list[cp.Parameter]:
@@ -57,7 +65,8 @@ def _check_parameters(problem: cp.Problem, parameters: Sequence[cp.Parameter] | 
     for parameter in present:
         if isinstance(parameter, CallbackParam):
             raise UnknownLeafError(
-                f"parameters: '{parameter.name()}' is a cvxpy.CallbackParam, whose value is computed by CVXPY and cannot be "
+                f"parameters: '{parameter.name()}' is a cvxpy.CallbackParam, whose value is computed by CVXPY and "
+                "cannot be "
                 "differentiated here; replace it by a cvxpy.Parameter and hand in the computed value."
             )
     if parameters is None:
@@ -66,12 +75,16 @@ def _check_parameters(problem: cp.Problem, parameters: Sequence[cp.Parameter] | 
     ids = {parameter.id for parameter in present}
     for position, parameter in enumerate(listed):
         if parameter.id not in ids:
-            raise UnknownLeafError(f"parameters[{position}]: '{parameter.name()}' is not in the problem, whose parameters are "
-                                   f"{_names(present)}; remove it, or use it in the problem.")  # fmt: skip
+            raise UnknownLeafError(
+                f"parameters[{position}]: '{parameter.name()}' is not in the problem, whose parameters are "
+                f"{_names(present)}; remove it, or use it in the problem."
+            )
     missing = [parameter for parameter in present if all(parameter is not other for other in listed)]
     if missing:
-        raise UnknownLeafError(f"parameters: the problem's parameters {_names(missing)} are missing from the list "
-                               f"({_names(listed)}); list all of them.")  # fmt: skip
+        raise UnknownLeafError(
+            f"parameters: the problem's parameters {_names(missing)} are missing from the list "
+            f"({_names(listed)}); list all of them."
+        )
     return listed
 
 
@@ -83,14 +96,18 @@ def _check_variables(problem: cp.Problem, variables: Sequence[cp.Variable] | Non
         return present
     listed = _listed("variables", variables, cp.Variable)
     if not listed:
-        raise UnknownLeafError("variables: the list is empty, so the layer would return nothing; list at least one of "
-                               f"{_names(present)}, or leave the argument out.")  # fmt: skip
+        raise UnknownLeafError(
+            "variables: the list is empty, so the layer would return nothing; list at least one of "
+            f"{_names(present)}, or leave the argument out."
+        )
     known = {variable.id for variable in present} | set(dual_owners(problem))
     for position, variable in enumerate(listed):
         if variable.id not in known:
             raise UnknownLeafError(
-                f"variables[{position}]: '{variable.name()}' is neither a variable of the problem ({_names(present)}) nor a dual "
-                "variable of one of its constraints (constraint.dual_variables[0]); remove it, or use it in the problem."
+                f"variables[{position}]: '{variable.name()}' is neither a variable of the problem "
+                f"({_names(present)}) nor a dual "
+                "variable of one of its constraints (constraint.dual_variables[0]); remove it, or use it in the "
+                "problem."
             )
     return listed
 
@@ -99,7 +116,8 @@ def _check_continuous(problem: cp.Problem) -> None:
     discrete = [v for v in problem.variables() if v.attributes["boolean"] or v.attributes["integer"]]
     if discrete:
         raise MixedIntegerError(
-            f"problem: its variables {_names(discrete)} are boolean or integer, and the solution of a mixed-integer problem is "
+            f"problem: its variables {_names(discrete)} are boolean or integer, and the solution of a mixed-integer "
+            "problem is "
             "piecewise constant in its parameters, so it has no useful derivative; relax them: drop the attribute and "
             "add bounds such as 0 <= x <= 1, then round or sample after the layer."
         )

@@ -23,7 +23,8 @@ class DerivativeReport:
     residual : float
         Relative residual of the linear system, after refinement (the worst of the applications so far).
     margin : float
-        Distance to the nearest point where the projection onto K* is not differentiable, relative to the size of y - s: near
+        Distance to the nearest point where the projection onto K* is not differentiable, relative to the size of y -
+        s: near
         zero where strict complementarity fails.
     fallback : bool
         Whether the system was singular, so that a least-squares solution was taken.

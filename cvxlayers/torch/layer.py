@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from cvxlayers.compiled import CompiledProblem
 from cvxlayers.errors import ParameterError
@@ -97,13 +97,16 @@ class CvxpyLayer(torch.nn.Module):
         """The report of this thread's last call: statuses, residuals, engines, seconds."""
         return self.core.info
 
-    def forward(self, *parameters: torch.Tensor, solver_args: Mapping[str, Any] | None = None) -> tuple[torch.Tensor, ...]:
+    def forward(
+        self, *parameters: torch.Tensor, solver_args: Mapping[str, Any] | None = None
+    ) -> tuple[torch.Tensor, ...]:
         """Solve.
 
         Parameters
         ----------
         parameters : tensors
-            One for each parameter, of its shape with any leading batch dimensions, which broadcast together. Any floating dtype
+            One for each parameter, of its shape with any leading batch dimensions, which broadcast together. Any
+            floating dtype
             on any device; the work is done in float64 on the CPU, and dtype and device come back.
         solver_args : mapping, optional
             Options for this call.
@@ -118,7 +121,9 @@ class CvxpyLayer(torch.nn.Module):
         ParameterError, SolveError
             See ``cvxlayers.Layer.solve``.
         """
-        tensors = tuple(_as_tensor(value, name) for value, name in zip(parameters, self._names(len(parameters)), strict=True))
+        tensors = tuple(
+            _as_tensor(value, name) for value, name in zip(parameters, self._names(len(parameters)), strict=True)
+        )
         _one_device(tensors, self._names(len(tensors)))
         outputs: tuple[torch.Tensor, ...] = _Solve.apply(self.core, solver_args, *tensors)
         return outputs
@@ -139,15 +144,15 @@ class _Solve(torch.autograd.Function):
     """Tensors in, tensors out; the derivative is the record's vector-Jacobian product."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: FunctionCtx, core: Layer, solver_args: Mapping[str, Any] | None, *tensors: torch.Tensor
+    def forward(
+        ctx: Any, core: Layer, solver_args: Mapping[str, Any] | None, *tensors: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
         record = core.solve([_to_numpy(tensor) for tensor in tensors], solver_args)
         real, device = _result_dtype(tensors), tensors[0].device if tensors else torch.device("cpu")
-        if any(ctx.needs_input_grad):  # type: ignore[attr-defined]
-            ctx.record = record  # type: ignore[attr-defined]
-        ctx.like = [(tensor.dtype, tensor.device) for tensor in tensors]  # type: ignore[attr-defined]
-        ctx.set_materialize_grads(False)  # type: ignore[attr-defined]
+        if any(ctx.needs_input_grad):
+            ctx.record = record
+        ctx.like = [(tensor.dtype, tensor.device) for tensor in tensors]
+        ctx.set_materialize_grads(False)
         return tuple(
             torch.from_numpy(output).to(dtype=real.to_complex() if np.iscomplexobj(output) else real, device=device)
             for output in record.outputs
@@ -171,7 +176,9 @@ def _as_tensor(value: Any, name: str) -> torch.Tensor:
     try:
         return torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError) as exc:
-        raise ParameterError(f"parameter '{name}': expected a tensor, got {type(value).__name__}; convert it first.") from exc
+        raise ParameterError(
+            f"parameter '{name}': expected a tensor, got {type(value).__name__}; convert it first."
+        ) from exc
 
 
 def _to_numpy(tensor: torch.Tensor) -> np.ndarray:
@@ -194,6 +201,7 @@ def _one_device(tensors: Sequence[torch.Tensor], names: Sequence[str]) -> None:
     for tensor, name in zip(tensors, names, strict=True):
         if tensor.device != tensors[0].device:
             raise ParameterError(
-                f"parameter '{name}': it is on {tensor.device}, while '{names[0]}' is on {tensors[0].device}; move all parameters to "
+                f"parameter '{name}': it is on {tensor.device}, while '{names[0]}' is on {tensors[0].device}; move "
+                "all parameters to "
                 "one device."
             )
