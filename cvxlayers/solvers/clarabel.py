@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,13 @@ STATUSES = {
     "DualInfeasible": Status.UNBOUNDED,
     "AlmostDualInfeasible": Status.UNBOUNDED,
 }
+
+
+GOOD = 1e-8
+"""An inaccurate point with no larger error is returned as it is: another attempt would seldom be better."""
+
+EASIER = 100.0
+"""By how much the tolerances of the last attempt are larger."""
 
 
 class Clarabel(ElementwiseSolver):
@@ -110,16 +118,26 @@ class Clarabel(ElementwiseSolver):
         self.__init__(**state)  # type: ignore[misc]
 
     def solve_element(self, element: Element, start: Start | None) -> Outcome:
-        # An updated solver keeps the scaling that it chose for other values, and one that failed may keep its NaNs:
-        # so only a solver made for these very values has the last word against them, and one that failed is dropped.
-        outcome = Outcome(Status.FAILED)
-        for prepare in (self._updated, self._made):
-            solver = prepare(element)
-            answer = solver and _attempt(solver.solve)
-            outcome = _outcome(answer) if answer else Outcome(Status.FAILED)
-            if outcome.status == Status.OPTIMAL:
-                self._idle.append(solver)
-                break
+        # An updated solver keeps the scaling that it chose for other values: only one made for these very values
+        # has the last word against them. Near the limit of what rounding allows, more iterations can spoil a point
+        # (seen with PSD cones): the last attempt is content with less, and the best point is returned.
+        quick = self._run(self._updated(element))
+        if quick.status == Status.OPTIMAL or quick.error <= GOOD:
+            return quick
+        fresh = self._run(self._made(element))
+        if fresh.status not in (Status.INACCURATE, Status.FAILED) or fresh.error <= GOOD:
+            return fresh
+        easy = self._run(self._made(element, EASIER), keep=False)
+        if easy.status == Status.OPTIMAL:
+            easy = replace(easy, status=Status.INACCURATE)
+        return min(fresh, easy, quick, key=lambda outcome: outcome.error)
+
+    def _run(self, solver: Any | None, keep: bool = True) -> Outcome:
+        """Solve, and keep the solver for other elements if nothing went wrong: one that failed may keep its NaNs."""
+        answer = solver and _attempt(solver.solve)
+        outcome = _outcome(answer) if answer else Outcome(Status.FAILED)
+        if outcome.status == Status.OPTIMAL and keep:
+            self._idle.append(solver)
         return outcome
 
     def _updated(self, element: Element) -> Any | None:
@@ -132,11 +150,11 @@ class Clarabel(ElementwiseSolver):
         changes = {part: getattr(element, part).tolist() for part in self._varying}
         return _attempt(lambda: (solver.update(**changes), solver)[1])
 
-    def _made(self, element: Element) -> Any | None:
-        """A new solver for the element's values, or None."""
+    def _made(self, element: Element, easier: float = 1.0) -> Any | None:
+        """A new solver for the element's values, or None; with ``easier`` times the tolerances."""
         P, A = self.structure.P.matrix(element.P), self.structure.A.matrix(element.A)
         make = self.load().DefaultSolver
-        return _attempt(lambda: make(P, element.q, A, element.b, self._cones(), self._native_settings()))
+        return _attempt(lambda: make(P, element.q, A, element.b, self._cones(), self._native_settings(easier)))
 
     def _cones(self) -> list[Any]:
         clarabel = self.load()
@@ -150,13 +168,13 @@ class Clarabel(ElementwiseSolver):
         }
         return [make[block.kind](block.data) for block in self.structure.cones.blocks]
 
-    def _native_settings(self) -> Any:
+    def _native_settings(self, easier: float = 1.0) -> Any:
         native = self.load().DefaultSettings()
         native.verbose = self.settings.verbose
         native.max_threads = 1  # the batch is what is spread over threads
         native.presolve_enable = native.chordal_decomposition_enable = False  # either would forbid updates
         for name, value in {**self.defaults, **self.settings.options}.items():
-            setattr(native, name, value)
+            setattr(native, name, value * easier if name in self.aliases["eps"] else value)
         return native
 
     def _check_options(self) -> None:
@@ -170,8 +188,12 @@ class Clarabel(ElementwiseSolver):
 
 def _outcome(answer: Any) -> Outcome:
     status = STATUSES.get(str(answer.status), Status.FAILED)
-    none = status in (Status.INFEASIBLE, Status.UNBOUNDED)
-    return Outcome(status, answer.iterations, None if none else (answer.x, answer.z, answer.s))
+    if status in (Status.INFEASIBLE, Status.UNBOUNDED):
+        return Outcome(status, answer.iterations)
+    primal, dual = answer.obj_val, answer.obj_val_dual
+    error = max(answer.r_prim, answer.r_dual, abs(primal - dual) / max(1.0, min(abs(primal), abs(dual))))
+    point = (answer.x, answer.z, answer.s)
+    return Outcome(status, answer.iterations, point, error if np.isfinite(error) else np.inf)
 
 
 def _attempt(call: Callable[[], Any]) -> Any | None:

@@ -34,11 +34,12 @@ class Element:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a solver says of one problem; ``point`` is (x, y, s), or None where it gave none."""
+    """What a solver says of one problem: ``point`` is (x, y, s), or None where it gave none, ``error`` its residual."""
 
     status: Status
     iterations: int = 0
     point: tuple[ArrayLike, ArrayLike, ArrayLike] | None = None
+    error: float = np.inf
 
 
 class ElementwiseSolver(Solver):
