@@ -34,6 +34,7 @@ from cvxlayers.errors import (
 )
 
 if TYPE_CHECKING:
+    from cvxlayers.artefact import load
     from cvxlayers.compiler import compile
     from cvxlayers.layer import Layer
 
@@ -54,10 +55,11 @@ __all__ = [
     "UnknownLeafError",
     "__version__",
     "compile",
+    "load",
 ]
 
 
-_LAZY = {"compile": "cvxlayers.compiler", "Layer": "cvxlayers.layer"}
+_LAZY = {"compile": "cvxlayers.compiler", "Layer": "cvxlayers.layer", "load": "cvxlayers.artefact"}
 
 
 def __getattr__(name: str) -> Any:

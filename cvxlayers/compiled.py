@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -102,6 +103,12 @@ class CompiledProblem:
     dual: sp.csr_array
     maximize: bool = False
     gp: bool = False
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write it to a file that ``cvxlayers.load`` reads without CVXPY; see ``cvxlayers.artefact``."""
+        from cvxlayers.artefact import save  # here, because the format is written in terms of this class
+
+        save(self, path)
 
     @property
     def k(self) -> int:

@@ -75,15 +75,19 @@ class Pattern:
 
     def times(self, values: Array, x: Array) -> Array:
         """M x for each element of the batch: values (nnz, B) and x (columns, B) give (rows, B)."""
-        if _is_shared(values):
+        if self._worth_sharing(values):
             return np.asarray(self.matrix(np.ascontiguousarray(values[:, 0])) @ x)
         return np.asarray(self._row_sums @ (values * x[self.columns]))
 
     def transpose_times(self, values: Array, y: Array) -> Array:
         """M'y for each element of the batch: values (nnz, B) and y (rows, B) give (columns, B)."""
-        if _is_shared(values):
+        if self._worth_sharing(values):
             return np.asarray(self.matrix(np.ascontiguousarray(values[:, 0])).T @ y)
         return np.asarray(self._column_sums @ (values * y[self.rows]))
+
+    def _worth_sharing(self, values: Array) -> bool:
+        """Whether one matrix serves the whole batch and pays for being made (some 50 microseconds)."""
+        return values.shape[1] > 8 and _is_shared(values)
 
 
 def _is_shared(values: Array) -> bool:

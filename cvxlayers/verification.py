@@ -27,7 +27,7 @@ def verify(structure: Structure, values: Values, solution: Solution, tolerance: 
     judged = np.where(
         worst <= tolerance, Status.OPTIMAL, np.where(worst <= _INACCURATE * tolerance, Status.INACCURATE, Status.FAILED)
     )
-    claimed = np.isin(solution.status, (Status.INFEASIBLE, Status.UNBOUNDED))
+    claimed = (solution.status == Status.INFEASIBLE) | (solution.status == Status.UNBOUNDED)
     status = np.where(claimed, solution.status, judged).astype(np.int8)
     return replace(solution, status=status, residuals=residuals)
 
