@@ -21,6 +21,9 @@ __all__ = ["Element", "ElementwiseSolver", "Outcome", "Start", "spread"]
 
 Start = tuple[Array, Array, Array]
 
+FEW, LARGE = 4, 200
+"""A thread costs as much as about four solutions of a problem with fewer than 200 rows and columns (50 us each)."""
+
 
 @dataclass(frozen=True)
 class Element:
@@ -83,7 +86,8 @@ class ElementwiseSolver(Solver):
             if outcome.point is not None:
                 x[i], y[i], s[i] = outcome.point
 
-        spread(task, np.flatnonzero(_finite(parts)).tolist(), self.settings.threads)
+        elements = np.flatnonzero(_finite(parts)).tolist()
+        spread(task, elements, min(self.settings.threads, len(elements) // (1 if n + m > LARGE else FEW)))
         x, y, s = (np.ascontiguousarray(part.T) for part in (x, y, s))
         return Solution(x, y, s, status, iterations, np.full(batch, self.name))
 
