@@ -55,7 +55,7 @@ def save(compiled: CompiledProblem, path: str | os.PathLike[str]) -> None:
     handle, partial = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".partial")
     try:
         with os.fdopen(handle, "wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+            np.savez_compressed(file, allow_pickle=False, **arrays)
         os.replace(partial, target)
     except BaseException:
         os.unlink(partial)
@@ -149,8 +149,8 @@ def _arrays(compiled: CompiledProblem) -> dict[str, np.ndarray]:
 
 
 def _compiled(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> CompiledProblem:
-    parts = header["cones"]
-    cones = Cones(**{name: tuple(value) if isinstance(value, list) else value for name, value in parts.items()})
+    parts: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in header["cones"].items()}
+    cones = Cones(**parts)
     n, m = header["n"], cones.m
     structure = Structure(
         Pattern((n, n), arrays["pattern_P_indptr"], arrays["pattern_P_indices"]),
@@ -175,7 +175,10 @@ def _compiled(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Co
 
 
 def _parameter(spec: Mapping[str, Any]) -> ParameterSpec:
-    return ParameterSpec(spec["name"], tuple(spec["shape"]), frozenset(spec["attributes"]), spec["complex"])
+    bounds = spec["bounds"] and tuple(tuple(side) for side in spec["bounds"])
+    sparsity = None if spec["sparsity"] is None else tuple(spec["sparsity"])
+    attributes = frozenset(spec["attributes"])
+    return ParameterSpec(spec["name"], tuple(spec["shape"]), attributes, spec["complex"], bounds, sparsity)
 
 
 def _csr(arrays: Mapping[str, np.ndarray], name: str, columns: int) -> sp.csr_array:

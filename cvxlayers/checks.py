@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,8 @@ from cvxlayers.compiled import ParameterSpec
 from cvxlayers.errors import ParameterError
 
 __all__ = ["check_attributes", "finite_elements", "refuse_infinite"]
+
+Condition = Callable[[np.ndarray], NDArray[np.bool_]]
 
 # Rounding of a value that was computed in float32 and is symmetric, or positive semidefinite, in exact arithmetic.
 _RELATIVE = 1e-5
@@ -49,11 +51,8 @@ def refuse_infinite(arrays: Sequence[np.ndarray], specs: Sequence[ParameterSpec]
 def check_attributes(arrays: Sequence[np.ndarray], specs: Sequence[ParameterSpec]) -> None:
     """Raise ParameterError where a value breaks an attribute of its parameter (NaN entries are left to others)."""
     for array, spec in zip(arrays, specs, strict=True):
-        for attribute in sorted(spec.attributes):
-            broken = _BROKEN.get(attribute)
-            if broken is None or not array.size:
-                continue
-            bad = broken(array)
+        for attribute, broken in _conditions(spec):
+            bad = broken(array) if array.size else np.zeros(0, dtype=bool)
             if bad.any():
                 index = tuple(int(i) for i in np.argwhere(bad)[0][: array.ndim - len(spec.shape)])
                 place = f" in batch element {index}" if index else ""
@@ -63,6 +62,24 @@ def check_attributes(arrays: Sequence[np.ndarray], specs: Sequence[ParameterSpec
                     "problem need not be convex there; correct the value, or pass check_parameters=False to skip "
                     "this check."
                 )
+
+
+def _conditions(spec: ParameterSpec) -> Iterator[tuple[str, Condition]]:
+    """What a value must not do: (attribute, where an array breaks it)."""
+    for attribute in sorted(spec.attributes):
+        if attribute in _BROKEN:
+            yield attribute, _BROKEN[attribute]
+    if spec.bounds is not None:
+        lower, upper = (np.reshape(bound, spec.shape, order="F") for bound in spec.bounds)
+        slack = _RELATIVE * np.where(
+            np.isfinite(lower) & np.isfinite(upper), np.maximum(np.abs(lower), np.abs(upper)), 0
+        )
+        yield "with bounds", lambda array: (array < lower - slack) | (array > upper + slack)
+    if spec.sparsity is not None:
+        free = np.zeros(spec.size, dtype=bool)
+        free[list(spec.sparsity)] = True
+        fixed = ~free.reshape(spec.shape, order="F")
+        yield "with sparsity", lambda array: (array != 0) & fixed
 
 
 def _scale(array: np.ndarray) -> np.ndarray:
@@ -89,7 +106,7 @@ def _off_diagonal(array: np.ndarray) -> NDArray[np.bool_]:
     return (array != 0) & ~np.eye(array.shape[-1], dtype=bool)
 
 
-_BROKEN = {
+_BROKEN: dict[str, Condition] = {
     "nonneg": lambda a: a < 0,
     "nonpos": lambda a: a > 0,
     "pos": lambda a: a <= 0,
@@ -99,8 +116,16 @@ _BROKEN = {
     "PSD": _not_psd,
     "NSD": lambda a: _not_psd(-a),
     "diag": _off_diagonal,
+    "boolean": lambda a: (a != 0) & (a != 1) & ~np.isnan(a),
+    "integer": lambda a: (a != np.round(a)) & ~np.isnan(a),
+    "imag": lambda a: np.abs(a.real) > 0,
 }
 _MEANING = {
+    "with bounds": "within them",
+    "with sparsity": "zero elsewhere",
+    "boolean": "0 or 1",
+    "integer": "whole",
+    "imag": "purely imaginary",
     "nonneg": "nonnegative",
     "nonpos": "nonpositive",
     "pos": "positive",

@@ -19,13 +19,22 @@ __all__ = ["CompiledProblem", "Feature", "OutputSpec", "ParameterSpec"]
 class ParameterSpec:
     """One parameter as the caller hands it in.
 
-    ``attributes`` are the CVXPY attributes that its values must satisfy ("nonneg", "pos", "PSD", "symmetric", ...).
+    Attributes
+    ----------
+    attributes : frozenset of str
+        The CVXPY attributes that its values must satisfy ("nonneg", "pos", "PSD", "symmetric", ...).
+    bounds : (lower, upper) or None
+        For each entry, flattened in Fortran order.
+    sparsity : tuple of int or None
+        The only places that may be nonzero, in Fortran order.
     """
 
     name: str
     shape: tuple[int, ...]
     attributes: frozenset[str] = frozenset()
     complex: bool = False
+    bounds: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    sparsity: tuple[int, ...] | None = None
 
     @property
     def size(self) -> int:

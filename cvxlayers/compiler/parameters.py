@@ -33,11 +33,15 @@ CHECKED_ATTRIBUTES = (
 def parameter_spec(parameter: cp.Parameter) -> ParameterSpec:
     """What a caller must know of one parameter."""
     attributes = frozenset(name for name in CHECKED_ATTRIBUTES if parameter.attributes.get(name))
+    bounds = parameter.attributes.get("bounds")
+    if bounds is not None:
+        lower, upper = (np.broadcast_to(np.asarray(bound, dtype=float), parameter.shape) for bound in bounds)
+        bounds = tuple(lower.ravel(order="F").tolist()), tuple(upper.ravel(order="F").tolist())
+    sparsity = None
     if parameter.attributes.get("sparsity"):
-        attributes |= {"sparsity"}
-    if parameter.attributes.get("bounds") is not None:
-        attributes |= {"bounds"}
-    return ParameterSpec(parameter.name(), tuple(parameter.shape), attributes, bool(parameter.is_complex()))
+        sparsity = tuple(np.ravel_multi_index(parameter.sparse_idx, parameter.shape, order="F").tolist())
+    shape = tuple(parameter.shape)
+    return ParameterSpec(parameter.name(), shape, attributes, bool(parameter.is_complex()), bounds, sparsity)
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,12 @@ def _check_parameters(problem: cp.Problem, parameters: Sequence[cp.Parameter] | 
                 "cannot be "
                 "differentiated here; replace it by a cvxpy.Parameter and hand in the computed value."
             )
+        if parameter._has_dim_reducing_attr and len(parameter.shape) > 2:
+            raise CompileError(
+                f"parameters: '{parameter.name()}' of shape {parameter.shape} is a stack of symmetric, diagonal or "
+                "sparse matrices, "
+                "which CVXPY cannot canonicalize; use one parameter for each matrix."
+            )
     if parameters is None:
         return present
     listed = _listed("parameters", parameters, cp.Parameter)
