@@ -1,0 +1,222 @@
+"""The power cone K = {(u, v, w): u^alpha v^(1 - alpha) >= |w|, u, v >= 0}, 0 < alpha < 1, and its dual.
+
+    K* = {(u, v, w): (u / alpha)^alpha (v / (1 - alpha))^(1 - alpha) >= |w|, u, v >= 0}
+
+All functions work on z = (u, v, w) of shape (3, L) and alpha (L,), one cone for each lane.
+
+Projection (Hien 2015, "Differential properties of Euclidean projection onto power cone"). For w != 0 outside K and its
+polar cone, the projection is (x, y, sign(w) r) with 0 < r < |w| and
+
+    x = (u + sqrt(u^2 + 4 alpha r (|w| - r))) / 2,    y = (v + sqrt(v^2 + 4 (1 - alpha) r (|w| - r))) / 2,
+    x^alpha y^(1 - alpha) = r.
+
+We solve for h in r = |w| / (1 + exp(-h)), |w| - r = |w| / (1 + exp(h)), so that both keep their digits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import expit, log_expit
+
+from cvxlayers.cones.arrays import Array, Flags, gap_relative_to, largest, norm
+from cvxlayers.cones.blocks import DenseBlocks, ruled_surface_blocks
+from cvxlayers.cones.root import increasing_root
+
+__all__ = ["distance", "dual_derivative", "dual_distance", "linearize_dual", "margin", "project", "project_dual"]
+
+_TINY = 1e-290  # entries this small beside the largest one are zero: their quotients stay in range
+_REACH = 1e9  # |h| stays below 1400 / min(alpha, 1 - alpha)
+_NEAREST = 600.0  # |h| at which the distance from K or K° is below any rounding
+
+
+@dataclass(frozen=True)
+class _Moreau:
+    """z = p + d with p = Proj_K(z), d = Proj_{K°}(z), and in which region each lane lies.
+
+    ``flat`` are the lanes with w = 0 outside K and K°; ``weight`` is k |d| / (1 + k |d|) of the general ones, k the
+    curvature of the boundary at p (see ``ruled_surface_blocks``); ``ray`` and ``normal`` are p and d as unit vectors.
+    """
+
+    p: Array
+    d: Array
+    inside: Flags
+    polar: Flags
+    flat: Flags
+    general: Flags
+    ray: Array
+    normal: Array
+    weight: Array
+
+
+def project(z: Array, alpha: Array) -> Array:
+    """Proj_K(z), (3, L)."""
+    return _decompose(z, alpha).p
+
+
+def project_dual(z: Array, alpha: Array) -> Array:
+    """Proj_{K*}(z), (3, L): by Moreau, minus the projection of -z onto the polar cone."""
+    return -_decompose(-z, alpha).d
+
+
+def distance(s: Array, alpha: Array) -> Array:
+    """How far s is from K, (L,): the infinity norm of s - Proj_K(s)."""
+    return largest(_decompose(s, alpha).d)
+
+
+def dual_distance(y: Array, alpha: Array) -> Array:
+    """How far y is from K*, (L,): the infinity norm of y - Proj_{K*}(y)."""
+    return largest(_decompose(-y, alpha).p)
+
+
+def linearize_dual(z: Array, alpha: Array) -> DenseBlocks:
+    """The derivative of Proj_{K*} at z.
+
+    On the boundary of K* or of -K it is the limit from inside that cone (I or 0), and at z = 0 it is I / 2. The gap is
+    exact outside K* and -K, and to first order inside.
+    """
+    parts = _decompose(-z, alpha)
+    D = np.zeros((3, 3, z.shape[1]))
+    D[:, :, parts.polar] = np.eye(3)[:, :, None]
+    D[:, :, parts.general] = ruled_surface_blocks(parts.ray, parts.normal, parts.weight)
+    u, v = -z[0, parts.flat], -z[1, parts.flat]
+    D[0, 0, parts.flat] = u < 0
+    D[1, 1, parts.flat] = v < 0
+    D[2, 2, parts.flat] = 1.0 - _slope_across(u, v, alpha[parts.flat])
+    D[:, :, largest(z) == 0] = 0.5 * np.eye(3)[:, :, None]
+    D[:, :, ~np.isfinite(z).all(axis=0)] = np.nan
+    return DenseBlocks(D, _gap(-z, alpha, parts))
+
+
+def dual_derivative(z: Array, alpha: Array) -> Array:
+    """The derivative of Proj_{K*} at z as blocks, (3, 3, L); see ``linearize_dual``."""
+    return linearize_dual(z, alpha).dense()
+
+
+def margin(z: Array, alpha: Array) -> Array:
+    """How near z is to a kink of Proj_{K*}, the boundaries of K* and of -K, over max |z_i|, (L,)."""
+    return gap_relative_to(z, _gap(-z, alpha, _decompose(-z, alpha)))
+
+
+def _decompose(z: Array, alpha: Array) -> _Moreau:
+    size = largest(z)
+    unit = z / np.where(size > 0, size, 1.0)
+    unit = np.where(np.abs(unit) < _TINY, 0.0, unit)
+    u, v, w = unit
+    inside = _in_cone(u, v, w, alpha)
+    polar = ~inside & _in_cone(-u / alpha, -v / (1.0 - alpha), w, alpha)
+    flat = ~inside & ~polar & (w == 0)
+    general = ~(inside | polar | flat)
+    p, d = np.where(inside, z, 0.0), np.where(polar, z, 0.0)
+    p[:2, flat], d[:2, flat] = np.maximum(z[:2, flat], 0.0), np.minimum(z[:2, flat], 0.0)
+    onto, off, weight = _project_on_curve(unit[:, general], alpha[general])
+    height = np.abs(w[general]) * size[general]
+    p[:, general], d[:, general] = onto * height, off * height
+    return _Moreau(p, d, inside, polar, flat, general, _unit(onto), _unit(off), weight)
+
+
+def _in_cone(u: Array, v: Array, w: Array, alpha: Array) -> Flags:
+    height = np.maximum(u, 0.0) ** alpha * np.maximum(v, 0.0) ** (1.0 - alpha)
+    return (u >= 0) & (v >= 0) & (height >= np.abs(w))
+
+
+def _project_on_curve(unit: Array, alpha: Array) -> tuple[Array, Array, Array]:
+    """p and d in units of |w|, and the weight, for lanes with w != 0 outside K and K°."""
+    u, v = unit[:2] / np.abs(unit[2])
+    sign = np.sign(unit[2])
+    # Rounding may put a point of the boundary of K or of K° here, which has its root at infinity.
+    lower = np.where((u < 0) & (v < 0), -_NEAREST, -_REACH)
+    upper = np.where((u > 0) & (v > 0), _NEAREST, _REACH)
+    h = increasing_root(_newton, np.zeros_like(u), lower, upper, u, v, alpha)
+    x, dx, log_x, _ = _coordinate(u, alpha, h)
+    y, dy, log_y, _ = _coordinate(v, 1.0 - alpha, h)
+    p = np.stack([x, y, expit(h) * sign])
+    d = np.stack([-dx, -dy, expit(-h) * sign])
+    # The curve c(t) = (exp((1 - alpha) t), exp(-alpha t), 1) spans the boundary, p = r c. With the normal
+    # g = (-alpha r / x, -(1 - alpha) r / y, 1): c''g = -alpha (1 - alpha), |c x c'| = (x y / r^2) |g|, and as for the
+    # exponential cone k |d| = alpha (1 - alpha) (|d| / |g|) |c|^2 / (r |c x c'|^2); with |c| = |p| / r and
+    # |g| = |d| / (|w| - r) this is
+    #     k |d| = alpha (1 - alpha) r (|w| - r)^3 |p|^2 / (x y |d|)^2.
+    log_sizes = np.log(norm(p)) - np.log(norm(d)) - log_x - log_y
+    weight = expit(np.log(alpha * (1.0 - alpha)) + log_expit(h) + 3.0 * log_expit(-h) + 2.0 * log_sizes)
+    return p, d, weight
+
+
+def _coordinate(u: Array, share: Array, h: Array) -> tuple[Array, Array, Array, Array]:
+    """x = (u + S) / 2 with S = sqrt(u^2 + 4 share r (1 - r)), in units of |w|; also x - u, log x and (x - u) / S.
+
+    Each without cancellation, by x (x - u) = share r (1 - r).
+    """
+    log_product = np.log(share) + log_expit(h) + log_expit(-h)
+    product = np.exp(log_product)
+    S = np.hypot(u, 2.0 * np.sqrt(product))
+    longer = 0.5 * (np.abs(u) + S)
+    log_longer = np.log(longer)
+    shorter = product / longer
+    log_shorter = log_product - log_longer
+    positive = u >= 0
+    x, moved = np.where(positive, longer, shorter), np.where(positive, shorter, longer)
+    return x, moved, np.where(positive, log_longer, log_shorter), moved / S
+
+
+def _newton(h: Array, u: Array, v: Array, alpha: Array) -> tuple[Array, Array, Array]:
+    """One step for F(h) = log r - alpha log x - (1 - alpha) log y = 0, with u and v in units of |w|.
+
+    As x (x - u) = alpha r (1 - r), d(log x)/dh = (1 - 2 r) (x - u) / S, so that F' = (1 - r) (1 - M) + r M > 0 with M
+    the mean of (x - u) / S with weights alpha, 1 - alpha. F tends to a constant, linearly in exp(-h), where M -> 0
+    (u, v > 0, h -> infinity) and linearly in exp(h) where M -> 1 (u, v < 0, h -> -infinity): there Newton steps are
+    taken in those variables, which is exact in the limit.
+    """
+    _, _, log_x, part_x = _coordinate(u, alpha, h)
+    _, _, log_y, part_y = _coordinate(v, 1.0 - alpha, h)
+    log_r = log_expit(h)
+    value = log_r - alpha * log_x - (1.0 - alpha) * log_y
+    mean = alpha * part_x + (1.0 - alpha) * part_y
+    slope = expit(-h) * (1.0 - mean) + expit(h) * mean
+    noise = 2e-16 * (1.0 + np.abs(log_r) + alpha * np.abs(log_x) + (1.0 - alpha) * np.abs(log_y))
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        newton = -value / slope
+        toward_cone = h - np.log1p(-newton)
+        toward_polar = h + np.log1p(newton)
+    proposed = np.where((u > 0) & (v > 0) & (h > 0), toward_cone, h + newton)
+    proposed = np.where((u < 0) & (v < 0) & (h < 0), toward_polar, proposed)
+    return value, proposed, noise
+
+
+def _slope_across(u: Array, v: Array, alpha: Array) -> Array:
+    """d(sign(w) r)/dw at w = 0 for u < 0 < v or v < 0 < u.
+
+    As w -> 0, say with u < 0 < v, x = alpha r (|w| - r) / |u| to first order and y = v, so that
+    r^(1 - alpha) = (alpha (|w| - r) / |u|)^alpha v^(1 - alpha): r / |w| tends to 0 for alpha > 1/2, to 1 for
+    alpha < 1/2, and to v / (v + 2 |u|) for alpha = 1/2 (Hien 2015). The other case is the same with 1 - alpha.
+    """
+    share = np.where(u > 0, 1.0 - alpha, alpha)
+    positive, negative = np.maximum(u, v), np.abs(np.minimum(u, v))
+    even = positive / (positive + 2.0 * negative)
+    return np.where(share < 0.5, 1.0, np.where(share > 0.5, 0.0, even))
+
+
+def _gap(z: Array, alpha: Array, parts: _Moreau) -> Array:
+    """Distance of z from the kinks of Proj_K: the boundaries of K and of K°, in 2-norm."""
+    gap = np.minimum(norm(parts.p), norm(parts.d))
+    gap = np.where(parts.inside, _depth(z, alpha), gap)
+    return np.where(parts.polar, _depth(-z, alpha, alpha, 1.0 - alpha), gap)
+
+
+def _depth(z: Array, alpha: Array, unit_u: Array | float = 1.0, unit_v: Array | float = 1.0) -> Array:
+    """Distance of z from the boundary of {(u / unit_u)^alpha (v / unit_v)^(1 - alpha) >= |w|}, to first order.
+
+    It is the slack of the inequality over the norm of its gradient, and at most u and v.
+    """
+    u, v = np.maximum(z[0], 0.0), np.maximum(z[1], 0.0)
+    height = (u / unit_u) ** alpha * (v / unit_v) ** (1.0 - alpha)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        gradient = norm(np.stack([alpha * height / u, (1.0 - alpha) * height / v, np.ones_like(u)]))
+        depth = np.maximum(height - np.abs(z[2]), 0.0) / gradient
+    return np.where((u > 0) & (v > 0), np.minimum(depth, np.minimum(u, v)), 0.0)
+
+
+def _unit(z: Array) -> Array:
+    """z over its 2-norm, for lanes that are not zero."""
+    return np.asarray(z / norm(z))
