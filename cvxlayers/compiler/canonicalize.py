@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,11 @@ from cvxpy.utilities.psd_utils import TriangleKind
 from cvxlayers.cones.product import Cones
 
 __all__ = ["Canonical", "canonicalize"]
+
+
+# What CVXPY warns of while it canonicalizes that says nothing to our callers: how it reads sparse leaves, and which of
+# its backends it takes for expressions with more than two dimensions.
+_HARMLESS = (r"Reading from a sparse CVXPY expression", r"The problem has an expression with dimension greater than 2")
 
 
 class _StandardForm(ConicSolver):
@@ -62,10 +68,13 @@ class Canonical:
 def canonicalize(problem: cp.Problem, gp: bool, quadratic: bool) -> Canonical:
     """Canonicalize a validated problem, once, without looking at any parameter's value."""
     target = _StandardForm(quadratic)
-    chain = resolve_and_build_chain(problem, solver=target, gp=gp, enforce_dpp=True)
-    reductions = chain.reductions[:-1]
-    stuffed, _ = Chain(reductions=reductions).apply(problem)
-    program = target.format_constraints(stuffed, target.EXP_CONE_ORDER)
+    with warnings.catch_warnings():
+        for message in _HARMLESS:
+            warnings.filterwarnings("ignore", message=message)
+        chain = resolve_and_build_chain(problem, solver=target, gp=gp, enforce_dpp=True)
+        reductions = chain.reductions[:-1]
+        stuffed, _ = Chain(reductions=reductions).apply(problem)
+        program = target.format_constraints(stuffed, target.EXP_CONE_ORDER)
     dims = program.cone_dims
     cones = Cones(
         zero=dims.zero,
