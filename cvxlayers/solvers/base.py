@@ -46,6 +46,8 @@ class Solver(ABC):
         The kinds of cone it takes.
     quadratic : bool
         Whether it takes P; if not, problems are compiled with a linear objective.
+    unconstrained : bool
+        Whether it takes problems without constraints (m = 0).
     warm_starts : bool
         Whether it can start from a given point.
     options : mapping of str to str
@@ -67,6 +69,7 @@ class Solver(ABC):
     pip: ClassVar[str]
     kinds: ClassVar[frozenset[str]]
     quadratic: ClassVar[bool]
+    unconstrained: ClassVar[bool] = True
     warm_starts: ClassVar[bool] = False
     options: ClassVar[Mapping[str, str]]
     aliases: ClassVar[Mapping[str, tuple[str, ...]]]
@@ -95,11 +98,18 @@ class Solver(ABC):
     @classmethod
     def takes(cls, structure: Structure) -> bool:
         """Whether it can solve problems of this structure."""
+        if not structure.m and not cls.unconstrained:
+            return False
         return structure.cones.kinds() <= cls.kinds and (cls.quadratic or not structure.quadratic)
 
     @classmethod
     def refusal(cls, structure: Structure) -> str:
         """Why it does not take problems of this structure, as a sentence."""
         strange = ", ".join(sorted(structure.cones.kinds() - cls.kinds))
-        what = f"cones of the kind {strange}" if strange else "a quadratic objective (P)"
-        return f"The solver {cls.name} cannot take {what}, which this problem has."
+        if strange:
+            what = f"cones of the kind {strange}, which this problem has"
+        elif structure.quadratic and not cls.quadratic:
+            what = "a quadratic objective (P), which this problem has"
+        else:
+            what = "a problem without constraints"
+        return f"The solver {cls.name} cannot take {what}."

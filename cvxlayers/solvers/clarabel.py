@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,9 +14,9 @@ from cvxlayers.errors import OptionError
 from cvxlayers.program import Structure
 from cvxlayers.solution import Status
 from cvxlayers.solvers.base import Settings
-from cvxlayers.solvers.elementwise import Element, ElementwiseSolver, Outcome, Start
+from cvxlayers.solvers.elementwise import CERTIFIED, Element, ElementwiseSolver, Outcome, Start, shown
 
-__all__ = ["Clarabel"]
+__all__ = ["Clarabel", "attempt"]
 
 STATUSES = {
     "Solved": Status.OPTIMAL,
@@ -109,7 +109,7 @@ class Clarabel(ElementwiseSolver):
         super().__init__(structure, settings)
         self._idle: deque[Any] = deque()
         self._varying = [part for part in ("P", "q", "A", "b") if part in structure.varying]
-        self._check_options()
+        self._native = self.native(settings)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"structure": self.structure, "settings": self.settings}
@@ -134,7 +134,7 @@ class Clarabel(ElementwiseSolver):
 
     def _run(self, solver: Any | None, keep: bool = True) -> Outcome:
         """Solve, and keep the solver for other elements if nothing went wrong: one that failed may keep its NaNs."""
-        answer = solver and _attempt(solver.solve)
+        answer = solver and attempt(solver.solve)
         outcome = _outcome(answer) if answer else Outcome(Status.FAILED)
         if outcome.status == Status.OPTIMAL and keep:
             self._idle.append(solver)
@@ -148,13 +148,14 @@ class Clarabel(ElementwiseSolver):
             return None
         # Lists: Clarabel reads them three times as fast as arrays.
         changes = {part: getattr(element, part).tolist() for part in self._varying}
-        return _attempt(lambda: (solver.update(**changes), solver)[1])
+        return attempt(lambda: (solver.update(**changes), solver)[1])
 
     def _made(self, element: Element, easier: float = 1.0) -> Any | None:
         """A new solver for the element's values, or None; with ``easier`` times the tolerances."""
         P, A = self.structure.P.matrix(element.P), self.structure.A.matrix(element.A)
+        native = _native_settings(self.load(), self._native, easier)
         make = self.load().DefaultSolver
-        return _attempt(lambda: make(P, element.q, A, element.b, self._cones(), self._native_settings(easier)))
+        return attempt(lambda: make(P, element.q, A, element.b, self._cones(), native))
 
     def _cones(self) -> list[Any]:
         clarabel = self.load()
@@ -168,27 +169,37 @@ class Clarabel(ElementwiseSolver):
         }
         return [make[block.kind](block.data) for block in self.structure.cones.blocks]
 
-    def _native_settings(self, easier: float = 1.0) -> Any:
-        native = self.load().DefaultSettings()
-        native.verbose = self.settings.verbose
-        native.max_threads = 1  # the batch is what is spread over threads
-        native.presolve_enable = native.chordal_decomposition_enable = False  # either would forbid updates
-        for name, value in {**self.defaults, **self.settings.options}.items():
-            setattr(native, name, value * easier if name in self.aliases["eps"] else value)
-        return native
+    @classmethod
+    def native(cls, settings: Settings) -> dict[str, Any]:
+        options = {
+            **cls.defaults,
+            **settings.options,
+            "verbose": settings.verbose,
+            "max_threads": 1,  # the batch is what is spread over threads
+            "presolve_enable": False,  # this and the next would forbid updates
+            "chordal_decomposition_enable": False,
+        }
+        nothing, make = sp.csc_array((1, 1)), cls.load().DefaultSolver
+        silent = _native_settings(cls.load(), {**options, "verbose": False})
+        if attempt(lambda: make(nothing, np.zeros(1), nothing[:0], np.zeros(0), [], silent)) is None:
+            raise OptionError(f"CLARABEL refuses one of the options {shown(settings)}.")
+        return options
 
-    def _check_options(self) -> None:
-        """Let Clarabel judge the options on an empty problem, so that they are refused here and not by each element."""
-        nothing = sp.csc_array((1, 1))
-        make, native = self.load().DefaultSolver, self._native_settings()
-        if _attempt(lambda: make(nothing, np.zeros(1), nothing[:0], np.zeros(0), [], native)) is None:
-            given = ", ".join(f"{name}={value!r}" for name, value in self.settings.options.items())
-            raise OptionError(f"CLARABEL refuses the options {given}: one of the values is not among those it knows.")
+
+def _native_settings(clarabel: Any, options: Mapping[str, Any], easier: float = 1.0) -> Any:
+    """Clarabel's own settings, with ``easier`` times the tolerances."""
+    native = clarabel.DefaultSettings()
+    try:
+        for name, value in options.items():
+            setattr(native, name, value * easier if name in Clarabel.aliases["eps"] else value)
+    except (AttributeError, TypeError, OverflowError) as exc:
+        raise OptionError(f"CLARABEL refuses the option {name}={value!r}: {exc}.") from exc
+    return native
 
 
 def _outcome(answer: Any) -> Outcome:
     status = STATUSES.get(str(answer.status), Status.FAILED)
-    if status in (Status.INFEASIBLE, Status.UNBOUNDED):
+    if status in CERTIFIED:
         return Outcome(status, answer.iterations)
     primal, dual = answer.obj_val, answer.obj_val_dual
     error = max(answer.r_prim, answer.r_dual, abs(primal - dual) / max(1.0, min(abs(primal), abs(dual))))
@@ -196,7 +207,7 @@ def _outcome(answer: Any) -> Outcome:
     return Outcome(status, answer.iterations, point, error if np.isfinite(error) else np.inf)
 
 
-def _attempt(call: Callable[[], Any]) -> Any | None:
+def attempt(call: Callable[[], Any]) -> Any | None:
     """What the call returns, or None where Clarabel cannot take the values.
 
     It then raises a plain ``Exception``, or a panic of its Rust code, which Python sees as a ``BaseException``.

@@ -17,9 +17,12 @@ from cvxlayers.program import Array, Structure, Values
 from cvxlayers.solution import Solution, Status
 from cvxlayers.solvers.base import Settings, Solver
 
-__all__ = ["Element", "ElementwiseSolver", "Outcome", "Start", "spread"]
+__all__ = ["CERTIFIED", "Element", "ElementwiseSolver", "Outcome", "Start", "shown", "spread"]
 
 Start = tuple[Array, Array, Array]
+
+CERTIFIED = (Status.INFEASIBLE, Status.UNBOUNDED)
+"""Where the solver's point is a certificate, and no solution."""
 
 FEW, LARGE = 4, 200
 """A thread costs as much as about four solutions of a problem with fewer than 200 rows and columns (50 us each)."""
@@ -64,6 +67,17 @@ class ElementwiseSolver(Solver):
         """The solver's package, imported on first use, so that a missing one harms nobody else."""
         return importlib.import_module(cls.package)
 
+    @classmethod
+    @abstractmethod
+    def native(cls, settings: Settings) -> dict[str, Any]:
+        """All options by the package's names, ours included.
+
+        Raises
+        ------
+        OptionError
+            If the package refuses one of them: better here than in every element.
+        """
+
     @abstractmethod
     def solve_element(self, element: Element, start: Start | None) -> Outcome:
         """Solve one problem, whose values are finite, perhaps beginning at the point ``start``.
@@ -77,24 +91,19 @@ class ElementwiseSolver(Solver):
         status = np.full(batch, Status.FAILED, dtype=np.int8)
         iterations = np.zeros(batch, dtype=np.int64)
         parts = [_by_element(part) for part in (values.P, values.q, values.A, values.b)]
-        starts = self._starts(warm)
+        starts = [None] * batch if warm is None or not self.warm_starts else _starts(warm)
 
         def task(i: int) -> None:
             element = Element(*(part[i] for part in parts))
-            outcome = self.solve_element(element, starts and (starts[0][i], starts[1][i], starts[2][i]))
+            outcome = self.solve_element(element, starts[i])
             status[i], iterations[i] = outcome.status, outcome.iterations
-            if outcome.point is not None:
+            if outcome.point is not None and outcome.status not in CERTIFIED:
                 x[i], y[i], s[i] = outcome.point
 
         elements = np.flatnonzero(_finite(parts)).tolist()
         spread(task, elements, min(self.settings.threads, len(elements) // (1 if n + m > LARGE else FEW)))
         x, y, s = (np.ascontiguousarray(part.T) for part in (x, y, s))
         return Solution(x, y, s, status, iterations, np.full(batch, self.name))
-
-    def _starts(self, warm: Solution | None) -> Start | None:
-        if warm is None or not self.warm_starts:
-            return None
-        return _by_element(warm.x), _by_element(warm.y), _by_element(warm.s)
 
 
 def spread(task: Callable[[int], None], indices: list[int], threads: int) -> None:
@@ -120,6 +129,18 @@ def _drain(task: Callable[[int], None], remaining: Iterable[int]) -> None:
     finally:
         for _ in remaining:  # after an interrupt, let the other threads end as well
             pass
+
+
+def _starts(warm: Solution) -> list[Start | None]:
+    """The points of an earlier solution; none where that has no finite one."""
+    x, y, s = (_by_element(part) for part in (warm.x, warm.y, warm.s))
+    finite = _finite([x, y, s])
+    return [(x[i], y[i], s[i]) if finite[i] else None for i in range(warm.batch)]
+
+
+def shown(settings: Settings) -> str:
+    """The solver's options, for a message."""
+    return ", ".join(f"{name}={value!r}" for name, value in settings.options.items())
 
 
 def _by_element(part: Array) -> Array:
