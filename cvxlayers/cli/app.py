@@ -54,13 +54,15 @@ FileArgument = Annotated[
     str,
     typer.Argument(
         metavar="FILE[:NAME]",
-        help="A Python file with module-level cvxpy.Problem objects, and the name of one. Loading [bold]runs the file[/] "
-        "(with __name__ other than '__main__'), so name only files that you trust.",
+        help="A Python file with module-level cvxpy.Problem objects, and the name of one. Loading "
+        "[bold]runs the file[/] (with __name__ other than '__main__'), so name only files that you trust.",
     ),
 ]
 SolverOption = Annotated[
     str | None,
-    typer.Option("--solver", help="Solver, by name (see `cvxlayers doctor`). Default: the first that takes the problem."),
+    typer.Option(
+        "--solver", help="Solver, by name (see `cvxlayers doctor`). Default: the first that takes the problem."
+    ),
 ]
 GpOption = Annotated[bool, typer.Option("--gp", help="Treat the problem as log-log convex (DGP).")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -73,7 +75,8 @@ def check(
     gp: GpOption = False,
     solver: SolverOption = None,
     gradients: Annotated[
-        bool, typer.Option("--gradcheck", help="Compare the derivative with finite differences at some parameter values.")
+        bool,
+        typer.Option("--gradcheck", help="Compare the derivative with finite differences at some parameter values."),
     ] = False,
     params: Annotated[
         Path | None,
@@ -122,14 +125,17 @@ def check(
 def solve(
     file: FileArgument,
     params: Annotated[
-        Path, typer.Option("--params", metavar="P.npz", help="Values: one array per parameter name, batch dimensions first.")
+        Path,
+        typer.Option("--params", metavar="P.npz", help="Values: one array per parameter name, batch dimensions first."),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="X.npz", help="Where the solutions go.")],
     solver: SolverOption = None,
     gp: GpOption = False,
     on_failure: Annotated[
         Policy,
-        typer.Option("--on-failure", help="Elements without a verified solution: an error, NaN, or the best point found."),
+        typer.Option(
+            "--on-failure", help="Elements without a verified solution: an error, NaN, or the best point found."
+        ),
     ] = Policy.RAISE,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Elements solved at a time.")] = 256,
     debug: DebugOption = False,
@@ -157,8 +163,8 @@ def solve(
 def doctor(json: JsonOption = False, debug: DebugOption = False) -> None:
     """What is installed here, and does each solver give right solutions and gradients?
 
-    Every installed solver is tested on one small problem for each kind of cone that it takes, beside `problem.solve` and
-    finite differences of it. Exit code 1 if one fails.
+    Every installed solver is tested on one small problem for each kind of cone that it takes, beside `problem.solve`
+    and finite differences of it. Exit code 1 if one fails.
     """
     with errors(debug):
         from cvxlayers.cli import render

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cvxpy as cp
 import numpy as np
@@ -114,24 +114,24 @@ def check(named: NamedProblem, gp: bool, solver: str | None) -> tuple[Report, La
     problem = named.problem
     chosen = None if solver is None else registry.solver_class(solver)
     quadratic = chosen is None or chosen.quadratic
-    first = {
-        "name": named.name,
-        "sense": "maximize" if isinstance(problem.objective, cp.Maximize) else "minimize",
-        "gp": gp,
-        "dcp": bool(problem.is_dcp()),
-        "dgp": bool(problem.is_dgp()),
-        "dqcp": bool(problem.is_dqcp()),
-        "dpp": _is_dpp(problem, gp, quadratic),
-        "parameters": _leaves(problem.parameters()),
-        "variables": _leaves(problem.variables()),
-    }
+    first = Report(
+        name=named.name,
+        sense="maximize" if isinstance(problem.objective, cp.Maximize) else "minimize",
+        gp=gp,
+        dcp=bool(problem.is_dcp()),
+        dgp=bool(problem.is_dgp()),
+        dqcp=bool(problem.is_dqcp()),
+        dpp=_is_dpp(problem, gp, quadratic),
+        parameters=_leaves(problem.parameters()),
+        variables=_leaves(problem.variables()),
+    )
     try:
         layer = Layer.from_problem(problem, solver=solver, gp=gp)
     except (CompileError, EngineError) as exc:
-        return Report(**first, fault=_fault(exc, problem, gp, quadratic)), None
+        return replace(first, fault=_fault(exc, problem, gp, quadratic)), None
     compiled = layer.compiled
     engine = _engine(problem, gp, compiled, chosen)
-    return Report(**first, form=_form(compiled), engine=engine, memory=estimate(compiled)), layer
+    return replace(first, form=_form(compiled), engine=engine, memory=estimate(compiled)), layer
 
 
 def _is_dpp(problem: cp.Problem, gp: bool, quadratic: bool) -> bool:

@@ -208,6 +208,9 @@ def _self_test(solver: type[Solver], kind: str) -> SelfTest:
     except (CvxlayersError, ImportError, OSError) as exc:  # the last two: an installation that is broken
         return SelfTest(solver.name, kind, None, None, str(exc))
     size = 1.0 + np.abs(reference.derivative).max()
-    errors = (np.abs(forward - reference.derivative).max(), abs(backward - w @ reference.derivative) / np.linalg.norm(w))
+    errors = (
+        np.abs(forward - reference.derivative).max(),
+        abs(backward - w @ reference.derivative) / np.linalg.norm(w),
+    )
     solution_error = np.abs(np.ravel(record.outputs[0]) - reference.solution).max() / (1.0 + np.abs(_C).max())
     return SelfTest(solver.name, kind, float(solution_error), float(np.max(errors) / size))

@@ -1,4 +1,4 @@
-"""From FILE[:NAME] on the command line to CVXPY problems: the file is run, and its module-level problems are collected."""
+"""From FILE[:NAME] on the command line to CVXPY problems: the file is run, its module-level problems collected."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def _run(path: Path) -> ModuleType:
     try:
         with contextlib.redirect_stdout(sys.stderr):
             exec(compile(source, str(path), "exec"), vars(module))
-    except (Exception, SystemExit) as exc:  # noqa: BLE001 -- the user's code may raise anything; it is all misuse here
+    except (Exception, SystemExit) as exc:  # the user's code may raise anything
         raise MisuseError(_raised(path, exc)) from exc
     return module
 

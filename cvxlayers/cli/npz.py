@@ -145,8 +145,8 @@ def _checked(spec: ParameterSpec, array: np.ndarray) -> np.ndarray:
         raise ParameterError(f"parameter '{spec.name}': expected {kind} numbers, got the dtype {array.dtype}.")
     if array.shape[max(array.ndim - len(spec.shape), 0) :] != spec.shape:
         raise ParameterError(
-            f"parameter '{spec.name}': got an array of shape {array.shape}, expected {_batched(spec)}, where ... stands "
-            "for any batch dimensions, or none."
+            f"parameter '{spec.name}': got an array of shape {array.shape}, expected {_batched(spec)}, where ... "
+            "stands for any batch dimensions, or none."
         )
     return array.astype(np.complex128 if spec.complex else np.float64, copy=False)
 

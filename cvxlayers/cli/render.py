@@ -44,8 +44,10 @@ def show_examination(examination: Examination) -> None:
     out = console()
     for report in examination.problems:
         _show_report(report, examination.file, out)
+    if examination.plots:
+        out.print()
     for path in examination.plots:
-        out.print(Text(f"\nDrawn in {path}."))
+        out.print(Text(f"Drawn in {path}."))
 
 
 def _show_report(report: Report, file: str, out: Console) -> None:
@@ -102,11 +104,15 @@ def show_results(results: Results, destination: str) -> None:
         measured = residuals[which][~np.isnan(residuals[which])]
         worst = f"{measured.max():.1e}" if measured.size else "-"
         engines = ", ".join(sorted({name for name in arrays["engine"][which].tolist() if name}))
-        table.add_row(_mark(status == "optimal", status), str(which.sum()), worst, str(arrays["iterations"][which].max()), engines)
+        table.add_row(
+            _mark(status == "optimal", status), str(which.sum()), worst, str(arrays["iterations"][which].max()), engines
+        )
     out.print(table)
     table = _table("array", "shape", "dtype")
     for name, array in arrays.items():
-        table.add_row(Text(name, style="bold" if name in results.variables else "dim"), _shape(array.shape), str(array.dtype))
+        table.add_row(
+            Text(name, style="bold" if name in results.variables else "dim"), _shape(array.shape), str(array.dtype)
+        )
     out.print(table)
     out.print(Text(f"Written to {destination}."))
 
@@ -130,7 +136,9 @@ def _table(*headings: str, title: str | None = None) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), title=title, title_justify="left", title_style="bold")
     for heading in headings:
         right = heading.startswith(">")
-        table.add_column(heading.lstrip(">"), justify="right" if right else "left", header_style="bold cyan", overflow="fold")
+        table.add_column(
+            heading.lstrip(">"), justify="right" if right else "left", header_style="bold cyan", overflow="fold"
+        )
     return table
 
 
@@ -148,7 +156,7 @@ def _shape(shape: Iterable[int]) -> str:
 
 
 def _block(table: RenderableType) -> Padding:
-    return Padding(table, (1, 0, 0, 2))
+    return Padding(table, (1, 0, 0, 2), expand=False)
 
 
 def _summary(report: Report) -> Padding:
@@ -180,7 +188,9 @@ def _leaves(kind: str, leaves: Sequence[Leaf]) -> Padding:
         return _block(Text(f"no {kind}s", style="dim"))
     table = _table(kind, "shape", "attributes", ">entries")
     for leaf in leaves:
-        table.add_row(Text(leaf.name), _shape(leaf.shape), ", ".join(leaf.attributes) or Text("-", style="dim"), str(leaf.entries))
+        table.add_row(
+            Text(leaf.name), _shape(leaf.shape), ", ".join(leaf.attributes) or Text("-", style="dim"), str(leaf.entries)
+        )
     return _block(table)
 
 
@@ -262,7 +272,14 @@ def _gradients(report: GradientReport) -> Padding:
     for row in report.parameters:
         result = _mark(row.passed, "pass" if row.passed else "FAIL" if row.compared else "not compared")
         numbers = (_error(row.forward), _error(row.backward)) if row.compared else ("-", "-")
-        errors.add_row(Text(row.name), f"{row.compared} of {row.directions}", str(row.unsettled), *numbers, _error(row.adjoint), result)
+        errors.add_row(
+            Text(row.name),
+            f"{row.compared} of {row.directions}",
+            str(row.unsettled),
+            *numbers,
+            _error(row.adjoint),
+            result,
+        )
     parts: list[RenderableType] = [samples, Text()]
     if report.solved:
         parts.append(errors)
@@ -283,6 +300,6 @@ def _notes(report: GradientReport) -> Iterable[str]:
     )
     if any(row.unsettled for row in report.parameters):
         yield (
-            "Unsettled: along these directions finite differences do not agree with each other as the step shrinks. There "
-            "the solution has a kink, jumps, or is not unique, and has no derivative to compare with."
+            "Unsettled: along these directions finite differences do not agree with each other as the step shrinks. "
+            "There the solution has a kink, jumps, or is not unique, and has no derivative to compare with."
         )

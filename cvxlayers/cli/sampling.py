@@ -19,7 +19,7 @@ def sample_value(parameter: cp.Parameter, gp: bool, random: np.random.Generator)
     """
     attributes = parameter.attributes
     shape = tuple(parameter.shape)
-    value = random.standard_normal(shape)
+    value: np.ndarray = random.standard_normal(shape)
     if gp or attributes["pos"] or attributes["nonneg"]:
         value = random.uniform(0.1, 2.0, shape)
     elif attributes["neg"] or attributes["nonpos"]:
@@ -29,7 +29,8 @@ def sample_value(parameter: cp.Parameter, gp: bool, random: np.random.Generator)
     elif attributes["integer"]:
         value = random.integers(-3, 4, shape).astype(float)
     if attributes["bounds"] is not None:
-        value = _between(*attributes["bounds"], value, random)
+        lower, upper = attributes["bounds"]
+        value = _between(lower, upper, value, random)
     if parameter.is_complex():
         value = 1j * value if attributes["imag"] else value + 1j * random.standard_normal(shape)
     return _structured(parameter, value, definite=True)
@@ -41,10 +42,10 @@ def allowed_direction(
     """A direction d such that value + t d is allowed for all |t| <= reach; its norm is at most that of the value.
 
     Entries on the boundary of their sign or their bounds stay where they are, and a singular PSD or NSD matrix moves
-    inside its own range; the direction is zero where nothing can move. ``value`` is one value, of the parameter's shape.
+    inside its own range; the direction is zero where nothing can move. ``value`` is one value, without batch dimensions.
     """
     attributes = parameter.attributes
-    direction = random.standard_normal(value.shape)
+    direction: np.ndarray = random.standard_normal(value.shape)
     if parameter.is_complex():
         direction = 1j * direction if attributes["imag"] else direction + 1j * random.standard_normal(value.shape)
     direction = _structured(parameter, direction, definite=False)

@@ -95,7 +95,12 @@ def _empty(compiled: CompiledProblem, size: int) -> tuple[list[np.ndarray], dict
 def _facts(record: Record) -> dict[str, np.ndarray]:
     info = record.info
     residuals = {f"residual_{name}": getattr(info.residuals, name) for name in RESIDUALS}
-    found = {"status": info.statuses, "objective": info.objective, "engine": info.engines, "iterations": info.iterations}
+    found = {
+        "status": info.statuses,
+        "objective": info.objective,
+        "engine": info.engines,
+        "iterations": info.iterations,
+    }
     return found | residuals
 
 
@@ -112,7 +117,7 @@ def _failure(record: Record, start: int, parameters: ParameterFile) -> SolveErro
     checked = min(start + record.solution.batch, parameters.size)
     return SolveError(
         f"{bad.size} of the first {checked} batch elements have no verified solution: {shown}{more}. Nothing was "
-        "written. With --on-failure nan (or zero_grad) the other elements are solved, and the status tells which failed.",
+        "written. With --on-failure nan (or zero_grad) the others are solved, and the status tells which failed.",
         (bad + start).tolist(),
         statuses,
     )

@@ -16,7 +16,7 @@ INVALID, MISUSE = 1, 2
 
 @contextmanager
 def errors(debug: bool) -> Iterator[None]:
-    """Show an error of cvxlayers as one message on stderr and end with its exit code; with ``debug`` its traceback too."""
+    """Show an error of cvxlayers as one message on stderr and exit with its code; with ``debug`` its traceback too."""
     from cvxlayers.errors import CvxlayersError  # here, so that --help answers without loading the package
 
     try:
