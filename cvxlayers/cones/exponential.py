@@ -29,8 +29,8 @@ from cvxlayers.cones.root import increasing_root
 
 __all__ = ["distance", "dual_derivative", "dual_distance", "linearize_dual", "margin", "project", "project_dual"]
 
-_TINY = 1e-290  # entries this small beside the largest one are zero: their logarithms and quotients stay in range
-_REACH = 1500.0  # no root lies further than this from an end of its interval: exp(1500) beats any quotient of entries
+_TINY = 1e-150  # entries this small beside the largest one are zero: squares of quotients stay in range
+_REACH = 1500.0  # no root lies further than this from an end of its interval: exp(1500) beats any product of quotients
 
 
 @dataclass(frozen=True)
@@ -107,9 +107,7 @@ def margin(z: Array) -> Array:
 
 
 def _decompose(z: Array) -> _Moreau:
-    size = largest(z)
-    unit = z / np.where(size > 0, size, 1.0)
-    unit = np.where(np.abs(unit) < _TINY, 0.0, unit)
+    unit, size = _normalized(z)
     u, v, w = unit
     inside = _in_cone(u, v, w)
     polar = ~inside & _in_polar(u, v, w)
@@ -122,6 +120,13 @@ def _decompose(z: Array) -> _Moreau:
     p[:, general] = on_curve * size[general]
     d[:, general] = off_curve * size[general]
     return _Moreau(p, d, inside, polar, face, general, curve)
+
+
+def _normalized(z: Array) -> tuple[Array, Array]:
+    """z scaled to a largest entry of 1, with tiny entries as zeros, and its largest entry."""
+    size = largest(z)
+    unit = z / np.where(size > 0, size, 1.0)
+    return np.where(np.abs(unit) < _TINY, 0.0, unit), size
 
 
 def _in_cone(u: Array, v: Array, w: Array) -> Flags:
@@ -227,8 +232,9 @@ def _gap(z: Array, parts: _Moreau) -> Array:
     gap = np.minimum(norm(parts.p), norm(parts.d))
     gap = np.where(parts.general, np.minimum(gap, norm(np.maximum(z[:2], 0.0))), gap)
     gap = np.where(parts.face, np.abs(z).min(axis=0), gap)
-    gap = np.where(parts.inside, _depth_in_cone(z), gap)
-    return np.where(parts.polar, _depth_in_dual(-z), gap)
+    unit, size = _normalized(z)
+    gap = np.where(parts.inside, _depth_in_cone(unit) * size, gap)
+    return np.where(parts.polar, _depth_in_dual(-unit) * size, gap)
 
 
 def _depth_in_cone(z: Array) -> Array:

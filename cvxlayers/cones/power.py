@@ -27,8 +27,8 @@ from cvxlayers.cones.root import increasing_root
 __all__ = ["distance", "dual_derivative", "dual_distance", "linearize_dual", "margin", "project", "project_dual"]
 
 _TINY = 1e-290  # entries this small beside the largest one are zero: their quotients stay in range
-_REACH = 1e9  # |h| stays below 1400 / min(alpha, 1 - alpha)
-_NEAREST = 600.0  # |h| at which the distance from K or K° is below any rounding
+_REACH = 1e9  # |h| stays below 1400 / min(alpha, 1 - alpha), and below
+_NEAREST = 600.0  # this unless a coordinate of z is negative near K or positive near K°
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,9 @@ def linearize_dual(z: Array, alpha: Array) -> DenseBlocks:
     """
     parts = _decompose(-z, alpha)
     D = np.zeros((3, 3, z.shape[1]))
-    D[:, :, parts.polar] = np.eye(3)[:, :, None]
     D[:, :, parts.general] = ruled_surface_blocks(parts.ray, parts.normal, parts.weight)
+    D[:, :, parts.polar] = np.eye(3)[:, :, None]
+    D[:, :, parts.inside] = 0.0
     u, v = -z[0, parts.flat], -z[1, parts.flat]
     D[0, 0, parts.flat] = u < 0
     D[1, 1, parts.flat] = v < 0
@@ -100,9 +101,7 @@ def margin(z: Array, alpha: Array) -> Array:
 
 
 def _decompose(z: Array, alpha: Array) -> _Moreau:
-    size = largest(z)
-    unit = z / np.where(size > 0, size, 1.0)
-    unit = np.where(np.abs(unit) < _TINY, 0.0, unit)
+    unit, size = _normalized(z)
     u, v, w = unit
     inside = _in_cone(u, v, w, alpha)
     polar = ~inside & _in_cone(-u / alpha, -v / (1.0 - alpha), w, alpha)
@@ -113,7 +112,16 @@ def _decompose(z: Array, alpha: Array) -> _Moreau:
     onto, off, weight = _project_on_curve(unit[:, general], alpha[general])
     height = np.abs(w[general]) * size[general]
     p[:, general], d[:, general] = onto * height, off * height
+    # Where p or d is below the smallest number, z is on the boundary of K° or of K.
+    polar[general], inside[general] = norm(onto) == 0, norm(off) == 0
     return _Moreau(p, d, inside, polar, flat, general, _unit(onto), _unit(off), weight)
+
+
+def _normalized(z: Array) -> tuple[Array, Array]:
+    """z scaled to a largest entry of 1, with tiny entries as zeros, and its largest entry."""
+    size = largest(z)
+    unit = z / np.where(size > 0, size, 1.0)
+    return np.where(np.abs(unit) < _TINY, 0.0, unit), size
 
 
 def _in_cone(u: Array, v: Array, w: Array, alpha: Array) -> Flags:
@@ -125,39 +133,59 @@ def _project_on_curve(unit: Array, alpha: Array) -> tuple[Array, Array, Array]:
     """p and d in units of |w|, and the weight, for lanes with w != 0 outside K and K°."""
     u, v = unit[:2] / np.abs(unit[2])
     sign = np.sign(unit[2])
-    # Rounding may put a point of the boundary of K or of K° here, which has its root at infinity.
-    lower = np.where((u < 0) & (v < 0), -_NEAREST, -_REACH)
-    upper = np.where((u > 0) & (v > 0), _NEAREST, _REACH)
-    h = increasing_root(_newton, np.zeros_like(u), lower, upper, u, v, alpha)
-    x, dx, log_x, _ = _coordinate(u, alpha, h)
-    y, dy, log_y, _ = _coordinate(v, 1.0 - alpha, h)
-    p = np.stack([x, y, expit(h) * sign])
-    d = np.stack([-dx, -dy, expit(-h) * sign])
+    h = _root(u, v, alpha)
+    first, second = _coordinate(u, alpha, h), _coordinate(v, 1.0 - alpha, h)
+    p = np.stack([first.x, second.x, expit(h) * sign])
+    d = np.stack([-first.moved, -second.moved, expit(-h) * sign])
     # The curve c(t) = (exp((1 - alpha) t), exp(-alpha t), 1) spans the boundary, p = r c. With the normal
     # g = (-alpha r / x, -(1 - alpha) r / y, 1): c''g = -alpha (1 - alpha), |c x c'| = (x y / r^2) |g|, and as for the
     # exponential cone k |d| = alpha (1 - alpha) (|d| / |g|) |c|^2 / (r |c x c'|^2); with |c| = |p| / r and
     # |g| = |d| / (|w| - r) this is
     #     k |d| = alpha (1 - alpha) r (|w| - r)^3 |p|^2 / (x y |d|)^2.
-    log_sizes = np.log(norm(p)) - np.log(norm(d)) - log_x - log_y
+    with np.errstate(divide="ignore", invalid="ignore"):
+        log_sizes = np.log(norm(p)) - np.log(norm(d)) - first.log_x() - second.log_x()
     weight = expit(np.log(alpha * (1.0 - alpha)) + log_expit(h) + 3.0 * log_expit(-h) + 2.0 * log_sizes)
     return p, d, weight
 
 
-def _coordinate(u: Array, share: Array, h: Array) -> tuple[Array, Array, Array, Array]:
-    """x = (u + S) / 2 with S = sqrt(u^2 + 4 share r (1 - r)), in units of |w|; also x - u, log x and (x - u) / S.
+def _root(u: Array, v: Array, alpha: Array) -> Array:
+    """The root h, for u and v in units of |w|; it is finite but for rounding at the boundaries of K and K°."""
+    lower = np.where((u < 0) & (v < 0), -_NEAREST, -_REACH)
+    upper = np.where((u > 0) & (v > 0), _NEAREST, _REACH)
+    return increasing_root(_newton, np.zeros_like(u), lower, upper, u, v, alpha)
 
-    Each without cancellation, by x (x - u) = share r (1 - r).
+
+@dataclass(frozen=True)
+class _Coordinate:
+    """x = (u + S) / 2 with S = sqrt(u^2 + 4 share r (1 - r)), in units of |w|.
+
+    By x (x - u) = share r (1 - r), both x and ``moved`` = x - u come without cancellation from the longer of them,
+    which is (|u| + S) / 2. ``bend`` is (x - u) / S.
     """
+
+    x: Array
+    moved: Array
+    bend: Array
+    positive: Flags
+    log_longer: Array
+    log_product: Array
+
+    def log_x(self) -> Array:
+        return np.where(self.positive, self.log_longer, self.log_product - self.log_longer)
+
+
+def _coordinate(u: Array, share: Array, h: Array) -> _Coordinate:
     log_product = np.log(share) + log_expit(h) + log_expit(-h)
     product = np.exp(log_product)
     S = np.hypot(u, 2.0 * np.sqrt(product))
     longer = 0.5 * (np.abs(u) + S)
-    log_longer = np.log(longer)
-    shorter = product / longer
-    log_shorter = log_product - log_longer
+    with np.errstate(divide="ignore"):
+        log_longer = np.maximum(np.log(longer), 0.5 * log_product)  # they differ where u = 0 and the product underflows
+    shorter = product / np.where(longer == 0, 1.0, longer)
     positive = u >= 0
     x, moved = np.where(positive, longer, shorter), np.where(positive, shorter, longer)
-    return x, moved, np.where(positive, log_longer, log_shorter), moved / S
+    bend = np.where(S == 0, 0.5, moved / np.where(S == 0, 1.0, S))
+    return _Coordinate(x, moved, bend, positive, log_longer, log_product)
 
 
 def _newton(h: Array, u: Array, v: Array, alpha: Array) -> tuple[Array, Array, Array]:
@@ -167,21 +195,28 @@ def _newton(h: Array, u: Array, v: Array, alpha: Array) -> tuple[Array, Array, A
     the mean of (x - u) / S with weights alpha, 1 - alpha. F tends to a constant, linearly in exp(-h), where M -> 0
     (u, v > 0, h -> infinity) and linearly in exp(h) where M -> 1 (u, v < 0, h -> -infinity): there Newton steps are
     taken in those variables, which is exact in the limit.
+
+    For negative u, log x = log(alpha r (1 - r)) - log(x - u); with the weight ``share`` of the negative coordinates,
+    the terms log r are gathered as (1 - share) log r, since in the sum they would cancel near K°.
     """
-    _, _, log_x, part_x = _coordinate(u, alpha, h)
-    _, _, log_y, part_y = _coordinate(v, 1.0 - alpha, h)
-    log_r = log_expit(h)
-    value = log_r - alpha * log_x - (1.0 - alpha) * log_y
-    mean = alpha * part_x + (1.0 - alpha) * part_y
+    first, second = _coordinate(u, alpha, h), _coordinate(v, 1.0 - alpha, h)
+    weights = np.where(first.positive, -alpha, alpha), np.where(second.positive, alpha - 1.0, 1.0 - alpha)
+    shares = np.maximum(weights[0], 0.0), np.maximum(weights[1], 0.0)
+    both = ~(first.positive | second.positive)
+    entropy = shares[0] * np.log(alpha) + shares[1] * np.log1p(-alpha)
+    logs = np.where(both, 0.0, 1.0 - shares[0] - shares[1]) * log_expit(h)
+    logs -= np.where(both, 1.0, shares[0] + shares[1]) * log_expit(-h)
+    terms = weights[0] * first.log_longer, weights[1] * second.log_longer
+    value = logs - entropy + terms[0] + terms[1]
+    noise = 2e-16 * (np.abs(logs) + np.abs(entropy) + np.abs(terms[0]) + np.abs(terms[1]))
+    mean = alpha * first.bend + (1.0 - alpha) * second.bend
     slope = expit(-h) * (1.0 - mean) + expit(h) * mean
-    noise = 2e-16 * (1.0 + np.abs(log_r) + alpha * np.abs(log_x) + (1.0 - alpha) * np.abs(log_y))
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         newton = -value / slope
         toward_cone = h - np.log1p(-newton)
         toward_polar = h + np.log1p(newton)
     proposed = np.where((u > 0) & (v > 0) & (h > 0), toward_cone, h + newton)
-    proposed = np.where((u < 0) & (v < 0) & (h < 0), toward_polar, proposed)
-    return value, proposed, noise
+    return value, np.where(both & (h < 0), toward_polar, proposed), noise
 
 
 def _slope_across(u: Array, v: Array, alpha: Array) -> Array:
@@ -200,8 +235,9 @@ def _slope_across(u: Array, v: Array, alpha: Array) -> Array:
 def _gap(z: Array, alpha: Array, parts: _Moreau) -> Array:
     """Distance of z from the kinks of Proj_K: the boundaries of K and of K°, in 2-norm."""
     gap = np.minimum(norm(parts.p), norm(parts.d))
-    gap = np.where(parts.inside, _depth(z, alpha), gap)
-    return np.where(parts.polar, _depth(-z, alpha, alpha, 1.0 - alpha), gap)
+    unit, size = _normalized(z)
+    gap = np.where(parts.inside, _depth(unit, alpha) * size, gap)
+    return np.where(parts.polar, _depth(-unit, alpha, alpha, 1.0 - alpha) * size, gap)
 
 
 def _depth(z: Array, alpha: Array, unit_u: Array | float = 1.0, unit_v: Array | float = 1.0) -> Array:
@@ -218,5 +254,6 @@ def _depth(z: Array, alpha: Array, unit_u: Array | float = 1.0, unit_v: Array | 
 
 
 def _unit(z: Array) -> Array:
-    """z over its 2-norm, for lanes that are not zero."""
-    return np.asarray(z / norm(z))
+    """z over its 2-norm, and 0 for z = 0."""
+    size = norm(z)
+    return np.asarray(z / np.where(size == 0, 1.0, size))

@@ -40,8 +40,10 @@ def increasing_root(step: Step, start: Array, lower: Array, upper: Array, *data:
         lower, upper = np.where(value < 0, x, lower), np.where(value > 0, x, upper)
         small = _STEP * np.maximum(1.0, np.abs(x))
         settled = np.abs(proposed - x) <= small
-        trusted = (proposed > lower) & (proposed < upper) & (count < _TRUSTED or count % 2 == 0)
-        following = np.where(trusted | settled, proposed, lower + 0.5 * (upper - lower))
+        # A step onto an end of the bracket is pulled inside by less than the tolerance, where it can close the bracket.
+        inner = np.clip(proposed, lower + 0.5 * small, upper - 0.5 * small)
+        trusted = (proposed >= lower) & (proposed <= upper) & (count < _TRUSTED or count % 2 == 0)
+        following = np.where(settled, proposed, np.where(trusted, inner, lower + 0.5 * (upper - lower)))
         exact = np.abs(value) <= noise
         following = np.where(exact, x, following)
         done = exact | settled | (upper - lower <= small) | np.isnan(value)

@@ -45,7 +45,8 @@ class SecondOrderDerivative(BlockDerivative):
         second = 0.5 * self.w2 * (w[0] - along)
         product = np.empty_like(w)
         product[0] = first + second
-        product[1:] = self.w3 * w[1:] + (first - second - self.w3 * along) * self.e
+        np.multiply(self.e, first - second - self.w3 * along, out=product[1:])
+        product[1:] += self.w3 * w[1:]
         return product
 
     def dense(self) -> Array:
@@ -62,14 +63,14 @@ class SecondOrderDerivative(BlockDerivative):
 
 def project(v: Array) -> Array:
     """Proj_K(v), (d, L)."""
-    size = norm(v[1:])
+    size, e = _polar(v[1:])
     l1, l2 = v[0] + size, v[0] - size
     high, low = np.maximum(l1, 0.0), np.maximum(l2, 0.0)
     projected = np.empty_like(v)
     projected[0] = 0.5 * (high + low)
-    projected[1:] = _direction(v[1:], size) * (0.5 * (high - low))
-    inside = l2 >= 0
-    return np.where(inside, v, projected)
+    np.multiply(e, 0.5 * (high - low), out=projected[1:])
+    np.copyto(projected, v, where=l2 >= 0)
+    return projected
 
 
 def project_dual(v: Array) -> Array:
@@ -83,13 +84,13 @@ def linearize_dual(v: Array) -> SecondOrderDerivative:
     The weights are w1, w2 = step(l1), step(l2) and w3 = (max(l1, 0) - max(l2, 0)) / (l1 - l2), with step(0) = 1/2. On
     the boundary of K or of -K this is the mean of the limits from the two sides, and at v = 0 it is I / 2.
     """
-    size = norm(v[1:])
+    size, e = _polar(v[1:])
     l1, l2 = v[0] + size, v[0] - size
     w1, w2 = 0.5 * (np.sign(l1) + 1.0), 0.5 * (np.sign(l2) + 1.0)
-    between = 0.5 * l1 / np.where(size > 0, size, 1.0)
-    w3 = np.where(size == 0, w1, np.where(l2 >= 0, 1.0, np.where(l1 <= 0, 0.0, between)))
+    between = (l1 > 0) & (l2 < 0)
+    w3 = np.where(size == 0, w1, np.where(between, 0.5 * l1 / np.where(between, size, 1.0), l2 >= 0))
     gap = np.minimum(np.abs(l1), np.abs(l2)) / np.sqrt(2.0)
-    return SecondOrderDerivative(_direction(v[1:], size), w1, w2, w3, gap)
+    return SecondOrderDerivative(e, w1, w2, w3, gap)
 
 
 def dual_derivative(v: Array) -> Array:
@@ -114,6 +115,10 @@ def dual_distance(y: Array) -> Array:
     return distance(y)
 
 
-def _direction(u: Array, size: Array) -> Array:
-    """e = u / norm(u), and 0 for u = 0, where its weights are equal and it plays no part."""
-    return np.asarray(u / np.where(size == 0, 1.0, size))
+def _polar(u: Array) -> tuple[Array, Array]:
+    """norm(u) and e = u / norm(u), for numbers of any size; e = 0 for u = 0, where its weights are equal anyway."""
+    unit = largest(u)
+    e = u / np.where(unit == 0, 1.0, unit)
+    length = np.sqrt(np.einsum("il,il->l", e, e))
+    e /= np.where(length == 0, 1.0, length)
+    return unit * length, e
