@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cvxlayers import checks, packing, verification
 from cvxlayers.compiled import CompiledProblem
-from cvxlayers.derivative import derivative_for
-from cvxlayers.derivative.base import Derivative, Linearization
-from cvxlayers.errors import EngineError, OptionError, SolveError
+from cvxlayers.engine import Engine, Workshop
+from cvxlayers.errors import OptionError, ParameterError, SolveError
 from cvxlayers.packing import Packed
 from cvxlayers.program import Array, Values
+from cvxlayers.record import Record
 from cvxlayers.report import Info, Seconds
 from cvxlayers.solution import Solution, Status
-from cvxlayers.solvers import options, registry
-from cvxlayers.solvers.base import Solver
+from cvxlayers.solvers import registry
 
 if TYPE_CHECKING:
     from cvxpy import Parameter, Problem, Variable
@@ -68,9 +64,9 @@ class Layer:
     >>> x, c = cp.Variable(2), cp.Parameter(2)
     >>> layer = Layer(cvxlayers.compile(cp.Problem(cp.Minimize(cp.sum_squares(x - c)), [x >= 0])))
     >>> record = layer.solve([[1.0, -1.0]])
-    >>> record.outputs[0].round(6).tolist()
-    [1.0, -0.0]
-    >>> record.vjp([[1.0, 1.0]])[0].round(6).tolist()
+    >>> abs(record.outputs[0].round(6)).tolist()
+    [1.0, 0.0]
+    >>> abs(record.vjp([[1.0, 1.0]])[0].round(6)).tolist()
     [1.0, 0.0]
     """
 
@@ -90,7 +86,7 @@ class Layer:
         self.solver_args = {"verbose": verbose, **(solver_args or {})}
         self.on_failure = on_failure
         self.check_parameters = check_parameters
-        self._workshop = _Workshop(compiled)
+        self._workshop = Workshop(compiled.structure)
         self._workshop.engine(
             solver, self.solver_args
         )  # an unknown option or an unfit solver is an error now, not later
@@ -127,7 +123,7 @@ class Layer:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._workshop = _Workshop(self.compiled)
+        self._workshop = Workshop(self.compiled.structure)
         self._local = threading.local()
 
     def __call__(self, *parameters: Any, solver_args: Mapping[str, Any] | None = None) -> tuple[np.ndarray, ...]:
@@ -143,8 +139,7 @@ class Layer:
         ----------
         parameters : sequence of arrays
             One for each of ``compiled.parameters``, each of its parameter's shape with any leading batch dimensions,
-            which
-            broadcast together. Nothing in them is changed.
+            which broadcast together. Nothing in them is changed.
         solver_args : mapping, optional
             Options for this call.
         warm : Solution, optional
@@ -166,7 +161,7 @@ class Layer:
             whole = elements.size == packed.theta.shape[1]
             theta = packed.theta if whole else packed.theta[:, elements]
             values = self.compiled.evaluate(theta)
-        solution = self._verified(engine, values, seconds, warm)
+        solution = self._verified(engine, values, seconds, self._start(warm, packed, elements))
         structure, batch = self.compiled.structure, packed.theta.shape[1]
         spread = verification.spread(solution, elements, batch, structure.n, structure.m)
         objective = np.full(batch, np.nan)
@@ -191,7 +186,22 @@ class Layer:
             checks.refuse_infinite(packed.arrays, specs)
         return np.flatnonzero(finite)
 
-    def _verified(self, engine: _Engine, values: Values, seconds: Seconds, warm: Solution | None) -> Solution:
+    def _start(self, warm: Solution | None, packed: Packed, elements: np.ndarray) -> Solution | None:
+        """The warm start of the elements that are solved."""
+        if warm is None:
+            return None
+        batch, structure = packed.theta.shape[1], self.compiled.structure
+        if (warm.x.shape, warm.y.shape) != ((structure.n, batch), (structure.m, batch)):
+            raise ParameterError(
+                f"warm: got a solution of {warm.x.shape[0]} variables, {warm.y.shape[0]} rows and batch "
+                f"{warm.batch}, expected "
+                f"{structure.n} variables, {structure.m} rows and batch {batch}; hand in the record.solution of a "
+                "call of "
+                "this layer with as many elements."
+            )
+        return warm.select(elements)
+
+    def _verified(self, engine: Engine, values: Values, seconds: Seconds, warm: Solution | None) -> Solution:
         structure = self.compiled.structure
         with seconds.measure("solving"):
             solution = engine.solver.solve(values, warm)
@@ -211,125 +221,6 @@ class Layer:
             lost = ~np.isfinite(rows).all(axis=0)
             rows[:, lost] = 0.0
         return rows
-
-
-@dataclass(frozen=True)
-class _Engine:
-    """A solver and a derivative for one set of options."""
-
-    solver: Solver
-    derivative: Derivative
-    tolerance: float
-    fallbacks: tuple[str, ...]
-
-
-class _Workshop:
-    """Makes engines on demand and keeps one for each set of options; safe under threads and after a fork."""
-
-    def __init__(self, compiled: CompiledProblem) -> None:
-        self._compiled = compiled
-        self._engines: dict[tuple[Any, ...], _Engine] = {}
-        self._lock = threading.Lock()
-        self._process = os.getpid()
-
-    def engine(self, solver: str | None, solver_args: Mapping[str, Any]) -> _Engine:
-        key = (solver, *sorted((name, repr(value)) for name, value in solver_args.items()))
-        if os.getpid() != self._process:
-            self._lock, self._process, self._engines = threading.Lock(), os.getpid(), {}
-        with self._lock:
-            if key not in self._engines:
-                self._engines[key] = self._make(solver, solver_args)
-            return self._engines[key]
-
-    def _make(self, solver: str | None, solver_args: Mapping[str, Any]) -> _Engine:
-        structure = self._compiled.structure
-        chosen = registry.solver_for(solver, solver_args)
-        if not chosen.takes(structure):
-            raise EngineError(registry.unfit(chosen, structure))
-        settings, derivative = options.parse(solver_args, chosen)
-        return _Engine(
-            chosen(structure, settings),
-            derivative_for(chosen.name, structure, derivative),
-            options.tolerance(settings),
-            tuple(other.name for other in registry.fallbacks(chosen.name, structure)),
-        )
-
-
-@dataclass(frozen=True)
-class Record:
-    """One solved call: its outputs, its report, and its derivative, forward and backward.
-
-    Attributes
-    ----------
-    outputs : tuple of arrays
-        Each ``batch + shape``, in the order of ``compiled.outputs``.
-    solution : Solution
-        Of the standard form, for the flattened batch.
-    info : Info
-    """
-
-    compiled: CompiledProblem
-    packed: Packed
-    values: Values
-    solution: Solution
-    elements: np.ndarray
-    rows: Array
-    outputs: tuple[np.ndarray, ...]
-    info: Info
-    derivative: Derivative
-    on_failure: str
-
-    @cached_property
-    def _good(self) -> np.ndarray:
-        return np.flatnonzero(self.solution.ok)
-
-    @cached_property
-    def _linearization(self) -> Linearization:
-        solution, values = self.solution, self.values
-        if self._good.size < solution.batch:
-            values = values.select(np.searchsorted(self.elements, self._good))
-            solution = solution.select(self._good)
-        return self.derivative.linearize(values, solution)
-
-    def vjp(self, cotangents: Sequence[Any]) -> tuple[np.ndarray, ...]:
-        """The cotangents of the parameters, in the shapes in which they came, for cotangents of the outputs (None:
-        zero).
-
-        Elements that failed have zero gradient (``on_failure="zero_grad"``), or NaN unless their cotangents are zero
-        ("nan").
-        """
-        with self.info.seconds.measure("derivative"):
-            drows = packing.pack_cotangents(self.compiled, self.rows, cotangents, self.packed.batch)
-            bad = ~self.solution.ok
-            poisoned = bad & (drows != 0).any(axis=0) if self.on_failure == "nan" else np.zeros_like(bad)
-            dtheta = np.zeros_like(self.packed.theta)
-            dx, dy = self.compiled.recover_adjoint(drows[:, self._good] if bad.any() else drows)
-            dvalues = self._linearization.vjp(dx, dy)
-            dtheta[:, self._good] = self._pullback(dvalues)
-            dtheta[:, poisoned] = np.nan
-            self.info.derivative = self._linearization.report
-            return packing.unpack_cotangents(self.compiled, self.packed, dtheta)
-
-    def jvp(self, tangents: Sequence[Any]) -> tuple[np.ndarray, ...]:
-        """The tangents of the outputs for tangents of the parameters (None: zero), broadcast as the parameters are."""
-        with self.info.seconds.measure("derivative"):
-            dtheta = packing.pack_tangents(self.compiled, self.packed, tangents)[:, self._good]
-            compiled = self.compiled
-            dvalues = Values(*(part.pushforward(dtheta) for part in (compiled.P, compiled.q, compiled.A, compiled.b)))
-            dx, dy, _ = self._linearization.jvp(dvalues)
-            drows = np.full_like(self.rows, np.nan if self.on_failure == "nan" else 0.0)
-            drows[:, self._good] = compiled.recover(dx, dy)
-            self.info.derivative = self._linearization.report
-            return packing.unpack_tangents(compiled, self.rows, drows, self.packed.batch)
-
-    def _pullback(self, dvalues: Values) -> Array:
-        compiled = self.compiled
-        pairs = ((compiled.P, dvalues.P), (compiled.q, dvalues.q), (compiled.A, dvalues.A), (compiled.b, dvalues.b))
-        dtheta = np.zeros((compiled.k, dvalues.batch))
-        for part, cotangent in pairs:
-            if part.varies:
-                dtheta += part.pullback(cotangent)
-        return dtheta
 
 
 def _report(solution: Solution, objective: Array, seconds: Seconds) -> Info:

@@ -20,7 +20,7 @@ import cvxlayers
 def compiled() -> cvxlayers.CompiledProblem:
     x, S = cp.Variable(3, name="x"), cp.Parameter((3, 3), symmetric=True, name="S")
     X, c = cp.Variable((2, 2), PSD=True, name="X"), cp.Parameter(3, name="c")
-    constraint = cp.norm(x - c) <= 1
+    constraint = cp.norm(x - c) <= 5
     objective = cp.sum_squares(S @ x) + cp.trace(X) + cp.sum(cp.exp(x)) + cp.inv_prod(x + 5)
     problem = cp.Problem(cp.Minimize(objective), [constraint, X >> 1, x[0] == 0.1])
     return cvxlayers.compile(problem, [S, c], [X, x, constraint.dual_variables[0]])

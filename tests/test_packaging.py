@@ -32,6 +32,7 @@ ROOMS = {
     "program": 2,
     "solution": 2,
     "compiled": 2,
+    "artefact": 2,
     "ipm": 3,
     "compiler": 4,
     "solvers": 4,
@@ -40,6 +41,8 @@ ROOMS = {
     "packing": 5,
     "report": 5,
     "verification": 5,
+    "engine": 5,
+    "record": 5,
     "layer": 5,
     "torch": 6,
     "tensorflow": 6,
@@ -51,8 +54,8 @@ ROOMS = {
     "__main__": 10,
 }
 ONE_ROOM = [
-    {"affine", "program", "solution", "compiled"},
-    {"checks", "packing", "report", "verification", "layer"},
+    {"affine", "program", "solution", "compiled", "artefact"},
+    {"checks", "packing", "report", "verification", "engine", "record", "layer"},
     {"tensorflow", "keras"},
 ]
 

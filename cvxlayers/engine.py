@@ -1,0 +1,60 @@
+"""Engines: a solver and a derivative for one set of options, made on demand and kept."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cvxlayers.derivative import derivative_for
+from cvxlayers.derivative.base import Derivative
+from cvxlayers.errors import EngineError
+from cvxlayers.program import Structure
+from cvxlayers.solvers import options, registry
+from cvxlayers.solvers.base import Solver
+
+__all__ = ["Engine", "Workshop"]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A solver and a derivative for one set of options."""
+
+    solver: Solver
+    derivative: Derivative
+    tolerance: float
+    fallbacks: tuple[str, ...]
+
+
+class Workshop:
+    """Makes engines on demand and keeps one for each set of options; safe under threads and after a fork."""
+
+    def __init__(self, structure: Structure) -> None:
+        self._structure = structure
+        self._engines: dict[tuple[Any, ...], Engine] = {}
+        self._lock = threading.Lock()
+        self._process = os.getpid()
+
+    def engine(self, solver: str | None, solver_args: Mapping[str, Any]) -> Engine:
+        key = (solver, *sorted((name, repr(value)) for name, value in solver_args.items()))
+        if os.getpid() != self._process:
+            self._lock, self._process, self._engines = threading.Lock(), os.getpid(), {}
+        with self._lock:
+            if key not in self._engines:
+                self._engines[key] = self._make(solver, solver_args)
+            return self._engines[key]
+
+    def _make(self, solver: str | None, solver_args: Mapping[str, Any]) -> Engine:
+        structure = self._structure
+        chosen = registry.solver_for(solver, solver_args)
+        if not chosen.takes(structure):
+            raise EngineError(registry.unfit(chosen, structure))
+        settings, derivative = options.parse(solver_args, chosen)
+        return Engine(
+            chosen(structure, settings),
+            derivative_for(chosen.name, structure, derivative),
+            options.tolerance(settings),
+            tuple(other.name for other in registry.fallbacks(chosen.name, structure)),
+        )
