@@ -42,7 +42,7 @@ def allowed_direction(
     """A direction d such that value + t d is allowed for all |t| <= reach; its norm is at most that of the value.
 
     Entries on the boundary of their sign or their bounds stay where they are, and a singular PSD or NSD matrix moves
-    inside its own range; the direction is zero where nothing can move. ``value`` is one value, without batch dimensions.
+    inside its own range; the direction is zero where nothing can move. ``value`` is without batch dimensions.
     """
     attributes = parameter.attributes
     direction: np.ndarray = random.standard_normal(value.shape)

@@ -1,0 +1,5 @@
+"""A file that ends the process."""
+
+import sys
+
+sys.exit(3)
