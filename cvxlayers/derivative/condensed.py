@@ -1,0 +1,63 @@
+"""The dense path: M's block for dx, condensed to H = P + A'WA + delta I, and its Cholesky factors.
+
+M (dx, dv) = (f, g) reads (P + delta I) dx + A'D dv = f and A dx - (I - D + eps D) dv = g. With T = (I - D + eps D)^-1
+and W = D T, elimination of dv leaves
+
+    H dx = f + A'W g,    dv = T (A dx - g),    H = P + A'WA + delta I,
+
+where H is positive definite: W has the eigenvalues d / (1 - d + eps d), from 0 for d = 0 to 1 / eps for d = 1, which
+is the penalty of an active row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import lapack
+
+from cvxlayers.derivative.normal import DenseNormal, PairNormal, normal
+from cvxlayers.derivative.system import System
+from cvxlayers.program import Array, Structure
+
+__all__ = ["CondensedFactor", "CondensedPath"]
+
+
+class CondensedPath:
+    """Factorizations of dense normal matrices, for problems that are small or dense."""
+
+    def __init__(self, structure: Structure) -> None:
+        self._normal: DenseNormal | PairNormal = normal(structure)
+        self.bytes_per_element = 8 * structure.n**2 * 3
+
+    def factorize(self, system: System) -> CondensedFactor:
+        """The Cholesky factors of every element; those that have none are marked."""
+        H = self._normal.assemble(system)
+        usable = np.asarray(np.isfinite(H).all(axis=(1, 2)))
+        for i in np.flatnonzero(usable):
+            # The transpose is in Fortran's order, so that the factor takes the matrix's place.
+            _, info = lapack.dpotrf(H[i].T, lower=1, clean=0, overwrite_a=1)
+            usable[i] = info == 0
+        return CondensedFactor(system, H, usable)
+
+
+@dataclass(frozen=True)
+class CondensedFactor:
+    """M's solution operator; ``usable`` (B,) says which elements have one."""
+
+    system: System
+    factors: Array
+    usable: NDArray[np.bool_]
+
+    def solve(self, f: Array, g: Array, elements: NDArray[np.intp]) -> tuple[Array, Array]:
+        """M^-1 (f, g) for some elements; zeros for the others."""
+        system = self.system
+        right = np.ascontiguousarray((f + system.A.transpose_times(system.W.matvec(g))).T)
+        dx = np.zeros_like(right)
+        for i in elements:
+            dx[i] = lapack.dpotrs(self.factors[i].T, right[i], lower=1)[0]
+        dx = np.ascontiguousarray(dx.T)
+        chosen = np.zeros(system.batch, dtype=bool)
+        chosen[elements] = True
+        return dx, np.where(chosen, system.T.matvec(system.A.times(dx) - g), 0.0)

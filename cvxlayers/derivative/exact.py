@@ -1,0 +1,253 @@
+"""The exact derivative of a quadratic cone program: one factorization for each element, used forward and backward.
+
+The optimality residual in (x, v), with v = y - s, y = Proj_{K*}(v) and D its derivative (DESIGN section 4), is
+
+    R1 = Px + q + A'y,    R2 = Ax + y - v - b,    dR/d(x, v) = J = [[P, A'D], [A, D - I]].
+
+Forward, J (dx, dv) = -(dP x + dq + dA'y, dA x - db), dy = D dv and ds = dy - dv. Backward, the multiplier (rx, rv) with
+J'(rx, rv) = (gx, D (gy + gs) - gs) gives dq = -rx, db = rv, dA = -(y rx' + rv x') and dP = -(rx x' + x rx') / 2.
+``system`` shows that both are solves with J. Source: Agrawal, Barratt, Boyd, Busseti, Moursi 2019, for the conic part;
+Healey, Nobel, Boyd 2025 with P.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cvxlayers.cones.projection import margin
+from cvxlayers.derivative import least_squares
+from cvxlayers.derivative.base import Derivative, DerivativeReport, Linearization
+from cvxlayers.derivative.condensed import CondensedPath
+from cvxlayers.derivative.operators import is_shared
+from cvxlayers.derivative.refinement import Factor, nearly_singular, refine
+from cvxlayers.derivative.sparse import SparsePath
+from cvxlayers.derivative.system import Layout, System
+from cvxlayers.program import Array, Structure, Values
+from cvxlayers.solution import Solution
+
+__all__ = ["ExactDerivative", "ExactLinearization"]
+
+# Relative residual above which a solution is not trusted.
+_ACCEPTED = 1e-9
+# Bytes that the factors of one part of the batch may take, and all that are kept for later applications.
+_PART, _KEPT = 2**23, 2**30
+# Up to this n the dense path is taken without further ado; beyond, a Cholesky factorization costs n^3 times this.
+_SMALL, _CUBE = 128, 0.03
+
+
+class ExactDerivative(Derivative):
+    """Exact derivatives of the solution map by direct factorization.
+
+    Parameters
+    ----------
+    structure : Structure
+    threads : int
+        How many threads may work on one batch.
+    """
+
+    def __init__(self, structure: Structure, threads: int = 1, path: CondensedPath | SparsePath | None = None) -> None:
+        self.structure = structure
+        self.threads = threads
+        self.layout = Layout.of(structure)
+        self.path: CondensedPath | SparsePath = path or _cheapest(self.layout)
+
+    def linearize(self, values: Values, solution: Solution) -> ExactLinearization:
+        return ExactLinearization(self, values, solution)
+
+    def spread(self, task: Callable[[int], None], count: int) -> None:
+        """Call task(0), ..., task(count - 1), on up to ``threads`` threads."""
+        workers = min(self.threads, count)
+        if workers < 2:
+            for i in range(count):
+                task(i)
+            return
+        with ThreadPoolExecutor(workers) as pool:
+            for _ in pool.map(task, range(count)):
+                pass
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A part of the batch, factorized: its systems, M's factors, and the elements that these cannot serve."""
+
+    system: System
+    factor: Factor
+    singular: NDArray[np.bool_]
+
+
+class ExactLinearization(Linearization):
+    """The derivative at the solutions of one batch. It factorizes at the first application and keeps the factors."""
+
+    def __init__(self, derivative: ExactDerivative, values: Values, solution: Solution) -> None:
+        self._derivative = derivative
+        self._values = values
+        self._x, self._y, self._s = solution.x, solution.y, solution.s
+        batch = solution.batch
+        self._residual = np.zeros(batch)
+        self._fallback = np.zeros(batch, dtype=bool)
+        self._slices = _slices(batch, derivative.path.bytes_per_element, derivative.threads)
+        self._keep = batch * derivative.path.bytes_per_element <= _KEPT
+        self._parts: dict[int, _Part] = {}
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_parts": {}, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
+
+    @property
+    def report(self) -> DerivativeReport:
+        with self._lock:
+            residual, fallback = self._residual.copy(), self._fallback.copy()
+        return DerivativeReport(residual, margin(self._derivative.structure.cones, self._y - self._s), fallback)
+
+    def vjp(self, dx: Array, dy: Array, ds: Array | None = None) -> Values:
+        rx, rv = np.empty_like(self._x), np.empty_like(self._y)
+
+        def task(i: int) -> None:
+            lanes = self._slices[i]
+            gs = None if ds is None else ds[:, lanes]
+            rx[:, lanes], rv[:, lanes] = self._adjoint(i, dx[:, lanes], dy[:, lanes], gs)
+
+        self._derivative.spread(task, len(self._slices))
+        return self._cotangents(rx, rv)
+
+    def jvp(self, dvalues: Values) -> tuple[Array, Array, Array]:
+        f, g = self._tangents(dvalues)
+        dx, dy, ds = np.empty_like(self._x), np.empty_like(self._y), np.empty_like(self._s)
+
+        def task(i: int) -> None:
+            lanes = self._slices[i]
+            dx[:, lanes], dy[:, lanes], ds[:, lanes] = self._forward(i, f[:, lanes], g[:, lanes])
+
+        self._derivative.spread(task, len(self._slices))
+        return dx, dy, ds
+
+    def _part(self, i: int) -> _Part:
+        """The i-th part of the batch, factorized."""
+        with self._lock:
+            found = self._parts.get(i)
+        if found is not None:
+            return found
+        lanes, derivative = self._slices[i], self._derivative
+        values = Values(*(part[:, lanes] for part in (self._values.P, self._values.q, self._values.A, self._values.b)))
+        system = System(derivative.layout, values, self._y[:, lanes] - self._s[:, lanes])
+        factor = derivative.path.factorize(system)
+        found = _Part(system, factor, nearly_singular(system, factor))
+        if self._keep:
+            with self._lock:
+                self._parts[i] = found
+        return found
+
+    def _adjoint(self, i: int, gx: Array, gy: Array, gs: Array | None) -> tuple[Array, Array]:
+        part = self._part(i)
+        system = part.system
+        f = gx if gs is None else gx - system.A.transpose_times(gs)
+        solved = refine(system, part.factor, f, gy)
+        rx, rv = solved.dx, system.D.matvec(solved.dv)
+        if gs is not None:
+            rv += gs
+        failed = self._failed(part, solved.residual)
+        if failed.size:
+            total = gy if gs is None else gy + gs
+            lower = system.D.matvec(total) - (0.0 if gs is None else gs)
+            other = least_squares.solve(system.select(failed), gx[:, failed], lower[:, failed], transposed=True)
+            rx[:, failed], rv[:, failed] = other.upper, other.lower
+            self._note(i, solved.residual, failed, other)
+        else:
+            self._note(i, solved.residual)
+        return rx, rv
+
+    def _forward(self, i: int, f: Array, g: Array) -> tuple[Array, Array, Array]:
+        part = self._part(i)
+        solved = refine(part.system, part.factor, f, g)
+        dx, dv = solved.dx, solved.dv
+        failed = self._failed(part, solved.residual)
+        if failed.size:
+            other = least_squares.solve(part.system.select(failed), f[:, failed], g[:, failed], transposed=False)
+            dx[:, failed], dv[:, failed] = other.upper, other.lower
+            self._note(i, solved.residual, failed, other)
+        else:
+            self._note(i, solved.residual)
+        dy = part.system.D.matvec(dv)
+        return dx, dy, dy - dv
+
+    def _failed(self, part: _Part, residual: Array) -> NDArray[np.intp]:
+        return np.flatnonzero(part.singular | ~(residual <= _ACCEPTED))
+
+    def _note(
+        self,
+        i: int,
+        residual: Array,
+        failed: NDArray[np.intp] | None = None,
+        other: least_squares.LeastSquares | None = None,
+    ) -> None:
+        """Enter what one application found into the report."""
+        residual, lanes = residual.copy(), self._slices[i]
+        fallback = np.zeros(residual.size, dtype=bool)
+        if failed is not None and other is not None:
+            residual[failed], fallback[failed] = other.residual, other.singular
+        with self._lock:
+            self._residual[lanes] = np.maximum(self._residual[lanes], residual)
+            self._fallback[lanes] |= fallback
+
+    def _cotangents(self, rx: Array, rv: Array) -> Values:
+        """The cotangents of the values for the multipliers rx and rv."""
+        structure, x, y = self._derivative.structure, self._x, self._y
+        varying, batch = structure.varying, x.shape[1]
+        P, A = structure.P, structure.A
+        dP, dA = _zeros(P.nnz, batch), _zeros(A.nnz, batch)
+        if "P" in varying and P.nnz:
+            dP = -(rx[P.rows] * x[P.columns] + x[P.rows] * rx[P.columns])
+            dP[P.rows == P.columns] *= 0.5
+        if "A" in varying and A.nnz:
+            dA = -(y[A.rows] * rx[A.columns] + rv[A.rows] * x[A.columns])
+        dq = -rx if "q" in varying else _zeros(structure.n, batch)
+        db = rv if "b" in varying else _zeros(structure.m, batch)
+        return Values(dP, dq, dA, db)
+
+    def _tangents(self, dvalues: Values) -> tuple[Array, Array]:
+        """-(dP x + dq + dA'y) and -(dA x - db)."""
+        structure = self._derivative.structure
+        f, g = -dvalues.q, np.array(dvalues.b)
+        if not _vanishes(dvalues.P):
+            f -= structure.P_times(dvalues.P, self._x)
+        if not _vanishes(dvalues.A):
+            f -= structure.A.transpose_times(dvalues.A, self._y)
+            g -= structure.A.times(dvalues.A, self._x)
+        return f, g
+
+
+def _cheapest(layout: Layout) -> CondensedPath | SparsePath:
+    """The path with the smaller predicted cost."""
+    n = layout.structure.n
+    if n <= _SMALL:
+        return CondensedPath(layout.structure)
+    sparse = SparsePath(layout)
+    return sparse if sparse.cost < _CUBE * n**3 else CondensedPath(layout.structure)
+
+
+def _slices(batch: int, bytes_per_element: int, threads: int) -> list[slice]:
+    """Parts of the batch of equal size, small enough for the memory and enough for the threads."""
+    largest = max(1, _PART // max(bytes_per_element, 1))
+    parts = max(-(-batch // largest), min(threads, batch))
+    bounds = [batch * k // max(parts, 1) for k in range(parts + 1)]
+    return [slice(low, high) for low, high in pairwise(bounds)]
+
+
+def _zeros(size: int, batch: int) -> Array:
+    return np.broadcast_to(np.zeros((size, 1)), (size, batch))
+
+
+def _vanishes(part: Array) -> bool:
+    """Whether a tangent is zero, without reading more than one column of one that is constant over the batch."""
+    return not part.size or not (part[:, :1] if is_shared(part) else part).any()

@@ -1,0 +1,163 @@
+"""The normal matrix H = P + A'WA + delta I of a batch, W block-diagonal over the cones, as dense upper triangles.
+
+Two ways, chosen once by counting operations: a sparse map from the entries of W to those of H, which costs one
+multiplication for each pair of nonzeros that meet in H, or products of dense matrices.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from cvxlayers.cones.group import groups
+from cvxlayers.cones.projection import DualDerivative
+from cvxlayers.derivative.operators import is_shared, stack
+from cvxlayers.derivative.system import System
+from cvxlayers.program import Array, Structure
+
+__all__ = ["DenseNormal", "PairNormal", "normal"]
+
+# Nanoseconds for one pair of the map (A shared by the batch; A of its own for each element) and for one operation of a
+# dense product: measured, and needed only in their proportions.
+_PAIR_SHARED, _PAIR_OWN, _DENSE = 1.0, 5.0, 0.08
+
+
+def normal(structure: Structure) -> DenseNormal | PairNormal:
+    """The cheaper of the two ways for this structure."""
+    dense = _DENSE * 2 * structure.m * structure.n * (structure.n + _widest(structure))
+    pairs = _count_pairs(structure) * (_PAIR_OWN if "A" in structure.varying else _PAIR_SHARED)
+    return PairNormal.of(structure) if pairs <= dense else DenseNormal(structure)
+
+
+@dataclass(frozen=True)
+class DenseNormal:
+    """H by products of dense matrices."""
+
+    structure: Structure
+
+    def assemble(self, system: System) -> Array:
+        """The matrices (B, n, n), whose upper triangles are to be read."""
+        values, structure = system.values, self.structure
+        A = stack(structure.A, values.A[:, :1] if is_shared(values.A) else values.A)
+        flat = structure.cones.zero + structure.cones.nonneg
+        W = system.W
+        weighted = np.ascontiguousarray(W.diagonal[:flat].T)[:, :, None] * A[:, :flat]
+        H = A[:, :flat].swapaxes(1, 2) @ weighted
+        for group, part in W.parts:
+            blocks = np.moveaxis(group.unfold(part.dense(), system.batch), (2, 3), (1, 0))
+            rows = A[:, group.rows]
+            folded = (A.shape[0], -1, structure.n)
+            WA = (np.ascontiguousarray(blocks) @ rows).reshape(system.batch, -1, structure.n)
+            H += rows.reshape(folded).swapaxes(1, 2) @ WA
+        return _with_objective(H, system)
+
+
+@dataclass(frozen=True)
+class PairNormal:
+    """H by a sparse map from the entries of W, whose structure is known once for all.
+
+    Attributes
+    ----------
+    positions : (h,) int
+        The entries of H that are ever nonzero through A'WA, as row * n + column, row <= column.
+    left, right : (pairs,) int
+        The nonzeros of A whose product weighs one entry of W.
+    weights : (pairs,) int
+        That entry of W.
+    starts : (h + 1,) int
+        The pairs of each entry of H.
+    size : int
+        The number of entries of W.
+    """
+
+    structure: Structure
+    positions: NDArray[np.intp]
+    left: NDArray[np.intp]
+    right: NDArray[np.intp]
+    weights: NDArray[np.int32]
+    starts: NDArray[np.int32]
+    size: int
+
+    @classmethod
+    def of(cls, structure: Structure) -> PairNormal:
+        first, second, size = _entries(structure)
+        left, right, weights = _pairs(structure, first, second)
+        rows, columns = structure.A.columns[left].astype(np.intp), structure.A.columns[right].astype(np.intp)
+        keep = rows <= columns
+        place = rows[keep] * structure.n + columns[keep]
+        order = np.argsort(place, kind="stable")
+        positions, counts = np.unique(place, return_counts=True)
+        starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+        chosen = np.flatnonzero(keep)[order]
+        return cls(structure, positions, left[chosen], right[chosen], weights[chosen].astype(np.int32), starts, size)
+
+    def assemble(self, system: System) -> Array:
+        """The matrices (B, n, n), whose upper triangles are to be read."""
+        n, A = self.structure.n, system.values.A
+        W = self._weights(system.W)
+        H = np.zeros((system.batch, n * n))
+        if self.positions.size:
+            if is_shared(A):
+                products, shape = A[self.left, 0] * A[self.right, 0], (self.positions.size, self.size)
+                entries = sp.csr_array((products, self.weights, self.starts), shape=shape) @ W
+            else:
+                entries = np.add.reduceat(A[self.left] * A[self.right] * W[self.weights], self.starts[:-1], axis=0)
+            H[:, self.positions] = entries.T
+        return _with_objective(H.reshape(-1, n, n), system)
+
+    def _weights(self, W: DualDerivative) -> Array:
+        flat = self.structure.cones.zero + self.structure.cones.nonneg
+        blocks = [part.reshape(-1, W.batch) for _, part in W.blocks]
+        return np.concatenate([W.diagonal[:flat], *blocks]) if blocks else W.diagonal
+
+
+def _with_objective(H: Array, system: System) -> Array:
+    P = system.layout.structure.P
+    H[:, P.rows, P.columns] += system.values.P.T
+    diagonal = np.arange(H.shape[1])
+    H[:, diagonal, diagonal] += system.delta[:, None]
+    return H
+
+
+def _entries(structure: Structure) -> tuple[NDArray[np.intp], NDArray[np.intp], int]:
+    """The rows and columns of the entries of W: the diagonal, then each group's blocks as (d, d, N)."""
+    flat = np.arange(structure.cones.zero + structure.cones.nonneg)
+    rows, columns = [flat], [flat]
+    for group in groups(structure.cones):
+        d = group.dimension
+        rows.append(np.broadcast_to(group.rows.T[:, None], (d, d, group.count)).ravel())
+        columns.append(np.broadcast_to(group.rows.T[None], (d, d, group.count)).ravel())
+    first, second = np.concatenate(rows), np.concatenate(columns)
+    return first, second, first.size
+
+
+def _pairs(
+    structure: Structure, first: NDArray[np.intp], second: NDArray[np.intp]
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
+    """All (nonzero of A in row i, nonzero of A in row k, entry of W) for the entries (i, k) of W."""
+    by_row = np.argsort(structure.A.rows, kind="stable")
+    counts = np.bincount(structure.A.rows, minlength=structure.m)
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    number = counts[first] * counts[second]
+    weights = np.repeat(np.arange(first.size), number)
+    within = np.arange(weights.size) - np.repeat(np.cumsum(number) - number, number)
+    width = counts[second][weights]
+    left = by_row[starts[first][weights] + within // np.maximum(width, 1)]
+    right = by_row[starts[second][weights] + within % np.maximum(width, 1)]
+    return left, right, weights
+
+
+def _count_pairs(structure: Structure) -> int:
+    """How many of those pairs there are in one triangle of H."""
+    counts = np.bincount(structure.A.rows, minlength=structure.m).astype(np.int64)
+    flat = counts[: structure.cones.zero + structure.cones.nonneg]
+    total = int((flat * (flat + 1) // 2).sum())
+    return total + sum(int((counts[group.rows].sum(axis=1) ** 2).sum()) // 2 for group in groups(structure.cones))
+
+
+def _widest(structure: Structure) -> int:
+    """The largest dimension of a cone that is not polyhedral."""
+    return max((group.dimension for group in groups(structure.cones)), default=0)

@@ -1,0 +1,102 @@
+"""Products with the matrices of a batch, in the form that suits them: one matrix for all elements or one for each,
+sparse or dense."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import scipy.sparse as sp
+
+from cvxlayers.program import Array, Pattern
+
+__all__ = ["DenseOperator", "Operator", "SharedOperator", "SparseOperator", "is_shared", "operator", "stack"]
+
+# From this density on, a dense product is faster than one that follows the pattern.
+_DENSE = 0.25
+
+
+class Operator(ABC):
+    """M for each element of a batch; the batch is the last axis of vectors."""
+
+    @abstractmethod
+    def times(self, x: Array) -> Array:
+        """M x: (columns, B) gives (rows, B)."""
+
+    @abstractmethod
+    def transpose_times(self, y: Array) -> Array:
+        """M'y: (rows, B) gives (columns, B)."""
+
+
+@dataclass(frozen=True)
+class SharedOperator(Operator):
+    """One matrix for the whole batch, dense or sparse."""
+
+    matrix: Array | sp.csc_array
+
+    @cached_property
+    def _transpose(self) -> Array | sp.csr_array:
+        return self.matrix.T
+
+    def times(self, x: Array) -> Array:
+        return np.asarray(self.matrix @ x)
+
+    def transpose_times(self, y: Array) -> Array:
+        return np.asarray(self._transpose @ y)
+
+
+@dataclass(frozen=True)
+class SparseOperator(Operator):
+    """A sparse matrix for each element: the values (nnz, B) of one pattern."""
+
+    pattern: Pattern
+    values: Array
+
+    def times(self, x: Array) -> Array:
+        return self.pattern.times(self.values, x)
+
+    def transpose_times(self, y: Array) -> Array:
+        return self.pattern.transpose_times(self.values, y)
+
+
+@dataclass(frozen=True)
+class DenseOperator(Operator):
+    """A dense matrix for each element: (B, rows, columns)."""
+
+    matrices: Array
+
+    def times(self, x: Array) -> Array:
+        return np.asarray((self.matrices @ _columns(x))[:, :, 0].T)
+
+    def transpose_times(self, y: Array) -> Array:
+        return np.asarray((self.matrices.swapaxes(1, 2) @ _columns(y))[:, :, 0].T)
+
+
+def operator(pattern: Pattern, values: Array) -> Operator:
+    """The operator of the values (nnz, B) of a pattern, in the form that is fastest for its density."""
+    size = pattern.shape[0] * pattern.shape[1]
+    dense = size > 0 and pattern.nnz >= _DENSE * size
+    if is_shared(values):
+        column = np.ascontiguousarray(values[:, :1])
+        matrix = stack(pattern, column)[0] if dense else pattern.matrix(column[:, 0])
+        return SharedOperator(matrix)
+    return DenseOperator(stack(pattern, values)) if dense else SparseOperator(pattern, values)
+
+
+def stack(pattern: Pattern, values: Array) -> Array:
+    """The dense matrices (B, rows, columns) of the values (nnz, B)."""
+    rows, columns = pattern.shape
+    matrices = np.zeros((values.shape[1], rows * columns))
+    matrices[:, pattern.rows.astype(np.intp) * columns + pattern.columns] = values.T
+    return matrices.reshape(values.shape[1], rows, columns)
+
+
+def is_shared(values: Array) -> bool:
+    """Whether one column of values stands for the whole batch (a broadcast view)."""
+    return values.shape[1] > 1 and values.strides[1] == 0
+
+
+def _columns(x: Array) -> Array:
+    return np.ascontiguousarray(x.T)[:, :, None]

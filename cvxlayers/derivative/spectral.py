@@ -1,0 +1,85 @@
+"""Functions of D, the derivative of the projection: the same eigenvectors, other eigenvalues."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cvxlayers.cones.blocks import BlockDerivative, DenseBlocks
+from cvxlayers.cones.projection import DualDerivative
+from cvxlayers.cones.psd import PsdDerivative
+from cvxlayers.cones.second_order import SecondOrderDerivative
+from cvxlayers.program import Array
+
+__all__ = ["EigenBlocks", "mapped", "vanishing_rows", "with_eigenvectors"]
+
+
+@dataclass(frozen=True)
+class EigenBlocks(BlockDerivative):
+    """Blocks given by all their eigenvectors Q (L, d, d), in columns, and eigenvalues (L, d)."""
+
+    Q: Array
+    eigenvalues: Array
+    gap: Array
+
+    def times(self, w: Array) -> Array:
+        inner = self.eigenvalues * np.einsum("lij,il->lj", self.Q, w)
+        return np.asarray(np.einsum("lij,lj->il", self.Q, inner))
+
+    def dense(self) -> Array:
+        return np.asarray(np.moveaxis((self.Q * self.eigenvalues[:, None, :]) @ self.Q.swapaxes(1, 2), 0, -1))
+
+
+def with_eigenvectors(D: DualDerivative) -> DualDerivative:
+    """The same D, its stored blocks replaced by eigenvectors and eigenvalues: done once, before ``mapped``."""
+    return replace(D, parts=tuple((group, _decomposed(part)) for group, part in D.parts))
+
+
+def mapped(D: DualDerivative, function: Callable[[Array, Array], Array], eps: Array) -> DualDerivative:
+    """f(D), for an elementwise function f(eigenvalues, eps) that depends on the element of the batch through eps (B,).
+
+    D is as ``with_eigenvectors`` gives it.
+    """
+    flat = D.cones.zero + D.cones.nonneg
+    diagonal = np.zeros_like(D.diagonal)
+    diagonal[:flat] = function(D.diagonal[:flat], eps)
+    parts = tuple((group, _mapped(part, function, np.tile(eps, group.count))) for group, part in D.parts)
+    return replace(D, diagonal=diagonal, parts=parts)
+
+
+def vanishing_rows(D: DualDerivative) -> NDArray[np.bool_]:
+    """The rows (m, B) of the cones on whose block D is exactly zero, as it is for constraints that are not active."""
+    rows = D.diagonal == 0
+    for group, part in D.parts:
+        rows[group.rows.T] = _vanishes(part).reshape(1, group.count, D.batch)
+    return rows
+
+
+def _vanishes(part: BlockDerivative) -> NDArray[np.bool_]:
+    """The lanes whose blocks are exactly zero, (L,)."""
+    if isinstance(part, SecondOrderDerivative):
+        return (part.w1 == 0) & (part.w2 == 0) & (part.w3 == 0)
+    if isinstance(part, PsdDerivative):
+        return np.asarray((part.Omega == 0).all(axis=(1, 2)))
+    if isinstance(part, EigenBlocks):
+        return np.asarray((part.eigenvalues == 0).all(axis=1))
+    return np.asarray((part.dense() == 0).all(axis=(0, 1)))
+
+
+def _decomposed(part: BlockDerivative) -> BlockDerivative:
+    if not isinstance(part, DenseBlocks):
+        return part
+    eigenvalues, Q = np.linalg.eigh(np.moveaxis(part.D, -1, 0))
+    return EigenBlocks(Q, np.clip(eigenvalues, 0.0, 1.0), part.gap)
+
+
+def _mapped(part: BlockDerivative, function: Callable[[Array, Array], Array], eps: Array) -> BlockDerivative:
+    if isinstance(part, SecondOrderDerivative):
+        return replace(part, w1=function(part.w1, eps), w2=function(part.w2, eps), w3=function(part.w3, eps))
+    if isinstance(part, PsdDerivative):
+        return replace(part, Omega=function(part.Omega, eps[:, None, None]))
+    assert isinstance(part, EigenBlocks)
+    return replace(part, eigenvalues=function(part.eigenvalues, eps[:, None]))

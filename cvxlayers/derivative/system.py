@@ -1,0 +1,183 @@
+"""The linear system of the derivative, J z = r, for a batch; and its regularized neighbour, which is easy to factorize.
+
+With v = y - s and D = derivative of Proj_{K*} at v, the Jacobian of the optimality residual (DESIGN section 4; Agrawal,
+Barratt, Boyd, Busseti, Moursi 2019; Healey, Nobel, Boyd 2025) is
+
+    J = [[P, A'D], [A, D - I]]        acting on (dx, dv).
+
+D is symmetric, so that diag(I, D) J = J' diag(I, D). Hence one kind of solve serves both directions: if
+J (rx, t) = (gx - A'gs, gy), then rv = D t + gs solves the adjoint system J'(rx, rv) = (gx, D (gy + gs) - gs):
+
+    P rx + A'rv           = P rx + A'D t + A'gs                      = gx,
+    D A rx + (D - I) rv   = D (gy - (D - I) t) + (D - I)(D t + gs)   = D gy + D gs - gs.
+
+The neighbour, with small eps and delta > 0, is
+
+    M = [[P + delta I, A'D], [A, D - I - eps D]].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cvxlayers.cones.projection import DualDerivative, dual_derivative
+from cvxlayers.derivative.operators import Operator, is_shared, operator
+from cvxlayers.derivative.spectral import mapped, with_eigenvectors
+from cvxlayers.program import Array, Pattern, Structure, Values
+
+__all__ = ["Layout", "System", "largest"]
+
+# Size of the regularization relative to what it is added to. One step of refinement reduces the error by about this
+# factor; the rounding of a factorization of M by about the machine epsilon over it.
+_REGULARIZATION = 1e-8
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the systems of one structure share: P as a full symmetric pattern.
+
+    Attributes
+    ----------
+    P : Pattern
+        Both triangles.
+    source : (nnz of P,) int
+        Where the value of each of its nonzeros stands among those of the stored upper triangle.
+    diagonal : (n,) int
+        Where the diagonal of P stands among the stored values, or -1.
+    """
+
+    structure: Structure
+    P: Pattern
+    source: NDArray[np.intp]
+    diagonal: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, structure: Structure) -> Layout:
+        upper, n = structure.P, structure.n
+        above = np.flatnonzero(upper.rows != upper.columns)
+        rows = np.concatenate([upper.rows, upper.columns[above]])
+        columns = np.concatenate([upper.columns, upper.rows[above]])
+        source = np.concatenate([np.arange(upper.nnz), above])
+        order = np.lexsort((rows, columns))
+        diagonal = np.full(n, -1, dtype=np.intp)
+        on = np.flatnonzero(upper.rows == upper.columns)
+        diagonal[upper.rows[on]] = on
+        return cls(structure, Pattern.of(rows[order], columns[order], (n, n)), source[order], diagonal)
+
+
+@dataclass(frozen=True)
+class System:
+    """J for a batch.
+
+    Parameters
+    ----------
+    layout : Layout
+    values : Values
+        Of which P and A are used.
+    v : (m, B)
+        y - s at the solution.
+    """
+
+    layout: Layout
+    values: Values
+    v: Array
+
+    @property
+    def batch(self) -> int:
+        return int(self.v.shape[1])
+
+    def select(self, elements: NDArray[np.intp]) -> System:
+        """The systems of some elements."""
+        return System(self.layout, self.values.select(elements), self.v[:, elements])
+
+    @cached_property
+    def D(self) -> DualDerivative:
+        """The derivative of Proj_{K*} at v."""
+        return dual_derivative(self.layout.structure.cones, self.v)
+
+    @cached_property
+    def P(self) -> Operator:
+        """The symmetric matrix P."""
+        stored, source = self.values.P, self.layout.source
+        full = np.broadcast_to(stored[source, :1], (source.size, self.batch)) if is_shared(stored) else stored[source]
+        return operator(self.layout.P, full)
+
+    @cached_property
+    def A(self) -> Operator:
+        return operator(self.layout.structure.A, self.values.A)
+
+    def times(self, dx: Array, dv: Array) -> tuple[Array, Array]:
+        """J (dx, dv)."""
+        Ddv = self.D.matvec(dv)
+        return self.P.times(dx) + self.A.transpose_times(Ddv), self.A.times(dx) + Ddv - dv
+
+    def transpose_times(self, rx: Array, rv: Array) -> tuple[Array, Array]:
+        """J'(rx, rv)."""
+        lower = self.D.matvec(self.A.times(rx) + rv) - rv
+        return self.P.times(rx) + self.A.transpose_times(rv), lower
+
+    def residual(self, dx: Array, dv: Array, f: Array, g: Array) -> tuple[Array, Array, Array]:
+        """(f, g) - J (dx, dv), and its largest entry relative to the terms that it is the sum of, (B,)."""
+        Ddv = self.D.matvec(dv)
+        Px, ADv, Ax = self.P.times(dx), self.A.transpose_times(Ddv), self.A.times(dx)
+        rest_f, rest_g = f - Px - ADv, g - Ax - Ddv + dv
+        error_f = _ratio(largest(rest_f), largest(f) + largest(Px) + largest(ADv))
+        error_g = _ratio(largest(rest_g), largest(g) + largest(Ax) + largest(Ddv) + largest(dv))
+        return rest_f, rest_g, np.maximum(error_f, error_g)
+
+    @cached_property
+    def scales(self) -> tuple[Array, Array]:
+        """The sizes of P and of A'A for each element, (B,); where there is no P, that of A'A stands for it."""
+        p, a = _size(self.values.P), _size(self.values.A)
+        square = np.where(a > 0, a * a, 1.0)
+        return np.broadcast_to(np.where(p > 0, p, square), (self.batch,)), np.broadcast_to(square, (self.batch,))
+
+    @cached_property
+    def delta(self) -> Array:
+        """What is added to P's diagonal in M, (B,)."""
+        return _REGULARIZATION * self.scales[0]
+
+    @cached_property
+    def eps(self) -> Array:
+        """How far M keeps the eigenvalues of D - I from zero, (B,), at least where D is one."""
+        # With an active row, the error of (A P^-1 A' + eps I)^-1 is eps over A P^-1 A'. Cones with curvature act like
+        # a P of the size of A'A.
+        p, a = self.scales
+        return _REGULARIZATION * (a / p if self.layout.structure.cones.polyhedral else np.minimum(a / p, 1.0))
+
+    @cached_property
+    def _eigen(self) -> DualDerivative:
+        return with_eigenvectors(self.D)
+
+    @cached_property
+    def W(self) -> DualDerivative:
+        """D (I - D + eps D)^-1: the weights of the rows of A once dv is eliminated from M."""
+        return mapped(self._eigen, lambda d, eps: d / (1.0 - d + eps * d), self.eps)
+
+    @cached_property
+    def T(self) -> DualDerivative:
+        """(I - D + eps D)^-1."""
+        return mapped(self._eigen, lambda d, eps: 1.0 / (1.0 - d + eps * d), self.eps)
+
+    @cached_property
+    def C(self) -> DualDerivative:
+        """(I - D + eps I)(D + eps I)^-1, nearly the inverse of W, and defined where D is singular."""
+        return mapped(self._eigen, lambda d, eps: (1.0 - d + eps) / (d + eps), self.eps)
+
+
+def largest(v: Array) -> Array:
+    """The largest absolute entry for each element: (rows, B) gives (B,), zero without rows."""
+    return np.asarray(np.abs(v).max(axis=0, initial=0.0))
+
+
+def _size(values: Array) -> Array:
+    """The largest absolute value for each element, (B,) or (1,)."""
+    return largest(values[:, :1] if is_shared(values) else values)
+
+
+def _ratio(part: Array, whole: Array) -> Array:
+    return np.asarray(part / np.where(whole == 0, 1.0, whole))
