@@ -16,7 +16,7 @@ from cvxlayers.packing import Packed
 from cvxlayers.program import Array, Values
 from cvxlayers.record import Record
 from cvxlayers.report import Info, Seconds
-from cvxlayers.solution import Solution, Status
+from cvxlayers.solution import Residuals, Solution, Status
 from cvxlayers.solvers import registry
 
 if TYPE_CHECKING:
@@ -169,12 +169,52 @@ class Layer:
         self._local.info = info = _report(spread, objective, seconds)
         if self.on_failure == "raise" and not spread.ok.all():
             raise _solve_error(spread)
-        with seconds.measure("recovery"):
-            rows = self._recover(spread)
+        return self._record(packed, values, spread, elements, info, engine)
+
+    def restore(self, parameters: Sequence[Any], point: Any, solver_args: Mapping[str, Any] | None = None) -> Record:
+        """The record of an earlier call again, from its parameters and its ``record.point``, without solving.
+
+        For frameworks that keep arrays between the forward and the backward pass, and nothing else. The point is taken
+        at its word: hand in what a call with these parameters gave.
+
+        Raises
+        ------
+        ParameterError
+            The parameters or the point have the wrong shapes.
+        """
+        engine = self._workshop.engine(self.solver, {**self.solver_args, **(solver_args or {})})
+        seconds = Seconds()
+        with seconds.measure("packing"):
+            packed = packing.pack(self.compiled, parameters)
+            solution = self._solution_of(np.asarray(point, dtype=np.float64), packed)
+            finite = checks.finite_elements(packed.arrays, self.compiled.parameters, packed.batch)
+            elements = np.flatnonzero(finite)
+            values = self.compiled.evaluate(packed.theta[:, elements])
+        info = _report(solution, np.full(solution.batch, np.nan), seconds)
+        return self._record(packed, values, solution, elements, info, engine)
+
+    def _solution_of(self, point: np.ndarray, packed: Packed) -> Solution:
+        n, m, batch = self.compiled.structure.n, self.compiled.structure.m, packed.theta.shape[1]
+        if point.shape != (*packed.batch, n + 2 * m + 1):
+            raise ParameterError(
+                f"point: got an array of shape {point.shape}, expected {(*packed.batch, n + 2 * m + 1)} for these "
+                "parameters; "
+                "hand in the record.point of a call with them."
+            )
+        x, y, s, status = np.split(point.reshape(batch, -1).T, [n, n + m, n + 2 * m])
+        nothing = np.full(batch, np.nan)
+        residuals = Residuals(nothing, nothing, nothing, nothing)
+        zeros, engines = np.zeros(batch, dtype=np.int64), np.full(batch, "", dtype="U16")
+        return Solution(x, y, s, status[0].astype(np.int8), zeros, engines, residuals)
+
+    def _record(
+        self, packed: Packed, values: Values, solution: Solution, elements: np.ndarray, info: Info, engine: Engine
+    ) -> Record:
+        with info.seconds.measure("recovery"):
+            rows = self._recover(solution)
             outputs = packing.unpack(self.compiled, rows, packed.batch)
-        return Record(
-            self.compiled, packed, values, spread, elements, rows, outputs, info, engine.derivative, self.on_failure
-        )
+        derivative, policy = engine.derivative, self.on_failure
+        return Record(self.compiled, packed, values, solution, elements, rows, outputs, info, derivative, policy)
 
     def _admit(self, packed: Packed) -> np.ndarray:
         """The elements that may be solved: those without NaN or infinite entries."""

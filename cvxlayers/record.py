@@ -44,6 +44,13 @@ class Record:
     derivative: Derivative
     on_failure: str
 
+    @property
+    def point(self) -> np.ndarray:
+        """x, y, s and the status of each element in one array, ``batch + (n + 2 m + 1,)``; see ``Layer.restore``."""
+        solution = self.solution
+        together = np.concatenate([solution.x, solution.y, solution.s, solution.status[None].astype(np.float64)])
+        return np.ascontiguousarray(together.T).reshape((*self.packed.batch, together.shape[0]))
+
     @cached_property
     def _good(self) -> np.ndarray:
         return np.flatnonzero(self.solution.ok)

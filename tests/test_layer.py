@@ -1,0 +1,172 @@
+"""The NumPy layer: batches of every shape, the report, warm starts, restoring, copies."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+
+import cvxpy as cp
+import numpy as np
+import pytest
+
+import cvxlayers
+
+
+def projection() -> cvxlayers.Layer:
+    """Projection onto the simplex; its solution is known in closed form."""
+    x, c = cp.Variable(3, name="x"), cp.Parameter(3, name="c")
+    return cvxlayers.Layer.from_problem(cp.Problem(cp.Minimize(cp.sum_squares(x - c)), [cp.sum(x) == 1, x >= 0]))
+
+
+def scaled() -> cvxlayers.Layer:
+    """min (x - c)^2 s.t. x >= low: x = max(c, low), with two scalar parameters."""
+    x, c, low = cp.Variable(name="x"), cp.Parameter(name="c"), cp.Parameter(name="low")
+    return cvxlayers.Layer.from_problem(cp.Problem(cp.Minimize(cp.square(x - c)), [x >= low]), [c, low])
+
+
+@pytest.mark.parametrize("batch", [(), (1,), (4,), (2, 3), (2, 1, 3), (0,), (2, 0)])
+def test_leading_dimensions_come_back(batch: tuple[int, ...]) -> None:
+    c = np.random.default_rng(0).standard_normal((*batch, 3))
+    layer = projection()
+    record = layer.solve([c])
+    (x,) = record.outputs
+    assert x.shape == c.shape
+    np.testing.assert_allclose(x.sum(-1), np.ones(batch), atol=1e-8)
+    (gradient,) = record.vjp([np.ones_like(x)])
+    assert gradient.shape == c.shape
+    np.testing.assert_allclose(gradient, 0.0, atol=1e-8)  # the sum of x is fixed
+    assert layer.info is not None
+    assert layer.info.statuses.shape == (int(np.prod(batch, dtype=int)),)
+
+
+def test_parameters_broadcast_as_in_numpy_and_gradients_are_summed() -> None:
+    c = np.array([[3.0], [-1.0]])  # (2, 1)
+    low = np.array([0.0, 1.0, 4.0])  # (3,)
+    record = scaled().solve([c, low])
+    np.testing.assert_allclose(record.outputs[0], np.maximum(c, low), atol=1e-8)
+    weight = np.arange(1.0, 7.0).reshape(2, 3)
+    gradients = record.vjp([weight])
+    active = c > low
+    np.testing.assert_allclose(gradients[0], (weight * active).sum(1, keepdims=True), atol=1e-7)
+    np.testing.assert_allclose(gradients[1], (weight * ~active).sum(0), atol=1e-7)
+
+
+def test_a_shared_parameter_gets_the_sum() -> None:
+    record = scaled().solve([np.array([3.0, 5.0, -1.0]), np.array(0.0)])
+    np.testing.assert_allclose(record.vjp([np.array([1.0, 10.0, 100.0])])[1], 100.0, rtol=1e-7)
+
+
+def test_forward_and_backward_derivatives_are_adjoint_and_right() -> None:
+    c, low = np.array([3.0, -1.0]), np.array([0.5, 0.5])
+    record = scaled().solve([c, low])
+    (dx,) = record.jvp([np.array([1.0, 1.0]), np.array([2.0, 2.0])])
+    np.testing.assert_allclose(dx, [1.0, 2.0], atol=1e-7)
+    (alone,) = record.jvp([None, np.array([2.0, 2.0])])
+    np.testing.assert_allclose(alone, [0.0, 2.0], atol=1e-7)
+
+
+def test_inputs_are_not_changed() -> None:
+    c = np.random.default_rng(1).standard_normal((5, 3)).astype(np.float32)
+    before = c.copy()
+    record = projection().solve([c])
+    record.vjp([np.ones((5, 3))])
+    np.testing.assert_array_equal(c, before)
+
+
+def test_the_report_of_a_call() -> None:
+    layer = projection()
+    assert layer.info is None
+    c = np.array([[0.2, 0.3, 0.9], [5.0, 0.0, 0.0]])
+    record = layer.solve([c])
+    info = layer.info
+    assert info is record.info
+    assert info.statuses.tolist() == ["optimal", "optimal"]
+    assert set(info.engines) == {"CLARABEL"}
+    assert (info.residuals.worst < 1e-8).all()
+    np.testing.assert_allclose(info.objective, ((record.outputs[0] - c) ** 2).sum(-1), atol=1e-8)
+    assert info.derivative is None
+    record.vjp([np.ones((2, 3))])
+    assert info.derivative is not None
+    assert (info.derivative.residual < 1e-9).all()
+    assert info.seconds.solving > 0
+    assert info.seconds.derivative > 0
+    assert "2 optimal" in str(info)
+
+
+def test_the_objective_of_a_maximization_and_of_a_log_log_program() -> None:
+    x, a = cp.Variable(pos=True), cp.Parameter(pos=True)
+    layer = cvxlayers.Layer.from_problem(cp.Problem(cp.Maximize(a - x), [x >= 2]))
+    layer(np.array(5.0))
+    assert layer.info is not None
+    np.testing.assert_allclose(layer.info.objective, [3.0], atol=1e-7)
+    layer = cvxlayers.Layer.from_problem(cp.Problem(cp.Minimize(a * x**2), [x >= 3]), gp=True)
+    layer(np.array(2.0))
+    assert layer.info is not None
+    np.testing.assert_allclose(layer.info.objective, [18.0], rtol=1e-6)
+
+
+def test_a_record_is_restored_from_its_point() -> None:
+    layer = scaled()
+    parameters = [np.array([[3.0], [-1.0]]), np.array([0.0, 1.0, 4.0])]
+    record = layer.solve(parameters)
+    again = layer.restore(parameters, record.point)
+    np.testing.assert_array_equal(again.outputs[0], record.outputs[0])
+    cotangent = [np.arange(6.0).reshape(2, 3)]
+    for one, other in zip(record.vjp(cotangent), again.vjp(cotangent), strict=True):
+        np.testing.assert_array_equal(one, other)
+    with pytest.raises(cvxlayers.ParameterError, match=r"point: got an array of shape \(3,"):
+        layer.restore(parameters, record.point[0])
+
+
+def test_a_restored_record_keeps_failures() -> None:
+    x, low = cp.Variable(), cp.Parameter()
+    problem = cp.Problem(cp.Minimize(cp.square(x)), [x >= low, x <= 1])
+    layer = cvxlayers.Layer.from_problem(problem, on_failure="zero_grad")
+    lows = np.array([0.5, 2.0, np.nan])
+    record = layer.solve([lows])
+    assert record.info.statuses.tolist() == ["optimal", "infeasible", "failed"]
+    again = layer.restore([lows], record.point)
+    np.testing.assert_array_equal(again.vjp([np.ones(3)])[0], record.vjp([np.ones(3)])[0])
+    np.testing.assert_allclose(again.vjp([np.ones(3)])[0], [1.0, 0.0, 0.0], atol=1e-7)
+
+
+def test_a_warm_start_of_another_size_is_refused() -> None:
+    layer = projection()
+    record = layer.solve([np.zeros((2, 3))])
+    with pytest.raises(cvxlayers.ParameterError, match=r"warm: .* batch 2, expected .* batch 3"):
+        layer.solve([np.zeros((3, 3))], warm=record.solution)
+
+
+def test_a_warm_start_saves_iterations_and_keeps_the_answer() -> None:
+    x, c = cp.Variable(3), cp.Parameter(3)
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x - c)), [cp.sum(x) == 1, x >= 0])
+    layer = cvxlayers.Layer.from_problem(problem, solver="SCS")
+    c_value = np.array([[0.2, 0.3, 0.9], [1.0, 2.0, 0.5]])
+    cold = layer.solve([c_value])
+    warm = layer.solve([c_value], warm=cold.solution)
+    np.testing.assert_allclose(warm.outputs[0], cold.outputs[0], atol=1e-7)
+    assert (warm.info.iterations < cold.info.iterations).all()
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
+def test_copies_give_the_same_answers(duplicate: Callable[[cvxlayers.Layer], cvxlayers.Layer]) -> None:
+    layer = projection()
+    c = np.random.default_rng(2).standard_normal((4, 3))
+    before = layer(c)[0]
+    np.testing.assert_array_equal(duplicate(layer)(c)[0], before)
+
+
+def test_one_bad_policy_is_named() -> None:
+    x = cp.Variable()
+    with pytest.raises(
+        cvxlayers.OptionError, match="on_failure: expected one of 'raise', 'nan', 'zero_grad', got 'ignore'"
+    ):
+        cvxlayers.Layer.from_problem(cp.Problem(cp.Minimize(cp.square(x))), on_failure="ignore")
+
+
+def test_a_problem_without_parameters() -> None:
+    x = cp.Variable(2)
+    record = cvxlayers.Layer.from_problem(cp.Problem(cp.Minimize(cp.sum_squares(x - 1)), [x <= 0.5])).solve([])
+    np.testing.assert_allclose(record.outputs[0], [0.5, 0.5], atol=1e-7)
+    assert record.vjp([np.ones(2)]) == ()
