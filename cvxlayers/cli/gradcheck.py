@@ -8,10 +8,13 @@ from dataclasses import dataclass
 import cvxpy as cp
 import numpy as np
 
+from cvxlayers import packing
 from cvxlayers.cli.finite_difference import FIRST_STEP, directional_derivative
+from cvxlayers.cli.polish import polish
 from cvxlayers.cli.sampling import allowed_direction, sample_value
 from cvxlayers.errors import ParameterError
-from cvxlayers.layer import Layer, Record
+from cvxlayers.layer import Layer
+from cvxlayers.record import Record
 
 __all__ = ["GradientReport", "ParameterErrors", "Point", "SampleReport", "gradcheck", "sampled_points"]
 
@@ -96,12 +99,13 @@ def sampled_points(
 ) -> Iterator[Point]:
     """Points whose values respect the parameters' attributes; the first keeps the values that the file has set."""
     for number in range(samples):
-        given = [parameter.value is not None and number == 0 for parameter in parameters]
+        given = [_set_value(parameter) if number == 0 else None for parameter in parameters]
         values = tuple(
-            _dense(parameter) if keep else sample_value(parameter, gp, random)
-            for parameter, keep in zip(parameters, given, strict=True)
+            sample_value(parameter, gp, random) if value is None else value
+            for parameter, value in zip(parameters, given, strict=True)
         )
-        yield Point("the file's values" if given and all(given) else f"sample {number + 1}", values)
+        all_given = bool(given) and all(value is not None for value in given)
+        yield Point("the file's values" if all_given else f"sample {number + 1}", values)
 
 
 def gradcheck(
@@ -136,9 +140,12 @@ class _Comparison:
     adjoint: float
 
 
-def _dense(parameter: cp.Parameter) -> np.ndarray:
-    value = parameter.value
-    return np.asarray(value.toarray() if hasattr(value, "toarray") else value)
+def _set_value(parameter: cp.Parameter) -> np.ndarray | None:
+    """The value that the file has given the parameter, if any."""
+    if parameter.attributes["sparsity"]:
+        sparse = parameter.value_sparse
+        return None if sparse is None else sparse.toarray()
+    return None if parameter.value is None else np.asarray(parameter.value)
 
 
 def _check_point(
@@ -185,7 +192,7 @@ def _compare(
     def along(t: np.ndarray) -> np.ndarray:
         moved = [*values]
         moved[position] = values[position] + t.reshape(t.shape + (1,) * direction.ndim) * direction
-        return _flat(layer.solve(moved).outputs, batch=t.size)
+        return _flat(_exact_outputs(layer.solve(moved)), batch=t.size)
 
     estimate = directional_derivative(along, scale)
     tangents: list[np.ndarray | None] = [None] * len(values)
@@ -203,6 +210,17 @@ def _compare(
     forward = np.abs(Jv - reference).max(initial=0.0) / (scale + np.abs(reference).max(initial=0.0))
     against = abs(backward - reference @ flat_w) / (weight * (scale + np.linalg.norm(reference)))
     return _Comparison(True, float(forward), float(against), float(adjoint))
+
+
+def _exact_outputs(record: Record) -> tuple[np.ndarray, ...]:
+    """The outputs to machine precision; NaN where there is no verified solution."""
+    compiled, good = record.compiled, np.flatnonzero(record.solution.ok)
+    rows = np.full_like(record.rows, np.nan)
+    if good.size:
+        values = record.values.select(np.searchsorted(record.elements, good))
+        polished = polish(compiled.structure, values, record.solution.select(good))
+        rows[:, good] = compiled.recover(polished.x, polished.y)
+    return packing.unpack(compiled, rows, record.packed.batch)
 
 
 def _random_like(part: np.ndarray, random: np.random.Generator) -> np.ndarray:

@@ -14,7 +14,8 @@ from cvxlayers.cli.npz import ParameterFile, read_parameters, refuse_unwritable,
 from cvxlayers.cli.terminal import progress
 from cvxlayers.compiled import CompiledProblem
 from cvxlayers.errors import SolveError
-from cvxlayers.layer import Layer, Record
+from cvxlayers.layer import Layer
+from cvxlayers.record import Record
 
 __all__ = ["RESERVED", "Results", "solve_all", "solve_file"]
 

@@ -12,7 +12,7 @@ import pytest
 
 from cvxlayers import __version__
 from cvxlayers.cli import doctor
-from cvxlayers.layer import Record
+from cvxlayers.record import Record
 from cvxlayers.solvers import registry
 
 ROOT = Path(__file__).resolve().parents[2]
