@@ -89,7 +89,7 @@ def linearize_dual(v: Array) -> SecondOrderDerivative:
     w1, w2 = 0.5 * (np.sign(l1) + 1.0), 0.5 * (np.sign(l2) + 1.0)
     between = (l1 > 0) & (l2 < 0)
     w3 = np.where(size == 0, w1, np.where(between, 0.5 * l1 / np.where(between, size, 1.0), l2 >= 0))
-    gap = np.minimum(np.abs(l1), np.abs(l2)) / np.sqrt(2.0)
+    gap = np.minimum(np.abs(l1), np.abs(l2)) / (np.sqrt(2.0) if v.shape[0] > 1 else 1.0)
     return SecondOrderDerivative(e, w1, w2, w3, gap)
 
 

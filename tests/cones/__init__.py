@@ -1,0 +1,1 @@
+"""Tests of the cones: projections, their derivatives, margins and the arrangement of rows."""
