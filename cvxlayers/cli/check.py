@@ -36,10 +36,14 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Fault:
-    """Why the problem cannot become a layer; the last four are empty where no subexpression is to blame."""
+    """Why the problem cannot become a layer; the last four are empty where no subexpression is to blame.
+
+    ``summary`` is the message without what the last four say.
+    """
 
     kind: str
     message: str
+    summary: str
     expression: str = ""
     where: str = ""
     rule: str = ""
@@ -153,15 +157,21 @@ def _attributes(leaf: cp.Parameter | cp.Variable) -> tuple[str, ...]:
 
 
 def _fault(exc: CompileError | EngineError, problem: cp.Problem, gp: bool, quadratic: bool) -> Fault:
-    kind, message = type(exc).__name__, str(exc).replace("gp=True", "--gp")
+    kind, message = type(exc).__name__, str(exc)
     if isinstance(exc, NotConvexError):
         offence: Offence = curvature_offence(problem, gp)
     elif isinstance(exc, NotDPPError):
         offence = dpp_offence(problem, gp, quadratic)
     else:
-        return Fault(kind, message)
-    texts = (offence.expression, offence.where, offence.rule, offence.rewrite)
-    return Fault(kind, message, *(text.replace("gp=True", "--gp") for text in texts))
+        return Fault(kind, _in_options(message), _in_options(message))
+    summary = " ".join(message.replace(offence.text(), "").split())
+    texts = (message, summary, offence.expression, offence.where, offence.rule, offence.rewrite)
+    return Fault(kind, *(_in_options(text) for text in texts))
+
+
+def _in_options(text: str) -> str:
+    """A message of the compiler, in the words of the command line."""
+    return text.replace("gp=True", "--gp")
 
 
 def _form(compiled: CompiledProblem) -> Form:
@@ -184,16 +194,14 @@ def _count(part: AffineMap, dense: bool = False) -> Count:
 def _engine(problem: cp.Problem, gp: bool, compiled: CompiledProblem, chosen: type[Solver] | None) -> Engine:
     structure = compiled.structure
     runs = chosen or registry.choose(structure.cones.kinds(), structure.quadratic)
-    what = "cones of the kinds " + ", ".join(sorted(structure.cones.kinds())) if structure.m else "no constraints"
-    what += ", and a quadratic objective" if structure.quadratic else ", and a linear objective"
-    reason = f"the first installed solver that takes this problem ({what})"
-    if chosen is not None:
-        reason = f"asked for with --solver, and it takes this problem ({what})"
+    what = f"the cones {', '.join(sorted(structure.cones.kinds()))}" if structure.m else "no constraints"
+    what += " and a quadratic objective" if structure.quadratic else " and a linear objective"
+    reason = "asked for with --solver; it takes" if chosen is not None else "the first installed solver that takes"
     linear = _linear_form(problem, gp) if structure.quadratic else structure
     others = tuple(
         (other.name, *_standing(other, structure, linear)) for other in registry.SOLVERS.values() if other is not runs
     )
-    return Engine(runs.name, reason, others)
+    return Engine(runs.name, f"{reason} {what}", others)
 
 
 def _linear_form(problem: cp.Problem, gp: bool) -> Structure | None:

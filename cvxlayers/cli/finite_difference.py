@@ -71,7 +71,7 @@ def directional_derivative(function: Callable[[Array], np.ndarray], scale: float
 
 
 def _extrapolate(central: Array) -> tuple[Array, float]:
-    """The best estimate in Richardson's tableau of central differences at halved steps, and how far it is from the others.
+    """The best estimate in Richardson's tableau of central differences at halved steps, and its distance from others.
 
     Column j of the tableau, R_j(t) = R_{j-1}(t/2) + (R_{j-1}(t/2) - R_{j-1}(t)) / (4^j - 1), is exact up to t^(2j + 2)
     (Richardson 1911). An entry is believed as far as it agrees with both that it is made of (Ridders 1982): large steps

@@ -19,14 +19,14 @@ STEPS = 6
 def polish(structure: Structure, values: Values, solution: Solution) -> Solution:
     """Improve the points of a solved batch as far as float64 goes; a point that does not improve stays as it is.
 
-    An interior-point solver stops where s'y is about 1e-10, and there x may still be off by the root of that. A point is
+    An interior-point solver stops where s'y is about 1e-10; there x may still be off by the root of that. A point is
     first made complementary: with v = y - s, y = Proj_{K*}(v) and s = y - v. Then only
 
         R1 = Px + q + A'y,    R2 = Ax + s - b
 
-    are not zero, so that (x, y, s) solves the problem with q - R1 and b + R2 exactly. Newton's step is the derivative of
-    the solution along dq = R1, db = -R2. Whether a step is kept is decided by the residuals alone: a wrong derivative
-    cannot lead to a wrong point, only to no better one.
+    are not zero, so that (x, y, s) solves the problem with q - R1 and b + R2 exactly. Newton's step is the derivative
+    of the solution along dq = R1, db = -R2. The residuals alone decide whether a step is kept: a wrong
+    derivative cannot lead to a wrong point, only to no better one.
     """
     x, v = solution.x.copy(), solution.y - solution.s
     derivative = ExactDerivative(structure)

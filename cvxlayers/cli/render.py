@@ -170,8 +170,13 @@ def _summary(report: Report) -> Padding:
 
 
 def _fault(fault: Fault) -> Padding:
-    if not fault.expression:
-        return _block(Panel(Text(fault.message), title=fault.kind, border_style="red", title_align="left"))
+    body: RenderableType = Text(fault.summary)
+    if fault.expression:
+        body = Group(body, Text(), _offence(fault))
+    return _block(Panel(body, title=fault.kind, border_style="red", title_align="left"))
+
+
+def _offence(fault: Fault) -> Table:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(overflow="fold")
@@ -179,8 +184,7 @@ def _fault(fault: Fault) -> Padding:
         ("expression", fault.expression), ("stands in", fault.where), ("rule", fault.rule), ("rewrite", fault.rewrite),
     ):  # fmt: skip
         grid.add_row(label, Text(text))
-    body = Group(grid, Text(), Text(fault.message, style="dim"))
-    return _block(Panel(body, title=fault.kind, border_style="red", title_align="left"))
+    return grid
 
 
 def _leaves(kind: str, leaves: Sequence[Leaf]) -> Padding:
@@ -281,7 +285,7 @@ def _gradients(report: GradientReport) -> Padding:
             result,
         )
     parts: list[RenderableType] = [samples, Text()]
-    if report.solved:
+    if report.solved and report.parameters:
         parts.append(errors)
     parts += [Text(note, style="dim") for note in _notes(report)]
     return _block(Group(*parts))
@@ -293,6 +297,9 @@ def _notes(report: GradientReport) -> Iterable[str]:
             "No sample has a solution, so nothing was compared: give values at which the problem is feasible and "
             "bounded, with --params P.npz or by setting the parameters' .value in the file."
         )
+        return
+    if not report.parameters:
+        yield "The problem has no parameters, so there is no derivative to compare."
         return
     yield (
         f"Worst relative errors: Jv and <v, J'w> beside finite differences (at most {report.tolerance:g}), and <Jv, w> "

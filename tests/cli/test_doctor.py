@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -9,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 
 from cvxlayers import __version__
 from cvxlayers.cli import doctor
+from cvxlayers.cli.app import app
 from cvxlayers.record import Record
 from cvxlayers.solvers import registry
 
@@ -79,3 +82,11 @@ def test_help_loads_neither_cvxpy_nor_a_solver() -> None:
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert answer.stdout.splitlines()[-1] == "[]", answer.stderr
+
+
+def test_the_documented_options_are_those_of_the_commands() -> None:
+    text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    command = typer.main.get_command(app)
+    options = {name for sub in command.commands.values() for parameter in sub.params for name in parameter.opts}
+    real = {name for name in options if name.startswith("--")} | {"--help", "--version"}
+    assert set(re.findall(r"--[a-z][a-z-]*", text)) == real
