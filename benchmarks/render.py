@@ -1,0 +1,77 @@
+"""The table, and the same results for machines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.timing import PARTS
+
+if TYPE_CHECKING:
+    from benchmarks.run import Row
+
+__all__ = ["as_json", "header", "progress", "table"]
+
+WIDTH = 190
+"""The table's width where the output is no terminal, or a narrow one."""
+
+SHARES = (*PARTS, "rest")
+
+
+def progress(name: str) -> None:
+    """Say on the error stream which family is at work."""
+    Console(stderr=True).print(f"{name} ...", style="dim")
+
+
+def header(facts: Mapping[str, Any]) -> str:
+    """The machine in one paragraph."""
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    plain = ", ".join(f"{name}: {value}" for name, value in facts.items() if name != "versions")
+    return f"{plain}\n{versions}"
+
+
+def table(rows: Sequence[Row], facts: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print the header and one table of all rows."""
+    console = console or Console()
+    console = console if console.width >= WIDTH else Console(file=console.file, width=WIDTH)
+    console.print(header(facts), highlight=False, markup=False)
+    grid = Table(caption="errors are relative; ratio: total time relative to ours; shares of our total time in %; "
+                 "overhead: time outside solver and derivative relative to the time inside")  # fmt: skip
+    for title in ("family", "contender"):
+        grid.add_column(title, overflow="fold")
+    for title in ("solution error", "gradient error", "forward ms", "backward ms", "bwd/fwd", "ratio", *SHARES, "overhead"):
+        grid.add_column(title, justify="right")
+    last = ""
+    for row in rows:
+        if row.family != last and last:
+            grid.add_section()
+        grid.add_row(f"{row.family}\n{row.size}" if row.family != last else "", *_cells(row))
+        last = row.family
+    console.print(grid)
+    for row in rows:
+        if row.fault:
+            console.print(f"{row.family}, {row.contender}: {row.fault}", highlight=False, markup=False, style="red")
+
+
+def _cells(row: Row) -> list[str]:
+    name = row.contender + (f"\n({row.setting})" if row.setting else "")
+    errors = [f"{row.verdict.solution:.0e}", f"{row.verdict.gradient:.0e}"] if row.verdict else ["", ""]
+    if row.timing is None:
+        return [name, *errors, row.fault.split(":")[0].upper(), "not timed"]
+    timing = row.timing
+    times = [f"{timing.forward * 1e3:.2f}", f"{timing.backward * 1e3:.2f}", f"{timing.backward / timing.forward:.2f}"]
+    ratio = f"{row.ratio:.2f}" if row.ratio is not None else ""
+    if timing.shares is None or timing.overhead is None:
+        return [name, *errors, *times, ratio]
+    shares = [f"{100 * timing.shares[part]:.0f}" for part in SHARES]
+    return [name, *errors, *times, ratio, *shares, f"{100 * timing.overhead:.0f} %"]
+
+
+def as_json(rows: Sequence[Row], facts: Mapping[str, Any]) -> str:
+    """The facts and the rows as JSON text; times in seconds."""
+    return json.dumps({"machine": dict(facts), "rows": [asdict(row) for row in rows]}, indent=1)

@@ -1,0 +1,121 @@
+"""Timing in turn: each contender once, then each again, so that a busy moment of the machine falls on all of them."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+
+import numpy as np
+import torch
+
+from benchmarks.contenders import Runner
+from benchmarks.families import Array, Family
+
+__all__ = ["PARTS", "Call", "Timing", "call", "interleave", "summary", "tensors"]
+
+PARTS = ("packing", "solving", "verification", "recovery", "derivative")
+
+LEAST_TURNS = 3
+"""Even a slow contender has so many turns."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One forward and backward pass: seconds, the answers, and for our own engines the seconds of the parts."""
+
+    forward: float
+    backward: float
+    outputs: tuple[Array, ...]
+    gradients: tuple[Array, ...]
+    parts: Mapping[str, float] | None = None
+
+    @property
+    def total(self) -> float:
+        """Forward and backward together."""
+        return self.forward + self.backward
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Medians over the turns, in seconds; the parts are shares of the total (medians of shares)."""
+
+    forward: float
+    backward: float
+    total: float
+    turns: int
+    shares: Mapping[str, float] | None = None
+    overhead: float | None = None
+
+
+def tensors(family: Family, weights: Sequence[Array]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """The data as leaves that require a gradient, and the cotangents."""
+    leaves = [torch.tensor(part, dtype=torch.float64, requires_grad=True) for part in family.data]
+    return leaves, [torch.tensor(part, dtype=torch.float64) for part in weights]
+
+
+def call(runner: Runner, leaves: Sequence[torch.Tensor], cotangents: Sequence[torch.Tensor]) -> Call:
+    """One forward pass, and one backward pass of the sum of cotangents times outputs."""
+    start = perf_counter()
+    outputs = tuple(runner.forward(*leaves))
+    middle = perf_counter()
+    gradients = torch.autograd.grad(outputs, leaves, list(cotangents))
+    end = perf_counter()
+    parts = {name: getattr(runner.parts(), name) for name in PARTS} if runner.parts else None
+    return Call(
+        middle - start, end - middle,
+        tuple(output.detach().numpy() for output in outputs), tuple(part.numpy() for part in gradients), parts,
+    )  # fmt: skip
+
+
+def interleave(
+    runners: Mapping[str, Runner],
+    leaves: Sequence[torch.Tensor],
+    cotangents: Sequence[torch.Tensor],
+    repeats: int,
+    budget: float = 60.0,
+) -> dict[str, Timing]:
+    """The medians of so many turns, after one call each that is not counted.
+
+    The garbage collector runs before each turn and rests during it. A contender that has used up its budget
+    (in seconds) and had three turns sits out the rest.
+    """
+    turns: dict[str, list[Call]] = {name: [] for name in runners}
+    for runner in runners.values():
+        call(runner, leaves, cotangents)
+    for _ in range(repeats):
+        for name, runner in runners.items():
+            if len(turns[name]) >= LEAST_TURNS and sum(turn.total for turn in turns[name]) > budget:
+                continue
+            turns[name].append(_quiet_call(runner, leaves, cotangents))
+    return {name: summary(calls) for name, calls in turns.items()}
+
+
+def _quiet_call(runner: Runner, leaves: Sequence[torch.Tensor], cotangents: Sequence[torch.Tensor]) -> Call:
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        return call(runner, leaves, cotangents)
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def summary(calls: Sequence[Call]) -> Timing:
+    """The medians of some calls.
+
+    The shares are those of the parts and of the rest, which is what the adapter and PyTorch take. The overhead is
+    what is spent outside solver and derivative, relative to what is spent inside.
+    """
+    forward, backward, total = (
+        float(np.median([getattr(turn, name) for turn in calls])) for name in ("forward", "backward", "total")
+    )
+    if calls[0].parts is None:
+        return Timing(forward, backward, total, len(calls))
+    shares = {name: float(np.median([turn.parts[name] / turn.total for turn in calls if turn.parts])) for name in PARTS}
+    rest = [1 - sum(turn.parts.values()) / turn.total for turn in calls if turn.parts]
+    inside = [(turn.parts["solving"] + turn.parts["derivative"]) / turn.total for turn in calls if turn.parts]
+    overhead = float(np.median([1 / part - 1 for part in inside]))
+    return Timing(forward, backward, total, len(calls), {**shares, "rest": float(np.median(rest))}, overhead)
