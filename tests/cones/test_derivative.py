@@ -15,6 +15,7 @@ from cvxlayers.cones import (
     margin,
     nonneg,
     power,
+    project,
     project_dual,
     psd,
     second_order,
@@ -45,7 +46,9 @@ def richardson(cones: Cones, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     for direction in np.eye(cones.m):
         step = direction[:, None] * np.abs(v).max(axis=0)
         sizes = 2.0 ** -np.arange(5, 14)
-        central = np.stack([(project_dual(cones, v + h * step) - project_dual(cones, v - h * step)) / (2 * h) for h in sizes])
+        central = np.stack(
+            [(project_dual(cones, v + h * step) - project_dual(cones, v - h * step)) / (2 * h) for h in sizes]
+        )
         better = (4 * central[1:] - central[:-1]) / 3
         best = (16 * better[1:] - better[:-1]) / 15
         gap = np.abs(np.diff(best, axis=0)).max(axis=1)
@@ -105,13 +108,17 @@ def test_matvec_is_the_blocks_and_is_its_own_transpose(cones: Cones) -> None:
     assert_close(forward, np.einsum("ib,ib->b", D.matvec(u), w), 1e-13, "<u, D w> and <D u, w>")
 
 
-@pytest.mark.parametrize("name", ["nonneg", "second_order_2", "second_order_5", "psd_1", "psd_2", "psd_4", "exponential"])
+@pytest.mark.parametrize(
+    "name", ["nonneg", "second_order_2", "second_order_5", "psd_1", "psd_2", "psd_4", "exponential"]
+)
 def test_agrees_with_diffcp(name: str) -> None:
     cones = SINGLE[name]
     names = {"nonneg": "l", "second_order": "q", "psd": "s", "exponential": "ep"}
     block = cones.blocks[0]
     size = 1 if block.kind == "exponential" else int(block.data)
-    parsed = diffcp_cones.parse_cone_dict({names[block.kind]: size if block.kind in ("nonneg", "exponential") else [size]})
+    parsed = diffcp_cones.parse_cone_dict(
+        {names[block.kind]: size if block.kind in ("nonneg", "exponential") else [size]}
+    )
     v, w = points(cones, 100), points(cones, 100, seed=1)
     chosen = margin(cones, v) > 0.02
     v, w = v[:, chosen], w[:, chosen]
@@ -149,19 +156,19 @@ def test_documented_choices_at_kinks() -> None:
     np.testing.assert_array_equal(D, np.diag([0.0, 1.0, 0.5]))
 
 
-@pytest.mark.parametrize(("alpha", "slope"), [(0.3, 0.0), (0.7, 1.0), (0.5, 1 / 4)])
+@pytest.mark.parametrize(("alpha", "slope"), [(0.3, 0.0), (0.7, 1.0), (0.5, 1.0 / (1.0 + 2 * 1.5))])
 def test_power_with_no_third_entry(alpha: float, slope: float) -> None:
-    # v = -(1, -1.5, 0): Proj_K(-v)'s third entry grows like w, like nothing, or by 1.5 / (1.5 + 2) of it.
+    # Beside (1, -1.5, 0) the third entry of Proj_K is slope w to first order.
     v = np.array([[-1.0], [1.5], [0.0]])
-    share = {0.3: 1.0, 0.7: 0.0, 0.5: 1.0 / (1.0 + 2 * 1.5)}[alpha]
     D = dense(Cones(power=(alpha,)), v)[:, :, 0]
-    expected_share = {0.3: 0.0, 0.7: 1.0, 0.5: share}[alpha]
-    np.testing.assert_allclose(D, np.diag([0.0, 1.0, 1.0 - expected_share]), atol=1e-15)
-    assert slope == pytest.approx(expected_share)
+    np.testing.assert_allclose(D, np.diag([0.0, 1.0, 1.0 - slope]), atol=1e-15)
+    w = 1e-12
+    third = project(Cones(power=(alpha,)), np.array([[1.0], [-1.5], [w]]))[2, 0]
+    assert third / w == pytest.approx(slope, abs=1e-6)
 
 
 def test_exponential_near_its_boundaries_against_the_principal_curvature_limit() -> None:
-    # Close to the boundary of -K, D tends to normal normal'; close to that of K*, to I - (ray of K at v's foot)'s square.
+    # Close to the boundary of -K, D tends to normal normal', and close to that of K* to I - ray ray'.
     r = np.linspace(-6.0, 6.0, 25)
     ray = np.stack([r, np.ones_like(r), np.exp(r)])
     normal = np.stack([np.ones_like(r), 1 - r, -np.exp(-r)])
@@ -211,7 +218,13 @@ def test_derivative_does_not_jump_within_the_margin(cones: Cones) -> None:
 
 @pytest.mark.parametrize(
     ("module", "name"),
-    [(zero, "zero"), (nonneg, "nonneg"), (second_order, "second_order_5"), (psd, "psd_4"), (exponential, "exponential")],
+    [
+        (zero, "zero"),
+        (nonneg, "nonneg"),
+        (second_order, "second_order_5"),
+        (psd, "psd_4"),
+        (exponential, "exponential"),
+    ],
 )
 def test_each_cone_alone_agrees_with_the_product(module: object, name: str) -> None:
     cones, v = SINGLE[name], points(SINGLE[name], 20)

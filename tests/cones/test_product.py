@@ -92,10 +92,10 @@ def test_derivative_of_a_product() -> None:
 
 
 def test_each_lane_is_computed_as_if_alone() -> None:
-    v, w = points(MIXED, 40), points(MIXED, 40, seed=1)
+    v, w = points(MIXED, 20), points(MIXED, 20, seed=1)
     D = dual_derivative(MIXED, v)
     results = project(MIXED, v), project_dual(MIXED, v), D.matvec(w)
-    for lane in range(40):
+    for lane in range(20):
         one = v[:, [lane]]
         alone = project(MIXED, one), project_dual(MIXED, one), dual_derivative(MIXED, one).matvec(w[:, [lane]])
         for whole, part in zip(results, alone, strict=True):
@@ -118,7 +118,8 @@ def test_empty_batch_and_empty_product() -> None:
 @pytest.mark.filterwarnings("error")
 def test_a_damaged_lane_leaves_the_others_alone(damage: float) -> None:
     v = points(MIXED, 6)
-    for block in MIXED.blocks:
+    first = {block.kind: block for block in reversed(MIXED.blocks)}
+    for block in first.values():
         broken = v.copy()
         broken[block.start, 2] = damage
         good = [0, 1, 3, 4, 5]

@@ -92,6 +92,8 @@ def reference_constraints(cones: Cones, x: cp.Variable) -> list[cp.Constraint]:
     return [cp.constraints.PowCone3D(x[0], x[1], x[2], block.data)]
 
 
+# Clarabel is asked for more than it always reaches, and says so; its error is below the tolerance here all the same.
+@pytest.mark.filterwarnings("ignore:Solution may be inaccurate")
 @every_curved_cone
 def test_agrees_with_clarabel(cones: Cones) -> None:
     x, v = cp.Variable(cones.m), cp.Parameter(cones.m)
@@ -100,7 +102,7 @@ def test_agrees_with_clarabel(cones: Cones) -> None:
     solved = np.empty_like(samples)
     for lane in range(samples.shape[1]):
         v.value = samples[:, lane]
-        problem.solve(solver=cp.CLARABEL, tol_gap_abs=1e-11, tol_gap_rel=1e-11, tol_feas=1e-11)
+        problem.solve(solver=cp.CLARABEL, tol_gap_abs=1e-10, tol_gap_rel=1e-10, tol_feas=1e-10)
         solved[:, lane] = x.value
     assert_close(project(cones, samples), solved, 2e-6, "Clarabel's projection")
 
