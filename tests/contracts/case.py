@@ -23,9 +23,9 @@ class Built:
     variables: Sequence[cp.Variable]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
-    """A family of problems with parameters.
+    """A family of problems with parameters; one object per row, compared by identity.
 
     Parameters
     ----------
@@ -41,6 +41,9 @@ class Case:
     only_quadratic : bool
         Whether the problem can be compiled in that form alone (quad_form with a parameter).
     gp : bool
+    loose : bool
+        Whether the standard form leaves some of its own x or y free at the solution (the bound of a norm that is not
+        active), so that the derivative's linear system is singular, though consistent.
     closed_form : Sample -> outputs, optional
     """
 
@@ -51,6 +54,7 @@ class Case:
     quadratic: bool = False
     only_quadratic: bool = False
     gp: bool = False
+    loose: bool = False
     closed_form: Callable[..., tuple[Any, ...]] | None = None
 
     def __str__(self) -> str:

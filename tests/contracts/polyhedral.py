@@ -151,7 +151,7 @@ CASES = (
     Case("lp", _lp, _lp_sample, {"nonneg"}, closed_form=_lp_solution),
     Case("qp_with_duals", _qp, _qp_sample, _LINEAR, quadratic=True),
     Case("simplex_projection", _simplex, _simplex_sample, _LINEAR, quadratic=True, closed_form=_simplex_solution),
-    Case("mpc", _mpc, _mpc_sample, _LINEAR, quadratic=True),
+    Case("mpc", _mpc, _mpc_sample, _LINEAR, quadratic=True, loose=True),
     Case("total_variation", _total_variation, _total_variation_sample, _LINEAR, quadratic=True),
     Case("portfolio", _portfolio, _portfolio_sample, _LINEAR, quadratic=True),
     Case("quad_form", _quad_form, _quad_form_sample, _LINEAR, quadratic=True, only_quadratic=True),

@@ -114,12 +114,12 @@ def _transport() -> Built:
 
 
 CASES = (
-    Case("dgp_box", _box_volume, _box_volume_sample, {"nonneg", "exponential"}, gp=True),
+    Case("dgp_box", _box_volume, _box_volume_sample, {"nonneg", "exponential"}, gp=True, loose=True),
     Case("dgp_posynomial", _posynomial, lambda rng: (rng.uniform(0.5, 2.0, 3), np.array(0.4)),
          {"nonneg", "exponential"}, gp=True),
     Case("complex_vector", _complex_vector, _complex_vector_sample, {"zero", "nonneg", "second_order"},
-         quadratic=True, closed_form=_complex_vector_solution),
-    Case("hermitian", _hermitian, _hermitian_sample, {"zero", "psd"}, quadratic=True, closed_form=_hermitian_solution),
+         quadratic=True, closed_form=_complex_vector_solution, loose=True),
+    Case("hermitian", _hermitian, _hermitian_sample, {"zero", "psd"}, quadratic=True, closed_form=_hermitian_solution, loose=True),
     Case("attributes", _attributes, _attributes_sample, {"zero", "nonneg", "psd"}, quadratic=True),
     Case("n_dimensional", _n_dimensional, _n_dimensional_sample, {"zero", "nonneg"}, quadratic=True,
          closed_form=_n_dimensional_solution),

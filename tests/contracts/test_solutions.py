@@ -20,7 +20,7 @@ SEEDS = (0, 1, 2)
 def test_solution_is_the_reference(row: Case, engine: str) -> None:
     reference = layers.expected(row)
     record = layers.layer(row, engine).solve(row.point())
-    assert_all_close(record.outputs, reference.outputs, 1e-6, f"{row.name} on {engine}")
+    assert_all_close(record.outputs, reference.outputs, layers.accuracy(row, engine), f"{row.name} on {engine}")
     assert_close(record.info.objective, np.array([reference.objective]), 1e-7, "objective")
 
 
@@ -42,7 +42,7 @@ def test_batch_equals_single_calls(row: Case, engine: str) -> None:
     for i, point in enumerate(points):
         alone = layers.layer(row, engine)(*point)
         found = [o[i] for o in together] if batch else together
-        assert_all_close(found, alone, 1e-6, f"{row.name} on {engine}, element {i}")
+        assert_all_close(found, alone, layers.accuracy(row, engine), f"{row.name} on {engine}, element {i}")
 
 
 @pytest.mark.parametrize("row", CASES, ids=str)

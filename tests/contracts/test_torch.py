@@ -20,6 +20,7 @@ from tests.support import layers  # noqa: E402
 from tests.support.tolerance import assert_all_close, assert_close  # noqa: E402
 
 DIFFERENTIABLE = [row for row in CASES if row.point()]
+TIGHT = dict(layers.ARGUMENTS["CLARABEL"])
 SMALL = [case(name) for name in ("norm_ball", "simplex_projection", "no_inequalities", "entropy", "dgp_box", "scalar")]
 
 
@@ -27,7 +28,7 @@ SMALL = [case(name) for name in ("norm_ball", "simplex_projection", "no_inequali
 def torch_layer(name: str) -> CvxpyLayer:
     row = case(name)
     built = row.build()
-    return CvxpyLayer(built.problem, built.parameters, built.variables, gp=row.gp)
+    return CvxpyLayer(built.problem, built.parameters, built.variables, gp=row.gp, solver_args=TIGHT)
 
 
 def tensors(values: Any, dtype: torch.dtype = torch.float64, grad: bool = True) -> list[torch.Tensor]:
@@ -52,7 +53,7 @@ def test_outputs_and_gradients_are_those_of_the_numpy_layer(row: Case) -> None:
     given = tensors(row.point())
     outputs = torch_layer(row.name)(*given)
     record = layers.layer(row, "CLARABEL").solve(row.point())
-    assert_all_close([o.detach().numpy() for o in outputs], record.outputs, 1e-8, row.name)
+    assert_all_close([o.detach().numpy() for o in outputs], record.outputs, 1e-7, row.name)
     if given:
         cotangents = weights(outputs)
         pull(outputs, cotangents)
@@ -87,19 +88,15 @@ def test_mixed_dtypes_promote_and_each_gradient_keeps_its_own() -> None:
 
 @pytest.mark.parametrize("row", SMALL, ids=str)
 def test_gradcheck(row: Case) -> None:
-    """Tight finite differences by PyTorch itself."""
-    layer = torch_layer(row.name)
-    assert torch.autograd.gradcheck(
-        lambda *given: layer(*given, solver_args={"eps": 1e-12}), tensors(row.point()), eps=1e-5, atol=1e-5, rtol=1e-4
-    )
+    """PyTorch's own finite differences; their step is large enough for the solver's accuracy of 1e-8."""
+    assert torch.autograd.gradcheck(torch_layer(row.name), tensors(row.point()), eps=1e-3, atol=1e-4, rtol=1e-4)
 
 
 def test_gradcheck_of_a_batch_with_a_shared_parameter() -> None:
     row = case("norm_ball")
     A, b, _ = row.point()
     c = np.stack([row.point(seed)[2] for seed in range(3)])
-    layer = torch_layer(row.name)
-    assert torch.autograd.gradcheck(layer, tensors([A, b, c]), eps=1e-5, atol=1e-5, rtol=1e-4)
+    assert torch.autograd.gradcheck(torch_layer(row.name), tensors([A, b, c]), eps=1e-3, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -233,17 +230,24 @@ def test_the_readme_example_of_cvxpylayers() -> None:
     ids=str,
 )  # fmt: skip
 def test_gradients_agree_with_those_of_cvxpylayers(row: Case) -> None:
-    """An independent implementation, on families on which its gradients were found right."""
+    """An independent implementation, on families on which its gradients were found right.
+
+    Its gradient of a symmetric parameter counts both places of an entry in the upper one; ours is symmetric.
+    """
     peer = pytest.importorskip("cvxpylayers.torch")
     built = row.build()
     other = peer.CvxpyLayer(built.problem, parameters=built.parameters, variables=built.variables)
     ours, theirs = tensors(row.point()), tensors(row.point())
-    mine, yours = torch_layer(row.name)(*ours), other(*theirs)
+    mine, yours = torch_layer(row.name)(*ours), other(*theirs, solver_args={"solve_method": "Clarabel"})
     cotangents = weights(mine)
     pull(mine, cotangents)
     pull(yours, cotangents)
     assert_all_close([o.detach().numpy() for o in yours], [o.detach().numpy() for o in mine], 1e-5, "outputs")
-    assert_all_close([t.grad.numpy() for t in theirs], [t.grad.numpy() for t in ours], 1e-4, "gradients")
+    found = [
+        (t.grad + t.grad.T).numpy() / 2 if p.is_symmetric() and p.ndim == 2 else t.grad.numpy()
+        for t, p in zip(theirs, built.parameters, strict=True)
+    ]
+    assert_all_close(found, [t.grad.numpy() for t in ours], 1e-4, "gradients")
 
 
 def test_training_step_in_a_module() -> None:

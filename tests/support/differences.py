@@ -1,8 +1,9 @@
 """Finite differences that say how far they can be trusted.
 
-Central differences D(h) = (f(t + h) - f(t - h)) / 2h have errors in even powers of h, so that
-R(h) = (4 D(h / 2) - D(h)) / 3 (Richardson 1911) has an error of order h^4. The step is halved until two
-neighbouring R agree; where rounding forbids that, the pair that agrees best is taken, and the disagreement reported.
+Central differences D(h) = (f(t + h) - f(t - h)) / 2h have errors in even powers of h; each Richardson step
+T_j(h / 2) = (4^j T_{j-1}(h / 2) - T_{j-1}(h)) / (4^j - 1) removes one of them (Richardson 1911). The step is halved until
+an estimate agrees with the two that it was made of (Ridders 1982); where rounding forbids that, the one that agrees best
+is taken, and the disagreement reported.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ __all__ = ["Derivative", "differentiate", "inner"]
 
 FIRST_STEP = 2.0**-5
 LEVELS = 8
-AGREED = 1e-8
+AGREED = 1e-9
 
 
 @dataclass(frozen=True)
@@ -51,17 +52,28 @@ def differentiate(
 def _extrapolate(outputs: Sequence[np.ndarray], steps: np.ndarray) -> Derivative:
     levels = len(steps)
     central = [(o[:levels] - o[levels:]) / (2 * steps.reshape(-1, *[1] * (o.ndim - 1))) for o in outputs]
-    richardson = [(4 * D[1:] - D[:-1]) / 3 for D in central]
-    scale = max(1.0, *(float(np.abs(R[-1]).max(initial=0.0)) for R in richardson))
-    best, agreement = 0, np.inf
-    for level in range(1, levels - 1):
-        gaps = [float(np.abs(R[level] - R[level - 1]).max(initial=0.0)) for R in richardson]
-        gap = float(np.max(gaps)) / scale  # NaN if any is
-        if gap < agreement:
-            best, agreement = level, gap
+    rows = [[[D[level] for D in central]] for level in range(levels)]  # rows[level][order] is a list of arrays
+    best, agreement = rows[-1][0], np.inf
+    for level in range(1, levels):
+        for order in range(1, level + 1):
+            factor = 4.0**order
+            parents = rows[level][order - 1], rows[level - 1][order - 1]
+            pairs = zip(*parents, strict=True)
+            estimate = [(factor * fine - coarse) / (factor - 1) for fine, coarse in pairs]
+            rows[level].append(estimate)
+            gap = max(_gap(estimate, parent) for parent in parents)
+            if gap < agreement:
+                best, agreement = estimate, gap
         if agreement <= AGREED:
             break
-    return Derivative(tuple(R[best] for R in richardson), agreement)
+    return Derivative(tuple(best), agreement)
+
+
+def _gap(estimate: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> float:
+    """The largest difference, relative to the largest entry or one; infinite where any is NaN."""
+    scale = max(1.0, *(float(np.abs(part).max(initial=0.0)) for part in estimate))
+    gaps = [float(np.abs(a - b).max(initial=0.0)) for a, b in zip(estimate, other, strict=True)]
+    return np.inf if np.isnan(gaps).any() else max(gaps) / scale
 
 
 def inner(left: Sequence[np.ndarray], right: Sequence[np.ndarray]) -> float:

@@ -1,1 +1,0 @@
-"""The contract suite: every engine and every adapter passes the same tests over one table of problems."""

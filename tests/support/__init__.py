@@ -1,1 +1,0 @@
-"""What the tests share: one tolerance helper, reference solutions, finite differences, the layers under test."""
