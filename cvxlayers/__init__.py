@@ -17,7 +17,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from cvxlayers._version import __version__
-from cvxlayers.compiled import CompiledProblem
 from cvxlayers.errors import (
     ArtefactError,
     CompileError,
@@ -35,6 +34,7 @@ from cvxlayers.errors import (
 
 if TYPE_CHECKING:
     from cvxlayers.artefact import load
+    from cvxlayers.compiled import CompiledProblem
     from cvxlayers.compiler import compile
     from cvxlayers.layer import Layer
 
@@ -59,7 +59,12 @@ __all__ = [
 ]
 
 
-_LAZY = {"compile": "cvxlayers.compiler", "Layer": "cvxlayers.layer", "load": "cvxlayers.artefact"}
+_LAZY = {
+    "CompiledProblem": "cvxlayers.compiled",
+    "compile": "cvxlayers.compiler",
+    "Layer": "cvxlayers.layer",
+    "load": "cvxlayers.artefact",
+}
 
 
 def __getattr__(name: str) -> Any:

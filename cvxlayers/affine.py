@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 import scipy.sparse as sp
 
+from cvxlayers.linear import LinearMap
 from cvxlayers.program import Array
 
 __all__ = ["AffineMap"]
@@ -42,21 +43,25 @@ class AffineMap:
         return bool(self.linear.nnz)
 
     @cached_property
-    def _adjoint(self) -> sp.csr_array:
-        return sp.csr_array(self.linear.T)
+    def _map(self) -> LinearMap:
+        return LinearMap(self.linear)
+
+    @cached_property
+    def _column(self) -> Array:
+        return np.ascontiguousarray(self.constant[:, None])
 
     def __call__(self, theta: Array) -> Array:
         """The values, (rows, B); a read-only broadcast view where they do not depend on theta."""
         if not self.varies:
-            return np.broadcast_to(self.constant[:, None], (self.rows, theta.shape[1]))
-        values = np.asarray(self.linear @ theta)
-        values += self.constant[:, None]
+            return np.broadcast_to(self._column, (self.rows, theta.shape[1]))
+        values = self._map(theta)
+        values += self._column
         return values
 
     def pushforward(self, dtheta: Array) -> Array:
         """The change of the values for a change of theta, (k, B) -> (rows, B)."""
-        return np.asarray(self.linear @ dtheta)
+        return self._map(dtheta)
 
     def pullback(self, dvalues: Array) -> Array:
         """The cotangent of theta for a cotangent of the values, (rows, B) -> (k, B)."""
-        return np.asarray(self._adjoint @ dvalues)
+        return self._map.adjoint(dvalues)

@@ -10,6 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from cvxlayers.affine import AffineMap
+from cvxlayers.linear import LinearMap
 from cvxlayers.program import Array, Structure, Values
 
 __all__ = ["CompiledProblem", "Feature", "OutputSpec", "ParameterSpec"]
@@ -129,25 +130,25 @@ class CompiledProblem:
         return Values(self.P(theta), self.q(theta), self.A(theta), self.b(theta))
 
     @cached_property
-    def _primal_adjoint(self) -> sp.csr_array:
-        return sp.csr_array(self.primal.T)
+    def _primal(self) -> LinearMap:
+        return LinearMap(self.primal)
 
     @cached_property
-    def _dual_adjoint(self) -> sp.csr_array:
-        return sp.csr_array(self.dual.T)
+    def _dual(self) -> LinearMap:
+        return LinearMap(self.dual)
 
     def recover(self, x: Array, y: Array) -> Array:
         """The rows of all outputs, before exponentials: (rows, B)."""
-        rows = np.asarray(self.primal @ x)
+        rows = self._primal(x)
         if self.dual.nnz:
-            rows += self.dual @ y
+            rows += self._dual(y)
         return rows
 
     def recover_adjoint(self, rows: Array) -> tuple[Array, Array]:
         """The cotangents of x and y for a cotangent of the recovered rows."""
-        dx = np.asarray(self._primal_adjoint @ rows)
+        dx = self._primal.adjoint(rows)
         if self.dual.nnz:
-            return dx, np.asarray(self._dual_adjoint @ rows)
+            return dx, self._dual.adjoint(rows)
         return dx, np.zeros((self.structure.m, rows.shape[1]))
 
     def objective(self, theta: Array, values: Values, x: Array) -> Array:

@@ -15,6 +15,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from cvxlayers.cones.product import Cones
+from cvxlayers.linear import LinearMap
 
 __all__ = ["Array", "Pattern", "Structure", "Values"]
 
@@ -64,26 +65,26 @@ class Pattern:
         return sp.csc_array((values, self.indices, self.indptr), shape=self.shape)
 
     @cached_property
-    def _row_sums(self) -> sp.csr_array:
-        ones = np.ones(self.nnz)
-        return sp.csr_array((ones, (self.rows, np.arange(self.nnz))), shape=(self.shape[0], self.nnz))
+    def _row_sums(self) -> LinearMap:
+        places = (np.ones(self.nnz), (self.rows, np.arange(self.nnz)))
+        return LinearMap(sp.csr_array(places, shape=(self.shape[0], self.nnz)))
 
     @cached_property
-    def _column_sums(self) -> sp.csr_array:
-        ones = np.ones(self.nnz)
-        return sp.csr_array((ones, (self.columns, np.arange(self.nnz))), shape=(self.shape[1], self.nnz))
+    def _column_sums(self) -> LinearMap:
+        places = (np.ones(self.nnz), (self.columns, np.arange(self.nnz)))
+        return LinearMap(sp.csr_array(places, shape=(self.shape[1], self.nnz)))
 
     def times(self, values: Array, x: Array) -> Array:
         """M x for each element of the batch: values (nnz, B) and x (columns, B) give (rows, B)."""
         if self._worth_sharing(values):
             return np.asarray(self.matrix(np.ascontiguousarray(values[:, 0])) @ x)
-        return np.asarray(self._row_sums @ (values * x[self.columns]))
+        return self._row_sums(values * x[self.columns])
 
     def transpose_times(self, values: Array, y: Array) -> Array:
         """M'y for each element of the batch: values (nnz, B) and y (rows, B) give (columns, B)."""
         if self._worth_sharing(values):
             return np.asarray(self.matrix(np.ascontiguousarray(values[:, 0])).T @ y)
-        return np.asarray(self._column_sums @ (values * y[self.rows]))
+        return self._column_sums(values * y[self.rows])
 
     def _worth_sharing(self, values: Array) -> bool:
         """Whether one matrix serves the whole batch and pays for being made (some 50 microseconds)."""

@@ -28,6 +28,7 @@ ROOMS = {
     "_version": 0,
     "errors": 0,
     "cones": 1,
+    "linear": 1,
     "affine": 2,
     "program": 2,
     "solution": 2,
