@@ -37,6 +37,8 @@ __all__ = ["ExactDerivative", "ExactLinearization"]
 
 # Relative residual above which a solution is not trusted.
 _ACCEPTED = 1e-9
+# The regularization where J is nearly singular.
+_CAUTIOUS = 1e-5
 # Bytes that the factors of one part of the batch may take, and all that are kept for later applications.
 _PART, _KEPT = 2**23, 2**30
 # Up to this n the dense path is taken without further ado; beyond, a Cholesky factorization costs n^3 times this.
@@ -76,11 +78,23 @@ class ExactDerivative(Derivative):
 
 @dataclass(frozen=True)
 class _Part:
-    """A part of the batch, factorized: its systems, M's factors, and the elements that these cannot serve."""
+    """A part of the batch: its systems, factorized."""
 
     system: System
     factor: Factor
-    singular: NDArray[np.bool_]
+    cautious: _Cautious | None
+
+
+@dataclass(frozen=True)
+class _Cautious:
+    """The elements of a part whose J is singular, or nearly so, factorized once more with a larger regularization.
+
+    The rounding that it leaves in the directions of J's kernel is smaller by that factor.
+    """
+
+    elements: NDArray[np.intp]
+    system: System
+    factor: Factor
 
 
 class ExactLinearization(Linearization):
@@ -111,25 +125,33 @@ class ExactLinearization(Linearization):
         return DerivativeReport(residual, margin(self._derivative.structure.cones, self._y - self._s), fallback)
 
     def vjp(self, dx: Array, dy: Array, ds: Array | None = None) -> Values:
+        structure, f = self._derivative.structure, dx
+        if ds is not None:
+            ds = np.concatenate([np.zeros_like(ds[: structure.cones.zero]), ds[structure.cones.zero :]])
+            f = dx - structure.A.transpose_times(self._values.A, ds)
         rx, rv = np.empty_like(self._x), np.empty_like(self._y)
 
         def task(i: int) -> None:
             lanes = self._slices[i]
-            gs = None if ds is None else ds[:, lanes]
-            rx[:, lanes], rv[:, lanes] = self._adjoint(i, dx[:, lanes], dy[:, lanes], gs)
+            rx[:, lanes], rv[:, lanes] = self._solve(i, f[:, lanes], dy[:, lanes])
 
         self._derivative.spread(task, len(self._slices))
+        if ds is not None:
+            rv += ds
         return self._cotangents(rx, rv)
 
     def jvp(self, dvalues: Values) -> tuple[Array, Array, Array]:
+        structure = self._derivative.structure
         f, g = self._tangents(dvalues)
-        dx, dy, ds = np.empty_like(self._x), np.empty_like(self._y), np.empty_like(self._s)
+        dx, dy = np.empty_like(self._x), np.empty_like(self._y)
 
         def task(i: int) -> None:
             lanes = self._slices[i]
-            dx[:, lanes], dy[:, lanes], ds[:, lanes] = self._forward(i, f[:, lanes], g[:, lanes])
+            dx[:, lanes], dy[:, lanes] = self._solve(i, f[:, lanes], g[:, lanes])
 
         self._derivative.spread(task, len(self._slices))
+        ds = g - structure.A.times(self._values.A, dx)
+        ds[: structure.cones.zero] = 0.0
         return dx, dy, ds
 
     def _part(self, i: int) -> _Part:
@@ -142,63 +164,32 @@ class ExactLinearization(Linearization):
         values = Values(*(part[:, lanes] for part in (self._values.P, self._values.q, self._values.A, self._values.b)))
         system = System(derivative.layout, values, self._y[:, lanes] - self._s[:, lanes])
         factor = derivative.path.factorize(system)
-        found = _Part(system, factor, nearly_singular(system, factor))
+        suspects = np.flatnonzero(nearly_singular(system, factor))
+        found = _Part(system, factor, _cautious(derivative.path, system, suspects) if suspects.size else None)
         if self._keep:
             with self._lock:
                 self._parts[i] = found
         return found
 
-    def _adjoint(self, i: int, gx: Array, gy: Array, gs: Array | None) -> tuple[Array, Array]:
-        part = self._part(i)
-        system = part.system
-        f = gx if gs is None else gx - system.A.transpose_times(gs)
-        solved = refine(system, part.factor, f, gy)
-        rx, rv = solved.dx, system.D.matvec(solved.dv)
-        if gs is not None:
-            rv += gs
-        failed = self._failed(part, solved.residual)
-        if failed.size:
-            total = gy if gs is None else gy + gs
-            lower = system.D.matvec(total) - (0.0 if gs is None else gs)
-            other = least_squares.solve(system.select(failed), gx[:, failed], lower[:, failed], transposed=True)
-            rx[:, failed], rv[:, failed] = other.upper, other.lower
-            self._note(i, solved.residual, failed, other)
-        else:
-            self._note(i, solved.residual)
-        return rx, rv
-
-    def _forward(self, i: int, f: Array, g: Array) -> tuple[Array, Array, Array]:
+    def _solve(self, i: int, f: Array, g: Array) -> tuple[Array, Array]:
+        """dx and dy = D dv for J (dx, dv) = (f, g) on the i-th part of the batch."""
         part = self._part(i)
         solved = refine(part.system, part.factor, f, g)
-        dx, dv = solved.dx, solved.dv
-        failed = self._failed(part, solved.residual)
+        dx, dy, residual = solved.dx, part.system.D.matvec(solved.dv), solved.residual
+        if part.cautious is not None:
+            again = part.cautious
+            solved = refine(again.system, again.factor, f[:, again.elements], g[:, again.elements])
+            dx[:, again.elements], dy[:, again.elements] = solved.dx, again.system.D.matvec(solved.dv)
+            residual[again.elements] = solved.residual
+        failed = np.flatnonzero(~(residual <= _ACCEPTED))
         if failed.size:
-            other = least_squares.solve(part.system.select(failed), f[:, failed], g[:, failed], transposed=False)
-            dx[:, failed], dv[:, failed] = other.upper, other.lower
-            self._note(i, solved.residual, failed, other)
-        else:
-            self._note(i, solved.residual)
-        dy = part.system.D.matvec(dv)
-        return dx, dy, dy - dv
-
-    def _failed(self, part: _Part, residual: Array) -> NDArray[np.intp]:
-        return np.flatnonzero(part.singular | ~(residual <= _ACCEPTED))
-
-    def _note(
-        self,
-        i: int,
-        residual: Array,
-        failed: NDArray[np.intp] | None = None,
-        other: least_squares.LeastSquares | None = None,
-    ) -> None:
-        """Enter what one application found into the report."""
-        residual, lanes = residual.copy(), self._slices[i]
-        fallback = np.zeros(residual.size, dtype=bool)
-        if failed is not None and other is not None:
-            residual[failed], fallback[failed] = other.residual, other.singular
+            other = least_squares.solve(part.system.select(failed), f[:, failed], g[:, failed])
+            dx[:, failed], dy[:, failed], residual[failed] = other.dx, other.dy, other.residual
         with self._lock:
+            lanes = self._slices[i]
             self._residual[lanes] = np.maximum(self._residual[lanes], residual)
-            self._fallback[lanes] |= fallback
+            self._fallback[lanes] |= ~(residual <= _ACCEPTED)
+        return dx, dy
 
     def _cotangents(self, rx: Array, rv: Array) -> Values:
         """The cotangents of the values for the multipliers rx and rv."""
@@ -234,6 +225,11 @@ def _cheapest(layout: Layout) -> CondensedPath | SparsePath:
         return CondensedPath(layout.structure)
     sparse = SparsePath(layout)
     return sparse if sparse.cost < _CUBE * n**3 else CondensedPath(layout.structure)
+
+
+def _cautious(path: CondensedPath | SparsePath, system: System, elements: NDArray[np.intp]) -> _Cautious:
+    chosen = system.select(elements, _CAUTIOUS)
+    return _Cautious(elements, chosen, path.factorize(chosen))
 
 
 def _slices(batch: int, bytes_per_element: int, threads: int) -> list[slice]:

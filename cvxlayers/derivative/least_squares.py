@@ -1,123 +1,126 @@
-"""The last resort: J element by element, by LU where it is regular after all, else by least squares of least norm."""
+"""The last resort, element by element: LU where the system is regular after all, else least squares of least norm.
+
+With E = D^(1/2), which commutes with D, and rho = E dv, the system J (dx, dv) = (f, g) becomes symmetric:
+
+    K (dx, rho) = (f, E g),    K = [[P, A'E], [E A, D - I]],    dy = D dv = E rho,    dv = A dx - g + dy.
+
+The kernel of K has the directions dx that nothing fixes (P dx = 0, D A dx = 0) and the multipliers that constraints
+share (D dv = dv, A'dv = 0), and no slacks, as J's would. S = diag(I, E) pinv(K) diag(I, E) is symmetric, so that forward and
+backward derivatives, which both apply S, are each other's adjoints even where J is singular.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import lapack
 from scipy.sparse.linalg import LinearOperator, lsmr
 
+from cvxlayers.cones.projection import DualDerivative
 from cvxlayers.derivative.operators import stack
 from cvxlayers.derivative.system import System
 from cvxlayers.program import Array
 
 __all__ = ["LeastSquares", "solve"]
 
-# Reciprocal condition number, of J scaled to rows and columns of size one, below which J counts as singular; and the
-# singular values, relative to the largest, that count as zero.
+# Reciprocal condition number, of K scaled to rows and columns of size one, below which K counts as singular; and the
+# eigenvalues, relative to the largest, that count as zero.
 _SINGULAR = 1e-12
-# Up to this order J is decomposed; beyond, LSMR works with products alone.
+# Up to this order K is decomposed; beyond, LSMR works with products alone.
 _DENSE = 1500
 _REFINEMENTS = 3
 
 
 @dataclass(frozen=True)
 class LeastSquares:
-    """Solutions upper (n, B) and lower (m, B) of J z = r or J'z = r; the relative residual and whether J is singular.
+    """dx (n, B) and dy = D dv (m, B), and the relative residual of K's system, (B,).
 
-    Where J is singular, z has the least norm among those that minimize |J z - r|: it is pinv(J) r, and pinv(J') is the
-    transpose of pinv(J), so that forward and backward derivatives stay adjoint to each other.
+    Where K is singular, (dx, rho) has the least norm among those of least residual.
     """
 
-    upper: Array
-    lower: Array
+    dx: Array
+    dy: Array
     residual: Array
-    singular: NDArray[np.bool_]
 
 
-def solve(system: System, upper: Array, lower: Array, transposed: bool) -> LeastSquares:
-    """Solve J z = (upper, lower), or J'z, for every element of a (small) batch."""
-    n = upper.shape[0]
-    z = np.empty((n + lower.shape[0], system.batch))
-    residual, singular = np.empty(system.batch), np.empty(system.batch, dtype=bool)
-    right = np.concatenate([upper, lower])
+def solve(system: System, f: Array, g: Array) -> LeastSquares:
+    """Solve J (dx, dv) = (f, g) as well as it can be solved, for every element of a (small) batch."""
+    dx, dy, residual = np.empty_like(f), np.empty_like(g), np.empty(system.batch)
     for i in range(system.batch):
         one = system.select(np.array([i]))
-        z[:, i], residual[i], singular[i] = _solve_element(one, right[:, i], transposed)
-    return LeastSquares(z[:n], z[n:], residual, singular)
+        right = np.concatenate([f[:, i : i + 1], one.root.matvec(g[:, i : i + 1])])[:, 0]
+        z, residual[i] = _solve_element(one, right)
+        dx[:, i] = z[: f.shape[0]]
+        dy[:, i] = one.root.matvec(z[f.shape[0] :, None])[:, 0]
+    return LeastSquares(dx, dy, residual)
 
 
-def _solve_element(system: System, right: Array, transposed: bool) -> tuple[Array, float, bool]:
+def _solve_element(system: System, right: Array) -> tuple[Array, float]:
     if right.size > _DENSE:
-        return _iterated(system, right, transposed)
-    J = _matrix(system)
-    if transposed:
-        J = J.T
-    if not (np.isfinite(J).all() and np.isfinite(right).all()):
-        return np.full_like(right, np.nan), np.nan, True
-    z = _regular(J, right)
-    if z is not None:
-        return z, _residual(J, z, right), False
-    z = _least_norm(J, right)
-    return z, _residual(J, z, right), True
+        return _iterated(system, right)
+    K = _matrix(system)
+    if not (np.isfinite(K).all() and np.isfinite(right).all()):
+        return np.full_like(right, np.nan), np.nan
+    z = _regular(K, right)
+    if z is None:
+        z = _least_norm(K, right)
+    whole = np.abs(right).max(initial=0.0) + (np.abs(K) @ np.abs(z)).max(initial=0.0)
+    return z, float(np.abs(right - K @ z).max(initial=0.0) / whole) if whole else 0.0
 
 
 def _matrix(system: System) -> Array:
-    """J of a batch of one, (n + m, n + m)."""
+    """K of a batch of one, (n + m, n + m)."""
     layout, structure = system.layout, system.layout.structure
     P = stack(layout.P, system.values.P[layout.source])[0]
-    A = stack(structure.A, system.values.A)[0]
-    D = np.diag(system.D.diagonal[:, 0])
-    for rows, blocks in system.D.blocks:
+    EA = _dense(system.root) @ stack(structure.A, system.values.A)[0]
+    return np.block([[P, EA.T], [EA, _dense(system.D) - np.eye(structure.m)]])
+
+
+def _dense(D: DualDerivative) -> Array:
+    matrix = np.diag(D.diagonal[:, 0])
+    for rows, blocks in D.blocks:
         for k, indices in enumerate(rows):
-            D[np.ix_(indices, indices)] = blocks[:, :, k, 0]
-    return np.block([[P, A.T @ D], [A, D - np.eye(structure.m)]])
+            matrix[np.ix_(indices, indices)] = blocks[:, :, k, 0]
+    return matrix
 
 
-def _regular(J: Array, right: Array) -> Array | None:
-    """J^-1 r by LU of the scaled matrix with refinement, or None where J is singular to working precision."""
-    rows = np.abs(J).max(axis=1)
+def _regular(K: Array, right: Array) -> Array | None:
+    """K^-1 r by LU of the scaled matrix with refinement, or None where K is singular to working precision."""
+    rows = np.abs(K).max(axis=1, initial=0.0)
     if not rows.all():
         return None
-    scaled = J / rows[:, None]
-    columns = np.abs(scaled).max(axis=0)
-    if not columns.all():
-        return None
+    scaled = K / rows[:, None]
+    columns = np.abs(scaled).max(axis=0, initial=0.0)
     scaled /= columns
     lu, pivots, info = lapack.dgetrf(scaled)
     if info or lapack.dgecon(lu, np.abs(scaled).sum(axis=0).max())[0] < _SINGULAR:
         return None
     z = np.zeros_like(right)
     for _ in range(_REFINEMENTS):
-        z += lapack.dgetrs(lu, pivots, (right - J @ z) / rows)[0] / columns
+        z += lapack.dgetrs(lu, pivots, (right - K @ z) / rows)[0] / columns
     return z
 
 
-def _least_norm(J: Array, right: Array) -> Array:
-    """pinv(J) r."""
-    U, sigma, Vt = np.linalg.svd(J)
-    keep = sigma > _SINGULAR * sigma[0]
-    return np.asarray(Vt[keep].T @ ((U[:, keep].T @ right) / sigma[keep]))
+def _least_norm(K: Array, right: Array) -> Array:
+    """pinv(K) r."""
+    values, vectors = np.linalg.eigh(K)
+    keep = np.abs(values) > _SINGULAR * np.abs(values).max()
+    kept = vectors[:, keep]
+    return np.asarray(kept @ ((kept.T @ right) / values[keep]))
 
 
-def _iterated(system: System, right: Array, transposed: bool) -> tuple[Array, float, bool]:
+def _iterated(system: System, right: Array) -> tuple[Array, float]:
     """The least-norm solution by LSMR (Fong, Saunders 2011), for matrices too large to decompose."""
     n = system.layout.structure.n
-    products = [_flat(system.times, n), _flat(system.transpose_times, n)]
-    forward, backward = products[::-1] if transposed else products
-    J = LinearOperator((right.size, right.size), matvec=forward, rmatvec=backward, dtype=np.float64)
-    z = lsmr(J, right, atol=1e-14, btol=1e-14, conlim=1 / _SINGULAR, maxiter=10 * right.size)[0]
-    rest = np.abs(right - forward(z)).max()
-    return z, float(rest / max(np.abs(right).max(), np.finfo(float).tiny)), True
 
+    def product(z: Array) -> Array:
+        dx, rho = z[:n].reshape(-1, 1), z[n:].reshape(-1, 1)
+        upper = system.P.times(dx) + system.A.transpose_times(system.root.matvec(rho))
+        lower = system.root.matvec(system.A.times(dx)) + system.D.matvec(rho) - rho
+        return np.concatenate([upper, lower])[:, 0]
 
-def _flat(product: Callable[[Array, Array], tuple[Array, Array]], n: int) -> Callable[[Array], Array]:
-    return lambda z: np.concatenate(product(z[:n, None], z[n:, None]))[:, 0]
-
-
-def _residual(J: Array, z: Array, right: Array) -> float:
-    whole = np.abs(right).max() + (np.abs(J) @ np.abs(z)).max()
-    return float(np.abs(right - J @ z).max() / whole) if whole else 0.0
+    K = LinearOperator((right.size, right.size), matvec=product, rmatvec=product, dtype=np.float64)
+    z = lsmr(K, right, atol=1e-14, btol=1e-14, conlim=1 / _SINGULAR, maxiter=10 * right.size)[0]
+    rest, whole = np.abs(right - product(z)).max(), np.abs(right).max() + np.abs(z).max()
+    return z, float(rest / whole) if whole else 0.0

@@ -80,7 +80,7 @@ class SparsePath:
         on = np.flatnonzero(layout.diagonal >= 0)
         diagonal[on] += system.values.P[layout.diagonal[on]]
         parts = [system.values.P[layout.source], system.values.A, *entries, diagonal]
-        return np.ascontiguousarray(np.concatenate(parts).T)[:, self._pattern.source]
+        return np.take(np.concatenate(parts).T, self._pattern.source, axis=1)
 
 
 @dataclass(frozen=True)

@@ -31,10 +31,6 @@ from cvxlayers.program import Array, Pattern, Structure, Values
 
 __all__ = ["Layout", "System", "largest"]
 
-# Size of the regularization relative to what it is added to. One step of refinement reduces the error by about this
-# factor; the rounding of a factorization of M by about the machine epsilon over it.
-_REGULARIZATION = 1e-8
-
 
 @dataclass(frozen=True)
 class Layout:
@@ -80,19 +76,23 @@ class System:
         Of which P and A are used.
     v : (m, B)
         y - s at the solution.
+    regularization : float
+        The size of delta and eps relative to what they are added to. Each step of refinement reduces the error by about
+        this factor (times a condition number); the rounding of M's factors is machine epsilon over it.
     """
 
     layout: Layout
     values: Values
     v: Array
+    regularization: float = 1e-8
 
     @property
     def batch(self) -> int:
         return int(self.v.shape[1])
 
-    def select(self, elements: NDArray[np.intp]) -> System:
+    def select(self, elements: NDArray[np.intp], regularization: float = 1e-8) -> System:
         """The systems of some elements."""
-        return System(self.layout, self.values.select(elements), self.v[:, elements])
+        return System(self.layout, self.values.select(elements), self.v[:, elements], regularization)
 
     @cached_property
     def D(self) -> DualDerivative:
@@ -109,16 +109,6 @@ class System:
     @cached_property
     def A(self) -> Operator:
         return operator(self.layout.structure.A, self.values.A)
-
-    def times(self, dx: Array, dv: Array) -> tuple[Array, Array]:
-        """J (dx, dv)."""
-        Ddv = self.D.matvec(dv)
-        return self.P.times(dx) + self.A.transpose_times(Ddv), self.A.times(dx) + Ddv - dv
-
-    def transpose_times(self, rx: Array, rv: Array) -> tuple[Array, Array]:
-        """J'(rx, rv)."""
-        lower = self.D.matvec(self.A.times(rx) + rv) - rv
-        return self.P.times(rx) + self.A.transpose_times(rv), lower
 
     def residual(self, dx: Array, dv: Array, f: Array, g: Array) -> tuple[Array, Array, Array]:
         """(f, g) - J (dx, dv), and its largest entry relative to the terms that it is the sum of, (B,)."""
@@ -139,7 +129,7 @@ class System:
     @cached_property
     def delta(self) -> Array:
         """What is added to P's diagonal in M, (B,)."""
-        return _REGULARIZATION * self.scales[0]
+        return self.regularization * self.scales[0]
 
     @cached_property
     def eps(self) -> Array:
@@ -147,11 +137,16 @@ class System:
         # With an active row, the error of (A P^-1 A' + eps I)^-1 is eps over A P^-1 A'. Cones with curvature act like
         # a P of the size of A'A.
         p, a = self.scales
-        return _REGULARIZATION * (a / p if self.layout.structure.cones.polyhedral else np.minimum(a / p, 1.0))
+        return self.regularization * (a / p if self.layout.structure.cones.polyhedral else np.minimum(a / p, 1.0))
 
     @cached_property
     def _eigen(self) -> DualDerivative:
         return with_eigenvectors(self.D)
+
+    @cached_property
+    def root(self) -> DualDerivative:
+        """D^(1/2)."""
+        return mapped(self._eigen, lambda d, _: np.sqrt(d), self.eps)
 
     @cached_property
     def W(self) -> DualDerivative:

@@ -1,0 +1,1 @@
+"""Tests of the derivatives on problems whose solutions are known by construction."""
