@@ -13,6 +13,7 @@ from cvxlayers.compiled import CompiledProblem
 from cvxlayers.engine import Engine, Workshop
 from cvxlayers.errors import OptionError, ParameterError, SolveError
 from cvxlayers.packing import Packed
+from cvxlayers.polish import polish
 from cvxlayers.program import Array, Values
 from cvxlayers.record import Record
 from cvxlayers.report import Info, Seconds
@@ -50,6 +51,9 @@ class Layer:
         if there is none) with zero gradient.
     check_parameters : bool
         Whether values are checked against their parameters' attributes (PSD, nonneg, ...).
+    polish : bool, optional
+        Whether Newton steps on the optimality conditions take each solution nearer to machine precision. Default: only
+        for problems with exponential or power cones, on which interior-point methods end less exactly.
 
     Raises
     ------
@@ -78,6 +82,7 @@ class Layer:
         verbose: bool = False,
         on_failure: str = "raise",
         check_parameters: bool = True,
+        polish: bool | None = None,
     ) -> None:
         if on_failure not in POLICIES:
             raise OptionError(f"on_failure: expected one of {', '.join(map(repr, POLICIES))}, got {on_failure!r}.")
@@ -86,6 +91,7 @@ class Layer:
         self.solver_args = {"verbose": verbose, **(solver_args or {})}
         self.on_failure = on_failure
         self.check_parameters = check_parameters
+        self.polish = polish
         self._workshop = Workshop(compiled.structure)
         self._workshop.engine(
             solver, self.solver_args
@@ -251,7 +257,19 @@ class Layer:
             with seconds.measure("solving"):
                 others = (self._workshop.engine(name, {}).solver.solve for name in engine.fallbacks)
                 solution = verification.retry(structure, values, solution, engine.tolerance, others)
+        if self._steps:
+            with seconds.measure("polishing"):
+                solution = verification.improve(
+                    structure, values, solution, engine.tolerance,
+                    lambda part, points: polish(structure, part, points, engine.derivative, self._steps),
+                )  # fmt: skip
         return solution
+
+    @property
+    def _steps(self) -> int:
+        """How many Newton steps polish a solution: by default only where interior-point methods end less exactly."""
+        curved = not {"exponential", "power"}.isdisjoint(self.compiled.structure.cones.kinds())
+        return 2 if (curved if self.polish is None else self.polish) else 0
 
     def _recover(self, solution: Solution) -> Array:
         rows = self.compiled.recover(solution.x, solution.y)

@@ -24,6 +24,7 @@ class Seconds:
     packing: float = 0.0
     solving: float = 0.0
     verification: float = 0.0
+    polishing: float = 0.0
     recovery: float = 0.0
     derivative: float = 0.0
 

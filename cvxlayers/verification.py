@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cvxlayers.program import Structure, Values
 from cvxlayers.solution import Residuals, Solution, Status, measure
 
-__all__ = ["retry", "spread", "verify"]
+__all__ = ["improve", "retry", "spread", "verify"]
 
 # A point whose residuals are within this factor of the tolerance is called inaccurate, beyond it failed.
 _INACCURATE = 1e3
@@ -30,6 +30,22 @@ def verify(structure: Structure, values: Values, solution: Solution, tolerance: 
     claimed = (solution.status == Status.INFEASIBLE) | (solution.status == Status.UNBOUNDED)
     status = np.where(claimed, solution.status, judged).astype(np.int8)
     return replace(solution, status=status, residuals=residuals)
+
+
+def improve(
+    structure: Structure,
+    values: Values,
+    solution: Solution,
+    tolerance: float,
+    better: Callable[[Values, Solution], Solution],
+) -> Solution:
+    """Put the optimal elements through ``better``, and keep what comes back where its residuals are smaller."""
+    elements = np.flatnonzero(solution.ok)
+    if not elements.size:
+        return solution
+    subset = values.select(elements)
+    second = verify(structure, subset, better(subset, solution.select(elements)), tolerance)
+    return _keep_better(solution, second, elements)
 
 
 def retry(

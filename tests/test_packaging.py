@@ -43,6 +43,7 @@ ROOMS = {
     "report": 5,
     "verification": 5,
     "engine": 5,
+    "polish": 5,
     "record": 5,
     "layer": 5,
     "torch": 6,
@@ -56,7 +57,7 @@ ROOMS = {
 }
 ONE_ROOM = [
     {"affine", "program", "solution", "compiled", "artefact"},
-    {"checks", "packing", "report", "verification", "engine", "record", "layer"},
+    {"checks", "packing", "report", "verification", "engine", "polish", "record", "layer"},
     {"tensorflow", "keras"},
 ]
 

@@ -10,10 +10,11 @@ import numpy as np
 
 from cvxlayers import packing
 from cvxlayers.cli.finite_difference import FIRST_STEP, directional_derivative
-from cvxlayers.cli.polish import polish
 from cvxlayers.cli.sampling import allowed_direction, sample_value
+from cvxlayers.derivative.exact import ExactDerivative
 from cvxlayers.errors import ParameterError
 from cvxlayers.layer import Layer
+from cvxlayers.polish import polish
 from cvxlayers.record import Record
 
 __all__ = ["GradientReport", "ParameterErrors", "Point", "SampleReport", "gradcheck", "sampled_points"]
@@ -218,7 +219,9 @@ def _exact_outputs(record: Record) -> tuple[np.ndarray, ...]:
     rows = np.full_like(record.rows, np.nan)
     if good.size:
         values = record.values.select(np.searchsorted(record.elements, good))
-        polished = polish(compiled.structure, values, record.solution.select(good))
+        polished = polish(
+            compiled.structure, values, record.solution.select(good), ExactDerivative(compiled.structure), 6
+        )
         rows[:, good] = compiled.recover(polished.x, polished.y)
     return packing.unpack(compiled, rows, record.packed.batch)
 

@@ -44,6 +44,8 @@ class CvxpyLayer(torch.nn.Module):
         What becomes of batch elements without a verified solution; see ``cvxlayers.Layer``.
     check_parameters : bool
         Whether values are checked against their parameters' attributes (PSD, nonneg, ...).
+    polish : bool, optional
+        Whether Newton steps sharpen each solution; see ``cvxlayers.Layer``.
 
     Raises
     ------
@@ -72,11 +74,12 @@ class CvxpyLayer(torch.nn.Module):
         *,
         on_failure: str = "raise",
         check_parameters: bool = True,
+        polish: bool | None = None,
     ) -> None:
         super().__init__()
         self.core = Layer.from_problem(
             problem, parameters, variables, solver, gp, solver_args,
-            verbose=verbose, on_failure=on_failure, check_parameters=check_parameters,
+            verbose=verbose, on_failure=on_failure, check_parameters=check_parameters, polish=polish,
         )  # fmt: skip
 
     @classmethod
