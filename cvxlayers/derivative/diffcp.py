@@ -47,8 +47,8 @@ __all__ = ["DiffcpDerivative", "DiffcpLinearization"]
 MODES = ("auto", "dense", "lsqr", "lsmr")
 
 DENSE = 6000
-"""The largest order n + m + 1 of M that is factorized (0.6 GB): "auto" does it up to there, and so does an iteration that
-did not reach its end. It was 50 to 100 times faster than LSMR at every order that was tried, from 160 to 3200."""
+"""The largest order n + m + 1 of M that is factorized (0.6 GB): "auto" does it up to there, and so does an iteration
+that did not reach its end. It was 50 to 100 times faster than LSMR at every order that was tried, 160 to 3200."""
 
 ACCEPTED = 1e-9
 """The relative residual up to which a solution of the linear system counts."""

@@ -11,8 +11,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from cvxlayers.errors import OptionError
-from cvxlayers.program import Structure
-from cvxlayers.solution import Status
+from cvxlayers.program import Structure, Values
+from cvxlayers.solution import Solution, Status
 from cvxlayers.solvers.base import Settings
 from cvxlayers.solvers.elementwise import CERTIFIED, Element, ElementwiseSolver, Outcome, Start, shown
 
@@ -39,8 +39,10 @@ EASIER = 100.0
 class Clarabel(ElementwiseSolver):
     """Solves each element with Clarabel; the analysis of the structure is kept from call to call.
 
-    A solver that was once set up for a structure takes new values in a fraction of the time. Those that are idle
-    wait in a stack; each thread takes one for one element, so that no two ever share one.
+    A solver that was once set up for a structure takes new values in a fraction of the time, but keeps the scaling that
+    it chose at first. So all are set up for a typical element of the first call, and what an element gives depends
+    neither on the order of the batch nor on which thread took it. Idle solvers wait in a stack; a thread takes one for
+    one element, so that no two ever share one.
 
     Examples
     --------
@@ -105,34 +107,41 @@ class Clarabel(ElementwiseSolver):
         "direct_solve_method": str,
     }
 
+    _typical: Element | None = None
+
     def __init__(self, structure: Structure, settings: Settings) -> None:
         super().__init__(structure, settings)
         self._idle: deque[Any] = deque()
-        self._varying = [part for part in ("P", "q", "A", "b") if part in structure.varying]
+        self._varying = tuple(part for part in ("P", "q", "A", "b") if part in structure.varying)
         self._native = self.native(settings)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"structure": self.structure, "settings": self.settings}
+        return {**self.__dict__, "_idle": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+        self.__dict__.update(state, _idle=deque())
+
+    def solve(self, values: Values, warm: Solution | None = None) -> Solution:
+        if self._typical is None and (typical := _typical(values)) is not None:
+            self.__dict__.setdefault("_typical", typical)  # in one step: of two threads, the first one decides
+        return super().solve(values, warm)
 
     def solve_element(self, element: Element, start: Start | None) -> Outcome:
-        # An updated solver keeps the scaling that it chose for other values: only one made for these very values
-        # has the last word against them. Near the limit of what rounding allows, more iterations can spoil a point
-        # (seen with PSD cones): the last attempt is content with less, and the best point is returned.
-        quick = self._run(self._updated(element))
+        # Only a solver made for these very values, and so with their scaling, has the last word against them. Near the
+        # limit of what rounding allows, more iterations can spoil a point (seen with PSD cones): the last attempt is
+        # content with less, and the best point is returned.
+        quick = self._run(self._updated(element), keep=True)
         if quick.status == Status.OPTIMAL or quick.error <= GOOD:
             return quick
         fresh = self._run(self._made(element))
         if fresh.status not in (Status.INACCURATE, Status.FAILED) or fresh.error <= GOOD:
             return fresh
-        easy = self._run(self._made(element, EASIER), keep=False)
+        easy = self._run(self._made(element, EASIER))
         if easy.status == Status.OPTIMAL:
             easy = replace(easy, status=Status.INACCURATE)
         return min(fresh, easy, quick, key=lambda outcome: outcome.error)
 
-    def _run(self, solver: Any | None, keep: bool = True) -> Outcome:
+    def _run(self, solver: Any | None, keep: bool = False) -> Outcome:
         """Solve, and keep the solver for other elements if nothing went wrong: one that failed may keep its NaNs."""
         answer = solver and attempt(solver.solve)
         outcome = _outcome(answer) if answer else Outcome(Status.FAILED)
@@ -141,10 +150,12 @@ class Clarabel(ElementwiseSolver):
         return outcome
 
     def _updated(self, element: Element) -> Any | None:
-        """An idle solver, now with the element's values, or None."""
+        """A solver set up for a typical element, now with the values of this one, or None."""
         try:
             solver = self._idle.pop()
         except IndexError:
+            solver = self._typical and self._made(self._typical)
+        if solver is None:
             return None
         # Lists: Clarabel reads them three times as fast as arrays.
         changes = {part: getattr(element, part).tolist() for part in self._varying}
@@ -184,6 +195,18 @@ class Clarabel(ElementwiseSolver):
         if attempt(lambda: make(nothing, np.zeros(1), nothing[:0], np.zeros(0), [], silent)) is None:
             raise OptionError(f"CLARABEL refuses one of the options {shown(settings)}.")
         return options
+
+
+def _typical(values: Values) -> Element | None:
+    """The finite element of middle size, by the product of its parts' norms; None if none is finite."""
+    parts = (values.P, values.q, values.A, values.b)
+    norms = np.stack([np.abs(part).max(axis=0, initial=0.0) for part in parts])
+    finite = np.flatnonzero(np.isfinite(norms).all(axis=0))
+    if not finite.size:
+        return None
+    sizes = np.log(np.where(norms > 0, norms, 1.0)[:, finite]).sum(axis=0)
+    middle = finite[np.argsort(sizes, kind="stable")[finite.size // 2]]
+    return Element(*(np.ascontiguousarray(part[:, middle]) for part in parts))
 
 
 def _native_settings(clarabel: Any, options: Mapping[str, Any], easier: float = 1.0) -> Any:
