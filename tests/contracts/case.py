@@ -43,7 +43,7 @@ class Case:
     gp : bool
     loose : bool
         Whether the standard form leaves some of its own x or y free at the solution (the bound of a norm that is not
-        active), so that the derivative's linear system is singular, though consistent.
+        active), so that the derivative's linear system is singular, though consistent: it may be called a fallback.
     closed_form : Sample -> outputs, optional
     """
 

@@ -101,7 +101,7 @@ def test_report_of_a_derivative(row: Case, engine: str, rng: np.random.Generator
     print(f"{row.name} on {engine}: residual {residual:.1e}, margin {margin:.1e}")
     assert residual <= 1e-6
     assert margin > 1e-6
-    assert report.fallback.tolist() == [row.loose]
+    assert row.loose or not report.fallback.any()
 
 
 @pytest.mark.parametrize("row", WITH_PARAMETERS, ids=str)

@@ -21,6 +21,7 @@ from tests.support.tolerance import assert_all_close, assert_close  # noqa: E402
 
 DIFFERENTIABLE = [row for row in CASES if row.point()]
 TIGHT = dict(layers.ARGUMENTS["CLARABEL"])
+PEER_TIGHT = {"solve_method": "Clarabel", "tol_gap_abs": 1e-12, "tol_gap_rel": 1e-12, "tol_feas": 1e-12}
 SMALL = [case(name) for name in ("norm_ball", "simplex_projection", "no_inequalities", "entropy", "dgp_box", "scalar")]
 
 
@@ -238,7 +239,7 @@ def test_gradients_agree_with_those_of_cvxpylayers(row: Case) -> None:
     built = row.build()
     other = peer.CvxpyLayer(built.problem, parameters=built.parameters, variables=built.variables)
     ours, theirs = tensors(row.point()), tensors(row.point())
-    mine, yours = torch_layer(row.name)(*ours), other(*theirs, solver_args={"solve_method": "Clarabel"})
+    mine, yours = torch_layer(row.name)(*ours), other(*theirs, solver_args=PEER_TIGHT)
     cotangents = weights(mine)
     pull(mine, cotangents)
     pull(yours, cotangents)

@@ -15,7 +15,7 @@ import cvxpy as cp
 import numpy as np
 import scipy.sparse as sp
 
-__all__ = ["Reference", "solve"]
+__all__ = ["Reference", "assign", "solve"]
 
 CLARABEL_LEVELS = (1e-13, 1e-11, 1e-9)
 SCS_OPTIONS = {"eps": 1e-11, "max_iters": 500_000}
@@ -39,12 +39,7 @@ def solve(
     gp: bool = False,
 ) -> Reference:
     """Solve for these parameter values; the point with the smallest verified KKT residual wins."""
-    for parameter, value in zip(parameters, values, strict=True):
-        if parameter.attributes["sparsity"]:
-            entries = (np.asarray(value)[parameter.sparse_idx], parameter.sparse_idx)
-            parameter.value_sparse = sp.coo_array(entries, shape=parameter.shape)
-        else:
-            parameter.value = value
+    assign(parameters, values)
     best: Reference | None = None
     attempts: list[tuple[str, dict[str, Any]]] = [
         (cp.CLARABEL, {"tol_gap_abs": eps, "tol_gap_rel": eps, "tol_feas": eps, "accept_unknown": True})
@@ -58,6 +53,16 @@ def solve(
             break
     assert best is not None and best.residual <= ACCEPTED, f"no reference solution: {best}"
     return best
+
+
+def assign(parameters: Sequence[cp.Parameter], values: Sequence[Any]) -> None:
+    """Give CVXPY's parameters their values."""
+    for parameter, value in zip(parameters, values, strict=True):
+        if parameter.attributes["sparsity"]:
+            entries = (np.asarray(value)[parameter.sparse_idx], parameter.sparse_idx)
+            parameter.value_sparse = sp.coo_array(entries, shape=parameter.shape)
+        else:
+            parameter.value = value
 
 
 def _attempt(
