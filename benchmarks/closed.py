@@ -5,13 +5,15 @@ Each maps (data, weights w) to the solutions x and the gradients of the sum of w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cvxpy as cp
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["RIDGE", "Answer", "Array", "Semidefinite", "project", "regress"]
+__all__ = ["RIDGE", "Answer", "Array", "Ellipsoids", "Semidefinite", "project", "regress"]
 
 Array = NDArray[np.float64]
 Answer = tuple[tuple[Array, ...], tuple[Array, ...]]
@@ -56,8 +58,57 @@ def regress(data: tuple[Array, ...], weights: tuple[Array, ...], rounds: int = 5
 
 
 @dataclass(frozen=True)
+class Ellipsoids:
+    """The minimum of q'x subject to |F_i x + g_i| <= 1: Newton's method from Clarabel's point.
+
+    Parameters
+    ----------
+    problem : cvxpy.Problem
+        That problem.
+    parameters : (q, F_1, ..., g_1, ...)
+    x : cvxpy.Variable
+    """
+
+    # With u_i = F_i x + g_i, for the active i: q + sum_i lam_i F_i'u_i = 0, (u_i'u_i - 1) / 2 = 0, and lam_i > 0. The
+    # Jacobian J in (x, lam) is symmetric. With J r = (w, 0): d(w'x) = -r'dF, where
+    # dF = (dq + sum_i lam_i (dF_i'u_i + F_i'(dF_i x + dg_i)), u_i'(dF_i x + dg_i)).
+
+    problem: cp.Problem
+    parameters: tuple[cp.Parameter, ...]
+    x: cp.Variable
+
+    def __call__(self, data: tuple[Array, ...], weights: tuple[Array, ...]) -> Answer:
+        """Solve element by element."""
+        rows = [self._element(values, w) for *values, w in zip(*data, *weights, strict=True)]
+        x, *gradients = (np.stack(column) for column in zip(*rows, strict=True))
+        return (x,), tuple(gradients)
+
+    def _element(self, values: list[Array], w: Array, rounds: int = 12) -> tuple[Array, ...]:
+        q, count, n = values[0], len(values) // 2, w.size
+        x, found = _clarabel(self.problem, self.parameters, values, self.x)
+        duals = np.array([float(dual) for dual in found])
+        active = np.flatnonzero(duals > 1e-5 * duals.max())
+        all_F, all_g = np.stack(values[1 : count + 1]), np.stack(values[count + 1 :])
+        F, g, lam = all_F[active], all_g[active], duals[active]
+        for _ in range(rounds):
+            u = F @ x + g
+            G = np.einsum("ijk,ij->ik", F, u)
+            J = np.block([[np.einsum("i,ijk,ijl->kl", lam, F, F), G.T], [G, np.zeros((lam.size, lam.size))]])
+            step = np.linalg.solve(J, np.concatenate([q + G.T @ lam, ((u * u).sum(axis=1) - 1) / 2]))
+            x, lam = x - step[:n], lam - step[n:]
+        inside = np.linalg.norm(all_F @ x + all_g, axis=1) < 1 + 1e-9
+        _converged(step, bool(lam.min() > 0 and inside.all()))
+        r = np.linalg.solve(J, np.append(w, np.zeros(lam.size)))
+        rx, rl = r[:n], r[n:]
+        dg, dF = np.zeros((count, n)), np.zeros((count, n, n))
+        dg[active] = -(lam[:, None] * (F @ rx) + rl[:, None] * u)
+        dF[active] = np.einsum("ij,k->ijk", dg[active], x) - np.einsum("i,ij,k->ijk", lam, u, rx)
+        return x, -rx, *dF, *dg
+
+
+@dataclass(frozen=True)
 class Semidefinite:
-    """The minimum of tr(C X) subject to tr(A_i X) = b_i, X positive semidefinite: Newton's method from Clarabel's point.
+    """The minimum of tr(C X) subject to tr(A_i X) = b_i, X >> 0: Newton's method from Clarabel's point.
 
     Parameters
     ----------
@@ -90,7 +141,8 @@ class Semidefinite:
         A = np.einsum("ijk,ejk->ie", self.A, E)
         p, n = A.shape
         c, w = np.einsum("jk,ejk->e", C, E), np.einsum("jk,ejk->e", W, E)
-        x, s = (np.einsum("jk,ejk->e", matrix, E) for matrix in self._start(C, b))
+        X, duals = _clarabel(self.problem, self.parameters, (C, b), self.X)
+        x, s = (np.einsum("jk,ejk->e", matrix, E) for matrix in (X, duals[-1]))
         y = np.linalg.lstsq(A.T, c - s, rcond=None)[0]
         for _ in range(rounds):
             by_x, by_s = _multiplication(x, E), _multiplication(s, E)
@@ -101,17 +153,28 @@ class Semidefinite:
             ])  # fmt: skip
             step = np.linalg.solve(J, np.concatenate([A @ x - b, A.T @ y + s - c, by_x @ s]))
             x, y, s = x - step[:n], y - step[n : n + p], s - step[n + p :]
-        largest = np.abs(step).max()
-        if not largest <= 1e-9:
-            raise RuntimeError(f"SDP: no reference, because Newton's method has not converged (last step {largest:.0e}).")
+        _converged(step, all(np.linalg.eigvalsh(np.einsum("e,ejk->jk", v, E))[0] > -1e-9 for v in (x, s)))
         r = np.linalg.solve(J.T, np.concatenate([w, np.zeros(p + n)]))
         return np.einsum("e,ejk->jk", x, E), np.einsum("e,ejk->jk", r[p : p + n], E), r[:p]
 
-    def _start(self, C: Array, b: Array) -> tuple[Array, Array]:
-        for parameter, value in zip(self.parameters, (C, b), strict=True):
-            parameter.value = value
-        self.problem.solve(cp.CLARABEL, warm_start=False)
-        return self.X.value, self.problem.constraints[-1].dual_value
+
+def _clarabel(
+    problem: cp.Problem, parameters: tuple[cp.Parameter, ...], values: Sequence[Array], variable: cp.Variable
+) -> tuple[Array, list[Any]]:
+    """A point to start from, and the dual variables of the constraints."""
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.value = value
+    problem.solve(cp.CLARABEL, warm_start=False)
+    return variable.value, [constraint.dual_value for constraint in problem.constraints]
+
+
+def _converged(step: Array, feasible: bool) -> None:
+    """Refuse a point of Newton's method whose last step was not small, or which broke an inequality."""
+    if not (np.abs(step).max() <= 1e-9 and feasible):
+        raise RuntimeError(
+            f"No reference: Newton's method has not converged (last step {np.abs(step).max():.0e}, "
+            f"inequalities {'kept' if feasible else 'broken'})."
+        )
 
 
 def _basis(k: int) -> Array:

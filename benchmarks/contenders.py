@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import cvxpy as cp
-import numpy as np
 import torch
 
 from benchmarks.families import Family
@@ -63,7 +62,7 @@ def contenders(threads: int, engines: Sequence[str] = ("DIFFCP",)) -> list[Conte
     if importlib.util.find_spec("moreau"):
         if importlib.util.find_spec("cvxpylayers"):
             found.append(Contender("cvxpylayers MOREAU", (_cvxpylayers("defaults", {}, "MOREAU"),)))
-        found.append(Contender("moreau", (_moreau("auto", threads), _moreau("ipm", threads)), _without_psd))
+        found.append(Contender("moreau", (_moreau("auto"), _moreau("ipm")), _without_psd))
     if importlib.util.find_spec("qpth"):
         found.append(Contender("qpth", (Setting("defaults", _qpth),), _has_matrices))
     if importlib.util.find_spec("proxsuite"):
@@ -109,7 +108,7 @@ def _ours(engine: str | None, threads: int) -> Setting:
 
         return Runner(layer, parts)
 
-    return Setting(engine or "defaults", make)
+    return Setting("defaults", make)
 
 
 def _cvxpylayers(label: str, options: dict[str, Any], solver: str | None = None) -> Setting:
@@ -183,69 +182,10 @@ def _without_psd(family: Family) -> bool:
     return family.name != "SDP"
 
 
-def _moreau(method: str, threads: int) -> Setting:
-    """Moreau's own PyTorch solver, given the standard form that this package compiles.
-
-    What stands around it (parameters -> values, solution -> variables) are PyTorch's sparse products.
-    """
-
+def _moreau(method: str) -> Setting:
     def make(family: Family) -> Runner:
-        return Runner(_MoreauLayer(family, method, threads))
+        from benchmarks.moreau_layer import MoreauLayer
+
+        return Runner(MoreauLayer(family, method))
 
     return Setting(method, make)
-
-
-class _MoreauLayer:
-    def __init__(self, family: Family, method: str, threads: int) -> None:
-        import moreau.torch
-
-        import cvxlayers
-
-        compiled = cvxlayers.compile(family.problem, family.parameters, family.variables, gp=family.gp)
-        structure, cones = compiled.structure, compiled.structure.cones
-        self.compiled = compiled
-        upper = structure.P
-        rows = np.concatenate([upper.rows, upper.columns[upper.rows != upper.columns]])
-        columns = np.concatenate([upper.columns, upper.rows[upper.rows != upper.columns]])
-        places = np.concatenate([np.arange(upper.nnz), np.flatnonzero(upper.rows != upper.columns)])
-        P_order = np.lexsort((columns, rows))
-        A_order = np.lexsort((structure.A.columns, structure.A.rows))
-        parts = (
-            (compiled.P, places[P_order]), (compiled.A, A_order),
-            (compiled.q, np.arange(structure.n)), (compiled.b, np.arange(structure.m)),
-        )  # fmt: skip
-        self.maps = [(_sparse(part.linear[order]), torch.from_numpy(part.constant[order])) for part, order in parts]
-        self.primal = _sparse(compiled.primal)
-        blocks = cones.blocks
-        self.solver = moreau.torch.Solver(
-            structure.n, structure.m,
-            _offsets(rows, structure.n), torch.from_numpy(columns[P_order].astype(np.int64)),
-            _offsets(structure.A.rows, structure.m), torch.from_numpy(structure.A.columns[A_order].astype(np.int64)),
-            moreau.Cones(
-                num_zero_cones=cones.zero, num_nonneg_cones=cones.nonneg,
-                so_cone_dims=[block.data for block in blocks if block.kind == "second_order"],
-                num_exp_cones=sum(block.kind == "exponential" for block in blocks),
-            ),
-            moreau.Settings(solver=method, device="cpu", batch_size=family.batch, enable_grad=True),
-        )  # fmt: skip
-
-    def __call__(self, *tensors: torch.Tensor) -> list[torch.Tensor]:
-        # Column by column, as in CVXPY; theta is (k, B).
-        theta = torch.cat([tensor.reshape(len(tensor), *tensor.shape[1:]).mT.reshape(len(tensor), -1)
-                           if tensor.ndim == 3 else tensor.reshape(len(tensor), -1) for tensor in tensors], 1).mT
-        P, A, q, b = ((linear @ theta + constant[:, None]).mT.contiguous() for linear, constant in self.maps)
-        rows = (self.primal @ self.solver.solve(P, A, q, b).x.mT).mT
-        outputs = []
-        for spec in self.compiled.outputs:
-            flat = rows[:, spec.start : spec.stop].reshape(len(rows), *spec.shape[::-1])
-            outputs.append(flat.mT if len(spec.shape) == 2 else flat)
-        return outputs
-
-
-def _sparse(matrix: Any) -> torch.Tensor:
-    coo = matrix.tocoo()
-    return torch.sparse_coo_tensor(np.stack([coo.row, coo.col]), coo.data, coo.shape).coalesce()
-
-
-def _offsets(rows: np.ndarray, count: int) -> torch.Tensor:
-    return torch.from_numpy(np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=count))]).astype(np.int64))

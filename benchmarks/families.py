@@ -43,6 +43,8 @@ class Family:
     closed : callable, optional
         (data, weights) -> solutions, gradients of the sum of weights times solutions (see ``closed``).
     qp : QPForm, optional
+    solution : callable, optional
+        The values of one element -> its solutions, in closed form.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Family:
     gp: bool = False
     closed: Callable[[tuple[Array, ...], tuple[Array, ...]], Answer] | None = None
     qp: QPForm | None = None
+    solution: Callable[..., tuple[Any, ...]] | None = None
 
     @property
     def batch(self) -> int:
@@ -127,7 +130,8 @@ def socp(n: int = 20, cones: int = 3, batch: int = 64, seed: int = 0) -> Family:
     centres = [rng.standard_normal((batch, n)) * 0.5 / np.sqrt(n) for _ in g]
     data = (rng.standard_normal((batch, n)), *shapes, *centres)
     size = f"{n} variables, {cones} cones, batch {batch}"
-    return Family("SOCP", size, problem, (q, *F, *g), (x,), data)
+    exact = closed.Ellipsoids(problem, (q, *F, *g), x)
+    return Family("SOCP", size, problem, (q, *F, *g), (x,), data, closed=exact)
 
 
 def sdp(order: int = 10, equations: int = 10, batch: int = 16, seed: int = 0) -> Family:
@@ -215,6 +219,7 @@ QUICK: Mapping[str, Mapping[str, Any]] = MappingProxyType({
     "tv": {"n": 20, "batch": 4}, "small": {},
 })  # fmt: skip
 """Small sizes, for a look and for the tests."""
+
 
 def make(name: str, quick: bool = False, seed: int = 0) -> Family:
     """One of the timed families, in full or in its small size.

@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 
 __all__ = ["as_json", "header", "progress", "table"]
 
-WIDTH = 190
+WIDTH = 180
 """The table's width where the output is no terminal, or a narrow one."""
 
 SHARES = (*PARTS, "rest")
+
+TITLES = ("solution error", "gradient error", "forward ms", "backward ms", "back / forw", "ratio", *SHARES, "overhead")
 
 
 def progress(name: str) -> None:
@@ -42,16 +44,14 @@ def table(rows: Sequence[Row], facts: Mapping[str, Any], console: Console | None
     console.print(header(facts), highlight=False, markup=False)
     grid = Table(caption="errors are relative; ratio: total time relative to ours; shares of our total time in %; "
                  "overhead: time outside solver and derivative relative to the time inside")  # fmt: skip
-    for title in ("family", "contender"):
-        grid.add_column(title, overflow="fold")
-    for title in ("solution error", "gradient error", "forward ms", "backward ms", "bwd/fwd", "ratio", *SHARES, "overhead"):
+    grid.add_column("family, contender", no_wrap=True)
+    for title in TITLES:
         grid.add_column(title, justify="right")
-    last = ""
-    for row in rows:
-        if row.family != last and last:
+    for number, row in enumerate(rows):
+        if not number or rows[number - 1].family != row.family:
             grid.add_section()
-        grid.add_row(f"{row.family}\n{row.size}" if row.family != last else "", *_cells(row))
-        last = row.family
+            grid.add_row(f"[bold]{row.family}[/bold]: {row.size}")
+        grid.add_row(*_cells(row))
     console.print(grid)
     for row in rows:
         if row.fault:
@@ -59,7 +59,7 @@ def table(rows: Sequence[Row], facts: Mapping[str, Any], console: Console | None
 
 
 def _cells(row: Row) -> list[str]:
-    name = row.contender + (f"\n({row.setting})" if row.setting else "")
+    name = f"  {row.contender}" + (f" ({row.setting})" if row.setting else "")
     errors = [f"{row.verdict.solution:.0e}", f"{row.verdict.gradient:.0e}"] if row.verdict else ["", ""]
     if row.timing is None:
         return [name, *errors, row.fault.split(":")[0].upper(), "not timed"]

@@ -1,6 +1,6 @@
 """The command: verify every contender on every family, time those that are right, in turn, and print one table.
 
-    python -m benchmarks.run [--families simplex sdp ...] [--repeats N] [--quick] [--json FILE]
+python -m benchmarks.run [--families simplex sdp ...] [--repeats N] [--quick] [--json FILE]
 """
 
 from __future__ import annotations
@@ -138,11 +138,15 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--families", nargs="+", choices=list(TIMED), default=list(TIMED), metavar="NAME",
                         help=f"which families (default: all): {', '.join(TIMED)}")  # fmt: skip
-    parser.add_argument("--contenders", nargs="+", metavar="NAME", help="only these beside ours (default: all installed)")
+    parser.add_argument(
+        "--contenders", nargs="+", metavar="NAME", help="only these beside ours (default: all installed)"
+    )
     parser.add_argument("--engines", nargs="*", default=["DIFFCP"], metavar="NAME",
                         help="our engines that run beside the default one (default: DIFFCP)")  # fmt: skip
     parser.add_argument("--repeats", type=int, help="how many turns each has (default: 9, with --quick 3)")
-    parser.add_argument("--threads", type=int, default=machine.cores(), help="threads for everyone (default: all cores)")
+    parser.add_argument(
+        "--threads", type=int, default=machine.cores(), help="threads for everyone (default: all cores)"
+    )
     parser.add_argument("--quick", action="store_true", help="small sizes, few turns: to see that all works")
     parser.add_argument("--seed", type=int, default=0, help="of the data (default: 0)")
     parser.add_argument("--json", metavar="FILE", help="write the results there, too")

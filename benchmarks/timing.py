@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from time import perf_counter
 
 import numpy as np
@@ -12,10 +12,12 @@ import torch
 
 from benchmarks.contenders import Runner
 from benchmarks.families import Array, Family
+from cvxlayers.report import Seconds
 
 __all__ = ["PARTS", "Call", "Timing", "call", "interleave", "summary", "tensors"]
 
-PARTS = ("packing", "solving", "verification", "recovery", "derivative")
+PARTS = tuple(field.name for field in fields(Seconds))
+"""The parts of a call that our own engines report."""
 
 LEAST_TURNS = 3
 """Even a slow contender has so many turns."""
