@@ -1,7 +1,7 @@
 """Random cone programs whose solutions are known by construction, and derivatives by differences to compare with.
 
-Choose x and v, split v into y = Proj_{K*}(v) and s = y - v, choose P and A: with q = -Px - A'y and b = Ax + s, the point
-(x, y, s) solves the program exactly, whatever the cones.
+Choose x and v, split v into y = Proj_{K*}(v) and s = y - v, choose P and A: with q = -Px - A'y and b = Ax + s, the
+point (x, y, s) solves the program exactly, whatever the cones.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def random_problem(
 ) -> Problem:
     """A random problem; ``shared``: P and A are the same for all elements, as broadcast views."""
     mask = rng.random((cones.m, n)) < density
-    mask[np.arange(cones.m), rng.integers(0, n, cones.m)] = True
+    mask[np.arange(cones.m), np.arange(cones.m) % n] = True
     upper = np.triu(rng.random((n, n)) < density) | np.eye(n, dtype=bool) if quadratic else np.zeros((n, n), bool)
     structure = Structure(pattern(upper), pattern(mask), cones, frozenset(varying))
     own = 1 if shared else batch
