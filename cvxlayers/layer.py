@@ -13,7 +13,7 @@ from cvxlayers.compiled import CompiledProblem
 from cvxlayers.engine import Engine, Workshop
 from cvxlayers.errors import OptionError, ParameterError, SolveError
 from cvxlayers.packing import Packed
-from cvxlayers.polish import polish
+from cvxlayers.polish import natural_residual, polish
 from cvxlayers.program import Array, Values
 from cvxlayers.record import Record
 from cvxlayers.report import Info, Seconds
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["Layer", "Record"]
 
 POLICIES = ("raise", "nan", "zero_grad")
+
+# The natural residual above which a solution is polished, and by how many Newton steps at the most.
+COMPLEMENTARY, STEPS = 1e-8, 2
 
 
 class Layer:
@@ -52,8 +55,9 @@ class Layer:
     check_parameters : bool
         Whether values are checked against their parameters' attributes (PSD, nonneg, ...).
     polish : bool, optional
-        Whether Newton steps on the optimality conditions take each solution nearer to machine precision. Default: only
-        for problems with exponential or power cones, on which interior-point methods end less exactly.
+        Whether Newton steps on the optimality conditions take solutions that are not complementary (see
+        ``cvxlayers.polish``) nearer to machine precision. Default: for all cones but the polyhedral ones, on which
+        interior-point methods end exactly enough.
 
     Raises
     ------
@@ -257,19 +261,22 @@ class Layer:
             with seconds.measure("solving"):
                 others = (self._workshop.engine(name, {}).solver.solve for name in engine.fallbacks)
                 solution = verification.retry(structure, values, solution, engine.tolerance, others)
-        if self._steps:
+        if self.polish or (self.polish is None and not structure.cones.polyhedral):
             with seconds.measure("polishing"):
-                solution = verification.improve(
-                    structure, values, solution, engine.tolerance,
-                    lambda part, points: polish(structure, part, points, engine.derivative, self._steps),
-                )  # fmt: skip
+                solution = self._polished(engine, values, solution)
         return solution
 
-    @property
-    def _steps(self) -> int:
-        """How many Newton steps polish a solution: by default only where interior-point methods end less exactly."""
-        curved = not {"exponential", "power"}.isdisjoint(self.compiled.structure.cones.kinds())
-        return 2 if (curved if self.polish is None else self.polish) else 0
+    def _polished(self, engine: Engine, values: Values, solution: Solution) -> Solution:
+        """Sharpen the optimal elements that are not complementary, which the gap alone does not show."""
+        structure = self.compiled.structure
+        loose = natural_residual(structure, solution) > COMPLEMENTARY
+        elements = np.flatnonzero(solution.ok & loose)
+        if not elements.size:
+            return solution
+        return verification.improve(
+            structure, values, solution, engine.tolerance, elements,
+            lambda part, points: polish(structure, part, points, engine.derivative, STEPS),
+        )  # fmt: skip
 
     def _recover(self, solution: Solution) -> Array:
         rows = self.compiled.recover(solution.x, solution.y)

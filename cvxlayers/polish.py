@@ -22,7 +22,17 @@ from cvxlayers.derivative.base import Derivative
 from cvxlayers.program import Array, Structure, Values
 from cvxlayers.solution import Solution
 
-__all__ = ["polish"]
+__all__ = ["natural_residual", "polish"]
+
+
+def natural_residual(structure: Structure, solution: Solution) -> Array:
+    """|y - Proj_{K*}(y - s)| / (1 + |y - s|) in the largest entry, (B,): zero at a complementary point.
+
+    It bounds the error of a point as the duality gap does not: near a solution it grows like the root of s'y (Facchinei
+    and Pang 2003, section 6.2, on the natural map).
+    """
+    v = solution.y - solution.s
+    return _largest(solution.y - project_dual(structure.cones, v)) / (1 + _largest(v))
 
 
 def polish(structure: Structure, values: Values, solution: Solution, derivative: Derivative, steps: int) -> Solution:

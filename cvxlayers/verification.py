@@ -37,12 +37,10 @@ def improve(
     values: Values,
     solution: Solution,
     tolerance: float,
+    elements: NDArray[np.intp],
     better: Callable[[Values, Solution], Solution],
 ) -> Solution:
-    """Put the optimal elements through ``better``, and keep what comes back where its residuals are smaller."""
-    elements = np.flatnonzero(solution.ok)
-    if not elements.size:
-        return solution
+    """Put some elements through ``better``, and keep what comes back where its residuals are smaller."""
     subset = values.select(elements)
     second = verify(structure, subset, better(subset, solution.select(elements)), tolerance)
     return _keep_better(solution, second, elements)
