@@ -57,7 +57,8 @@ def contenders(threads: int, engines: Sequence[str] = ("DIFFCP",)) -> list[Conte
     found = [Contender(OURS, (_ours(None, threads),))]
     found += [Contender(f"{OURS} {engine}", (_ours(engine, threads),)) for engine in engines]
     if importlib.util.find_spec("cvxpylayers"):
-        found.append(Contender("cvxpylayers", (_cvxpylayers("defaults", {}),)))
+        jobs = {"n_jobs_forward": threads, "n_jobs_backward": threads}  # its default is one for each core
+        found.append(Contender("cvxpylayers", (_cvxpylayers("defaults", jobs),)))
         found.append(Contender("cvxpylayers, tuned", tuple(_tuned(threads))))
     if importlib.util.find_spec("moreau"):
         if importlib.util.find_spec("cvxpylayers"):

@@ -10,9 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-torch = pytest.importorskip("torch")
-
+import torch
 from rich.console import Console
 
 from benchmarks import accuracy, families, machine, profile_call, render, run, verify
