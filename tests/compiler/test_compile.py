@@ -16,7 +16,7 @@ from cvxlayers.layer import Layer
 from tests.contracts.case import Case
 from tests.contracts.table import CASES
 from tests.support import layers, reference
-from tests.support.tolerance import assert_all_close, assert_close
+from tests.support.tolerance import assert_all_close, assert_close, say
 
 
 @pytest.mark.parametrize("row", CASES, ids=str)
@@ -108,7 +108,7 @@ def test_duals_that_cannot_be_read_off() -> None:
     z, c = cp.Variable(2, complex=True), cp.Parameter(2, complex=True)
     constraint = z == c
     problem = cp.Problem(cp.Minimize(cp.norm(z)), [constraint])
-    with pytest.raises(CompileError, match="dual variable of constraint .* was asked for"):
+    with pytest.raises(CompileError, match=r"dual variable of constraint .* was asked for"):
         cvxlayers.compile(problem, [c], [constraint.dual_variables[0]])
 
 
@@ -139,7 +139,7 @@ def test_a_large_parameter_matrix_compiles_sparsely() -> None:
     compiled = cvxlayers.compile(problem, [A, b], [x])
     elapsed = time.perf_counter() - start
     stored = sum(part.linear.nnz for part in (compiled.P, compiled.q, compiled.A, compiled.b))
-    print(f"compiled in {elapsed:.2f} s, {stored} nonzeros stored")
+    say(f"compiled in {elapsed:.2f} s, {stored} nonzeros stored")
     assert compiled.A.linear.nnz == n * n
     assert stored <= n * n + 2 * n
     assert compiled.structure.A.nnz <= n * n + 3 * n

@@ -154,7 +154,9 @@ def test_errors_name_the_parameter_and_the_shapes() -> None:
     M, v = np.ones((2, 3)), np.ones(3)
     with pytest.raises(ParameterError, match=r"got 1 values, expected 2, one for each of 'M', 'v'"):
         packing.pack(compiled, [M])
-    with pytest.raises(ParameterError, match=r"'M': got an array of shape \(3, 2\), expected \(2, 3\) or \(\.\.\., 2, 3\)"):
+    with pytest.raises(
+        ParameterError, match=r"'M': got an array of shape \(3, 2\), expected \(2, 3\) or \(\.\.\., 2, 3\)"
+    ):
         packing.pack(compiled, [M.T, v])
     with pytest.raises(ParameterError, match=r"'v': got an array of shape \(\), expected \(3,\)"):
         packing.pack(compiled, [M, 1.0])

@@ -116,7 +116,14 @@ def test_tuples_are_lists() -> None:
 def test_not_convex_names_the_smallest_expression() -> None:
     x, p, _ = leaves()
     problem = cp.Problem(cp.Minimize(cp.sum(x) + 3 * cp.sqrt(cp.sum_squares(x) + 1)), [x >= p])
-    refused(NotConvexError, problem, "the objective", "(quad_over_lin(x, 1.0, None, False) + 1.0, 0.5)'", "convex", "has no known curvature")
+    refused(
+        NotConvexError,
+        problem,
+        "the objective",
+        "(quad_over_lin(x, 1.0, None, False) + 1.0, 0.5)'",
+        "convex",
+        "has no known curvature",
+    )
 
 
 def test_not_convex_constraint_and_direction() -> None:
@@ -157,7 +164,9 @@ def offender(name: str, expression: str, rule: str, rewrite: str) -> Callable[[C
     return listed
 
 
-@offender("product_of_parameters", "'p * r'", "both factors, 'p' and 'r', depend on parameters", "one new cvxpy.Parameter")
+@offender(
+    "product_of_parameters", "'p * r'", "both factors, 'p' and 'r', depend on parameters", "one new cvxpy.Parameter"
+)
 def _() -> cp.Problem:
     x, p, r = leaves()
     return cp.Problem(cp.Minimize(cp.sum_squares(x) + cp.multiply(p, r) @ x))

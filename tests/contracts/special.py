@@ -14,7 +14,14 @@ def _box_volume() -> Built:
     """The largest box in walls and floor of given area, with bounded proportions (Boyd et al. 2007, section 2.4)."""
     h, w, d = (cp.Variable(pos=True, name=name) for name in "hwd")
     wall, floor, low, high = (cp.Parameter(pos=True) for _ in range(4))
-    constraints = [2 * (h * w + h * d) <= wall, w * d <= floor, h / w >= low, h / w <= high, d / w >= low, d / w <= high]
+    constraints = [
+        2 * (h * w + h * d) <= wall,
+        w * d <= floor,
+        h / w >= low,
+        h / w <= high,
+        d / w >= low,
+        d / w <= high,
+    ]
     return Built(cp.Problem(cp.Maximize(h * w * d), constraints), [wall, floor, low, high], [h, w, d])
 
 
@@ -119,7 +126,8 @@ CASES = (
          {"nonneg", "exponential"}, gp=True),
     Case("complex_vector", _complex_vector, _complex_vector_sample, {"zero", "nonneg", "second_order"},
          quadratic=True, closed_form=_complex_vector_solution, loose=True),
-    Case("hermitian", _hermitian, _hermitian_sample, {"zero", "psd"}, quadratic=True, closed_form=_hermitian_solution, loose=True),
+    Case("hermitian", _hermitian, _hermitian_sample, {"zero", "psd"}, quadratic=True, closed_form=_hermitian_solution,
+         loose=True),
     Case("attributes", _attributes, _attributes_sample, {"zero", "nonneg", "psd"}, quadratic=True),
     Case("n_dimensional", _n_dimensional, _n_dimensional_sample, {"zero", "nonneg"}, quadratic=True,
          closed_form=_n_dimensional_solution),

@@ -135,7 +135,7 @@ def test_a_batch_of_failures_only(engine: str, on_failure: str) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_one_infinite_entry(engine: str) -> None:
-    c, low, high, factor = batch(0, 3)
+    c, low, _, factor = batch(0, 3)
     with pytest.raises(ParameterError, match="NaN or infinite"):
         layer(engine, "raise")(c, low, np.array([np.inf, 1.0]), factor)
     (x,) = layer(engine, "nan")(c, low, np.array([np.inf, 2.0]), factor)

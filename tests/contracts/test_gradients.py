@@ -11,7 +11,7 @@ from tests.contracts.case import Case
 from tests.contracts.table import CASES
 from tests.support import differences, layers, reference
 from tests.support.differences import inner
-from tests.support.tolerance import assert_all_close, assert_close
+from tests.support.tolerance import assert_all_close, assert_close, say
 
 WITH_PARAMETERS = [row for row in CASES if row.point()]
 
@@ -31,7 +31,7 @@ def noise(rng: np.random.Generator, like: Sequence[np.ndarray]) -> list[np.ndarr
 def test_finite_differences_can_be_trusted(row: Case) -> None:
     """Their own estimates agree, and so do those of CVXPY along a dense direction."""
     worst = max(derivative.agreement for derivative in layers.derivatives(row))
-    print(f"{row.name}: worst disagreement of two estimates {worst:.1e}")
+    say(f"{row.name}: worst disagreement of two estimates {worst:.1e}")
     assert worst <= 1e-8
     built = row.build()
 
@@ -75,7 +75,7 @@ def test_forward_and_backward_are_adjoint(row: Case, engine: str, rng: np.random
     forward, backward = record.jvp(tangents), record.vjp(cotangents)
     scale = _norm(forward) * _norm(cotangents) + _norm(tangents) * _norm(backward)
     gap = abs(inner(forward, cotangents) - inner(tangents, backward)) / scale
-    print(f"{row.name} on {engine}: <Jv, w> and <v, J'w> differ by {gap:.1e}")
+    say(f"{row.name} on {engine}: <Jv, w> and <v, J'w> differ by {gap:.1e}")
     assert gap <= 1e-8
 
 
@@ -87,7 +87,9 @@ def test_gradients_of_a_batch_are_those_of_its_elements(row: Case, engine: str, 
     together = batch.vjp(cotangents)
     for i, point in enumerate(points):
         alone = layer.solve(point).vjp([w[i] for w in cotangents])
-        assert_all_close([g[i] for g in together], alone, 10 * layers.accuracy(row, engine), f"{row.name} on {engine}, element {i}")
+        assert_all_close(
+            [g[i] for g in together], alone, 10 * layers.accuracy(row, engine), f"{row.name} on {engine}, element {i}"
+        )
 
 
 @pytest.mark.parametrize(("row", "engine"), pairs())
@@ -98,7 +100,7 @@ def test_report_of_a_derivative(row: Case, engine: str, rng: np.random.Generator
     report = record.info.derivative
     assert report is not None
     residual, margin = float(report.residual[0]), float(report.margin[0])
-    print(f"{row.name} on {engine}: residual {residual:.1e}, margin {margin:.1e}")
+    say(f"{row.name} on {engine}: residual {residual:.1e}, margin {margin:.1e}")
     assert residual <= 1e-6
     assert margin > 1e-6
     assert row.loose or not report.fallback.any()

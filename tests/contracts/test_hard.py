@@ -9,7 +9,7 @@ import pytest
 from cvxlayers.layer import Layer, Record
 from cvxlayers.solvers import registry
 from tests.support.layers import ARGUMENTS
-from tests.support.tolerance import assert_close
+from tests.support.tolerance import assert_close, say
 
 ENGINES = registry.names(installed=True)
 
@@ -28,7 +28,7 @@ def checked(record: Record) -> tuple[np.ndarray, ...]:
     assert all(np.isfinite(g).all() for g in (*gradients, *tangents))
     report = record.info.derivative
     assert report is not None
-    print(f"margin {report.margin[0]:.1e}, residual {report.residual[0]:.1e}, fallback {report.fallback[0]}")
+    say(f"margin {report.margin[0]:.1e}, residual {report.residual[0]:.1e}, fallback {report.fallback[0]}")
     assert np.isfinite(report.residual).all()
     return gradients
 
@@ -100,9 +100,8 @@ def test_low_rank_matrix(engine: str) -> None:
     X, C = cp.Variable((4, 4), symmetric=True), cp.Parameter((4, 4), symmetric=True)
     weights = np.ones((4, 4)) - np.eye(4)
     signs = np.array([1.0, -1.0, -1.0, 1.0])
-    record = solved(
-        engine, cp.Problem(cp.Minimize(cp.trace(C @ X)), [X >> 0, cp.diag(X) == 1]), [C], [-weights * np.outer(signs, signs)]
-    )  # fmt: skip
+    problem = cp.Problem(cp.Minimize(cp.trace(C @ X)), [X >> 0, cp.diag(X) == 1])
+    record = solved(engine, problem, [C], [-weights * np.outer(signs, signs)])
     assert_close(record.outputs[0], np.outer(signs, signs), 1e-5, "cut")
     checked(record)
 
@@ -150,9 +149,8 @@ def test_exponential_cone_at_its_boundary(engine: str) -> None:
 def test_entropy_with_a_vanishing_entry(engine: str) -> None:
     """A softmax whose smallest weight is exp(-20)."""
     x, c = cp.Variable(3), cp.Parameter(3)
-    record = solved(
-        engine, cp.Problem(cp.Maximize(c @ x + cp.sum(cp.entr(x))), [cp.sum(x) == 1]), [c], [np.array([0.0, -20.0, 1.0])]
-    )  # fmt: skip
+    problem = cp.Problem(cp.Maximize(c @ x + cp.sum(cp.entr(x))), [cp.sum(x) == 1])
+    record = solved(engine, problem, [c], [np.array([0.0, -20.0, 1.0])])
     e = np.exp([0.0, -20.0, 1.0])
     assert_close(record.outputs[0], e / e.sum(), 1e-6, "softmax")
     gradients = record.vjp([np.array([1.0, 0.0, 0.0])])

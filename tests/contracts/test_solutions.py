@@ -11,7 +11,7 @@ from cvxlayers.layer import Layer
 from tests.contracts.case import Case
 from tests.contracts.table import CASES
 from tests.support import layers
-from tests.support.tolerance import assert_all_close, assert_close
+from tests.support.tolerance import assert_all_close, assert_close, say
 
 SEEDS = (0, 1, 2)
 
@@ -29,7 +29,7 @@ def test_report_of_a_solution(row: Case, engine: str) -> None:
     info = layers.layer(row, engine).solve(row.point()).info
     assert info.statuses.tolist() == ["optimal"]
     worst = float(info.residuals.worst[0])
-    print(f"{row.name} on {engine}: worst residual {worst:.1e} by {info.engines[0]}, {info.iterations[0]} iterations")
+    say(f"{row.name} on {engine}: worst residual {worst:.1e} by {info.engines[0]}, {info.iterations[0]} iterations")
     assert worst <= 1e-7
     assert info.engines.tolist() == [engine]
 

@@ -35,7 +35,8 @@ def torch_layer(name: str) -> CvxpyLayer:
 def tensors(values: Any, dtype: torch.dtype = torch.float64, grad: bool = True) -> list[torch.Tensor]:
     wide = {torch.float32: torch.complex64, torch.float64: torch.complex128}[dtype]
     return [
-        torch.tensor(v, dtype=wide if np.iscomplexobj(v) else dtype, requires_grad=grad) for v in map(np.asarray, values)
+        torch.tensor(v, dtype=wide if np.iscomplexobj(v) else dtype, requires_grad=grad)
+        for v in map(np.asarray, values)
     ]
 
 

@@ -1,9 +1,9 @@
 """Finite differences that say how far they can be trusted.
 
 Central differences D(h) = (f(t + h) - f(t - h)) / 2h have errors in even powers of h; each Richardson step
-T_j(h / 2) = (4^j T_{j-1}(h / 2) - T_{j-1}(h)) / (4^j - 1) removes one of them (Richardson 1911). The step is halved until
-an estimate agrees with the two that it was made of (Ridders 1982); where rounding forbids that, the one that agrees best
-is taken, and the disagreement reported.
+T_j(h / 2) = (4^j T_{j-1}(h / 2) - T_{j-1}(h)) / (4^j - 1) removes one of them (Richardson 1911). The step is halved
+until an estimate agrees with the two that it was made of (Ridders 1982); where rounding forbids that, the one that
+agrees best is taken, and the disagreement reported.
 """
 
 from __future__ import annotations

@@ -22,7 +22,18 @@ from tests.support.differences import Derivative
 from tests.support.polish import polished_outputs
 from tests.support.reference import Reference
 
-__all__ = ["ARGUMENTS", "accuracy", "compiled", "derivatives", "directions", "engines", "expected", "layer", "pairs", "takes"]
+__all__ = [
+    "ARGUMENTS",
+    "accuracy",
+    "compiled",
+    "derivatives",
+    "directions",
+    "engines",
+    "expected",
+    "layer",
+    "pairs",
+    "takes",
+]
 
 ARGUMENTS = MappingProxyType(
     {
@@ -41,9 +52,9 @@ point methods stop up to 1e-5 from the solution (measured: 8e-6 for ``cobb_dougl
 def accuracy(row: Case, engine: str) -> float:
     """How near the solution an engine must come, relatively.
 
-    One that takes no P sees a quadratic objective as second-order cones, on which its duality gap of some 1e-10 lets the
-    point be off by a multiple of 1e-5 (measured: 1.9e-4 in a dual of ``qp_with_duals`` on DIFFCP). DIFFCP stalls there
-    when asked for more than 1e-10.
+    One that takes no P sees a quadratic objective as second-order cones, on which its duality gap of some 1e-10 lets
+    the point be off by a multiple of 1e-5 (measured: 1.9e-4 in a dual of ``qp_with_duals`` on DIFFCP). DIFFCP stalls
+    there when asked for more than 1e-10.
     """
     rewritten = row.quadratic and not registry.solver_class(engine).quadratic
     return 3e-4 if rewritten else {"ECOS": 3e-6, "DIFFCP": 1e-5}.get(engine, 1e-6)

@@ -5,7 +5,7 @@ sqrt(g): far too much noise for finite differences. With v = y - s and y = Proj_
 
     R(x, v) = (Px + q + A'y,  Ax + y - v - b) = 0
 
-(DESIGN, section 4). Its Jacobian is taken by differences of R itself, so that the derivative under test has no part in it.
+(DESIGN, section 4). Its Jacobian is taken by differences of R itself: the derivative under test has no part in it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ACCEPTED = 1e-12
 
 
 def polished_outputs(layer: Layer, point: list[np.ndarray], batch: list[np.ndarray]) -> tuple[np.ndarray, ...]:
-    """The outputs for a batch of parameters near ``point``; NaN for elements where Newton's method does not converge."""
+    """The outputs for a batch of parameters near ``point``; NaN for elements where the iteration does not converge."""
     compiled = layer.compiled
     base, near = layer.solve(point), layer.solve(batch)
     center = _stack(base.solution.x, base.solution.y - base.solution.s)

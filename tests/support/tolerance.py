@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["assert_all_close", "assert_close", "relative_error"]
+__all__ = ["assert_all_close", "assert_close", "relative_error", "say"]
 
 
 def relative_error(actual: Any, expected: Any, floor: float = 1.0) -> float:
@@ -25,10 +25,15 @@ def relative_error(actual: Any, expected: Any, floor: float = 1.0) -> float:
     return float(np.where(np.isnan(difference), np.inf, difference).max()) / scale
 
 
+def say(text: str) -> None:
+    """Print a measured figure: pytest shows it where a test fails, and with ``-rP`` everywhere."""
+    print(text)  # noqa: T201
+
+
 def assert_close(actual: Any, expected: Any, tolerance: float, what: str, floor: float = 1.0) -> float:
     """Assert that ``relative_error`` is at most ``tolerance``; prints the error and returns it."""
     error = relative_error(actual, expected, floor)
-    print(f"{what}: worst relative error {error:.1e}, tolerance {tolerance:.0e}")
+    say(f"{what}: worst relative error {error:.1e}, tolerance {tolerance:.0e}")
     assert error <= tolerance, (
         f"{what}: worst relative error {error:.3e} > {tolerance:.0e}\nactual\n{np.asarray(actual)}\n"
         f"expected\n{np.asarray(expected)}"
