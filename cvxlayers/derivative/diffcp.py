@@ -96,9 +96,7 @@ class DiffcpDerivative(Derivative):
     def __init__(self, structure: Structure, threads: int = 1, mode: str = "auto") -> None:
         if structure.quadratic or structure.cones.power:
             what = "a quadratic objective (P)" if structure.quadratic else "power cones"
-            raise EngineError(
-                f"The derivative of DIFFCP does not know {what}: choose another solver, such as CLARABEL."
-            )
+            raise EngineError(f"The derivative of DIFFCP cannot take {what}: choose another solver, such as CLARABEL.")
         if mode not in MODES:
             raise OptionError(f"The argument mode must be one of {', '.join(MODES)}, not {mode!r}.")
         self.structure = structure

@@ -105,9 +105,7 @@ def _engine(solver: type[Solver], given: Mapping[str, Any]) -> type[Solver]:
         return next((SOLVERS[name] for name in solver.wraps if SOLVERS[name].installed()), SOLVERS[solver.wraps[0]])
     if method.upper() not in solver.wraps:
         wrapped = ", ".join(solver.wraps)
-        raise OptionError(
-            f"The option solve_method of the solver {solver.name} must be one of {wrapped}, not {method!r}."
-        )
+        raise OptionError(f"The option solve_method of {solver.name} must be one of {wrapped}, not {method!r}.")
     return solver_class(method)
 
 
@@ -162,4 +160,7 @@ def _unknown(name: str, engine: type[Solver]) -> str:
 
 
 def _threads(jobs: int) -> int:
-    return len(os.sched_getaffinity(0)) if jobs == -1 else jobs
+    if jobs != -1:
+        return jobs
+    allowed = getattr(os, "sched_getaffinity", None)  # the cores that this process may use, where the system says so
+    return len(allowed(0)) if allowed else os.cpu_count() or 1
