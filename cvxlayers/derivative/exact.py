@@ -25,10 +25,9 @@ from numpy.typing import NDArray
 from cvxlayers.cones.projection import margin
 from cvxlayers.derivative import least_squares
 from cvxlayers.derivative.base import Derivative, DerivativeReport, Linearization
-from cvxlayers.derivative.condensed import CondensedPath
 from cvxlayers.derivative.operators import is_shared
+from cvxlayers.derivative.paths import Path, Paths
 from cvxlayers.derivative.refinement import Factor, nearly_singular, refine
-from cvxlayers.derivative.sparse import SparsePath
 from cvxlayers.derivative.system import Layout, System
 from cvxlayers.program import Array, Structure, Values
 from cvxlayers.solution import Solution
@@ -41,8 +40,6 @@ _ACCEPTED = 1e-9
 _CAUTIOUS = 1e-5
 # Bytes that the factors of one part of the batch may take, and all that are kept for later applications.
 _PART, _KEPT = 2**23, 2**30
-# Up to this n the dense path is taken without further ado; beyond, a Cholesky factorization costs n^3 times this.
-_SMALL, _CUBE = 128, 0.03
 
 
 class ExactDerivative(Derivative):
@@ -53,13 +50,15 @@ class ExactDerivative(Derivative):
     structure : Structure
     threads : int
         How many threads may work on one batch.
+    paths : Paths, optional
+        The ways to factorize, where those that the structure suggests are not wanted.
     """
 
-    def __init__(self, structure: Structure, threads: int = 1, path: CondensedPath | SparsePath | None = None) -> None:
+    def __init__(self, structure: Structure, threads: int = 1, paths: Paths | None = None) -> None:
         self.structure = structure
         self.threads = threads
         self.layout = Layout.of(structure)
-        self.path: CondensedPath | SparsePath = path or _cheapest(self.layout)
+        self.paths = paths or Paths.of(self.layout)
 
     def linearize(self, values: Values, solution: Solution) -> ExactLinearization:
         return ExactLinearization(self, values, solution)
@@ -107,8 +106,9 @@ class ExactLinearization(Linearization):
         batch = solution.batch
         self._residual = np.zeros(batch)
         self._fallback = np.zeros(batch, dtype=bool)
-        self._slices = _slices(batch, derivative.path.bytes_per_element, derivative.threads)
-        self._keep = batch * derivative.path.bytes_per_element <= _KEPT
+        self._path = derivative.paths.fastest(batch)
+        self._slices = _slices(batch, self._path.bytes_per_element, derivative.threads)
+        self._keep = batch * self._path.bytes_per_element <= _KEPT
         self._parts: dict[int, _Part] = {}
         self._lock = threading.Lock()
 
@@ -163,9 +163,9 @@ class ExactLinearization(Linearization):
         lanes, derivative = self._slices[i], self._derivative
         values = Values(*(part[:, lanes] for part in (self._values.P, self._values.q, self._values.A, self._values.b)))
         system = System(derivative.layout, values, self._y[:, lanes] - self._s[:, lanes])
-        factor = derivative.path.factorize(system)
+        factor = self._path.factorize(system)
         suspects = np.flatnonzero(nearly_singular(system, factor))
-        found = _Part(system, factor, _cautious(derivative.path, system, suspects) if suspects.size else None)
+        found = _Part(system, factor, _cautious(derivative.paths.careful, system, suspects) if suspects.size else None)
         if self._keep:
             with self._lock:
                 self._parts[i] = found
@@ -218,16 +218,7 @@ class ExactLinearization(Linearization):
         return f, g
 
 
-def _cheapest(layout: Layout) -> CondensedPath | SparsePath:
-    """The path with the smaller predicted cost."""
-    n = layout.structure.n
-    if n <= _SMALL:
-        return CondensedPath(layout.structure)
-    sparse = SparsePath(layout)
-    return sparse if sparse.cost < _CUBE * n**3 else CondensedPath(layout.structure)
-
-
-def _cautious(path: CondensedPath | SparsePath, system: System, elements: NDArray[np.intp]) -> _Cautious:
+def _cautious(path: Path, system: System, elements: NDArray[np.intp]) -> _Cautious:
     chosen = system.select(elements, _CAUTIOUS)
     return _Cautious(elements, chosen, path.factorize(chosen))
 

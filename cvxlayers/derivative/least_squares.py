@@ -5,8 +5,8 @@ With E = D^(1/2), which commutes with D, and rho = E dv, the system J (dx, dv) =
     K (dx, rho) = (f, E g),    K = [[P, A'E], [E A, D - I]],    dy = D dv = E rho,    dv = A dx - g + dy.
 
 The kernel of K has the directions dx that nothing fixes (P dx = 0, D A dx = 0) and the multipliers that constraints
-share (D dv = dv, A'dv = 0), and no slacks, as J's would. S = diag(I, E) pinv(K) diag(I, E) is symmetric, so that forward
-and backward derivatives, which both apply S, are each other's adjoints even where J is singular.
+share (D dv = dv, A'dv = 0), and no slacks, as J's would. S = diag(I, E) pinv(K) diag(I, E) is symmetric, so that both
+directions of the derivative, which apply S, are each other's adjoints even where J is singular.
 """
 
 from __future__ import annotations

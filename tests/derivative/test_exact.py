@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -12,7 +13,11 @@ import pytest
 from cvxlayers.cones.product import Cones
 from cvxlayers.derivative.condensed import CondensedPath
 from cvxlayers.derivative.exact import ExactDerivative
+from cvxlayers.derivative.lanes import LanesPath
+from cvxlayers.derivative.paths import Path, Paths
+from cvxlayers.derivative.quasidefinite import QuasiDefinite
 from cvxlayers.derivative.sparse import SparsePath
+from cvxlayers.derivative.symbolic import eliminate, structures
 from cvxlayers.derivative.system import Layout
 from cvxlayers.program import Structure, Values
 from tests.derivative.problems import (
@@ -43,11 +48,23 @@ CASES: dict[str, tuple[int, Cones, bool]] = {
     "single_variable": (1, Cones(), True),
     "single_row": (1, Cones(nonneg=1), True),
 }
-PATHS = {"condensed": lambda structure: CondensedPath(structure), "sparse": lambda s: SparsePath(Layout.of(s))}
+PATHS: dict[str, Callable[[Structure], Path]] = {
+    "condensed": CondensedPath,
+    "sparse": lambda structure: SparsePath(QuasiDefinite.of(Layout.of(structure))),
+    "lanes": lambda structure: _lanes(QuasiDefinite.of(Layout.of(structure))),
+}
+
+
+def _lanes(matrix: QuasiDefinite) -> LanesPath:
+    lower = matrix.indices >= matrix.columns
+    rows, columns = matrix.indices[lower].astype(int), matrix.columns[lower]
+    return LanesPath(matrix, eliminate(structures(rows, columns, matrix.order.size)))
 
 
 def derivative(structure: Structure, path: str, threads: int = 1) -> ExactDerivative:
-    return ExactDerivative(structure, threads, path=PATHS[path](structure))
+    chosen = PATHS[path](structure)
+    careful = CondensedPath(structure) if path == "lanes" else chosen
+    return ExactDerivative(structure, threads, Paths((chosen,), careful))
 
 
 def made(name: str, batch: int = 3, seed: int = 1, **options: object) -> Problem:
@@ -86,11 +103,13 @@ def test_vjp_is_the_adjoint_of_jvp(name: str, path: str, rng: np.random.Generato
 def test_paths_agree(name: str, rng: np.random.Generator) -> None:
     problem = made(name)
     cotangent, tangent = cotangents(problem, rng), noise(rng, problem)
-    one, other = (derivative(problem.structure, path).linearize(problem.values, problem.solution) for path in PATHS)
-    for left, right in zip(_parts(one.vjp(*cotangent)), _parts(other.vjp(*cotangent)), strict=True):
-        assert relative(left, right) < 1e-9
-    for left, right in zip(one.jvp(tangent), other.jvp(tangent), strict=True):
-        assert relative(left, right) < 1e-9
+    answers = []
+    for path in PATHS:
+        linearization = derivative(problem.structure, path).linearize(problem.values, problem.solution)
+        answers.append([*_parts(linearization.vjp(*cotangent)), *linearization.jvp(tangent)])
+    for other in answers[1:]:
+        for left, right in zip(other, answers[0], strict=True):
+            assert relative(left, right) < 1e-9
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -193,8 +212,10 @@ def test_the_factorization_is_made_once(rng: np.random.Generator, monkeypatch: p
     problem = made("all")
     exact = derivative(problem.structure, "condensed")
     calls = []
-    factorize = exact.path.factorize
-    monkeypatch.setattr(exact.path, "factorize", lambda system: (calls.append(system.batch), factorize(system))[1])
+    factorize = exact.paths.candidates[0].factorize
+    monkeypatch.setattr(
+        exact.paths.candidates[0], "factorize", lambda system: (calls.append(system.batch), factorize(system))[1]
+    )
     linearization = exact.linearize(problem.values, problem.solution)
     assert not calls
     linearization.vjp(*cotangents(problem, rng))
@@ -258,7 +279,7 @@ def test_large_batches_are_worked_in_parts(rng: np.random.Generator, monkeypatch
     cotangent = cotangents(problem, rng)
     exact = derivative(problem.structure, "condensed")
     expected = exact.linearize(problem.values, problem.solution).vjp(*cotangent)
-    monkeypatch.setattr("cvxlayers.derivative.exact._PART", 4 * exact.path.bytes_per_element)
+    monkeypatch.setattr("cvxlayers.derivative.exact._PART", 4 * exact.paths.candidates[0].bytes_per_element)
     monkeypatch.setattr("cvxlayers.derivative.exact._KEPT", 0)
     parted = exact.linearize(problem.values, problem.solution)
     for _ in range(2):

@@ -1,0 +1,90 @@
+"""Which way of factorizing M is the fastest, by the costs that the structure predicts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from cvxlayers.derivative.condensed import CondensedPath
+from cvxlayers.derivative.lanes import LanesPath
+from cvxlayers.derivative.quasidefinite import QuasiDefinite
+from cvxlayers.derivative.refinement import Factor
+from cvxlayers.derivative.sparse import SparsePath
+from cvxlayers.derivative.symbolic import count_pairs, eliminate, structures
+from cvxlayers.derivative.system import Layout, System
+
+__all__ = ["Path", "Paths"]
+
+# Beyond this n, a dense H of one element takes more than 72 MB, and is not considered.
+_LARGEST_DENSE = 3000
+# Up to this n, elements with a singular J go the dense way.
+_CAREFULLY_DENSE = 300
+# A matrix of larger order and density than these is not considered as sparse.
+_SMALL, _DENSE = 200, 0.15
+# Fill beyond which nobody asks whether the elimination of all elements at once might be faster.
+_LARGEST_FILL = 400_000
+
+
+class Path(Protocol):
+    """A way of factorizing M: its memory for one element, its predicted nanoseconds for a batch, and its deed."""
+
+    @property
+    def bytes_per_element(self) -> int: ...
+
+    def cost(self, batch: int) -> float: ...
+
+    def factorize(self, system: System) -> Factor: ...
+
+
+@dataclass(frozen=True)
+class Paths:
+    """The ways that may be the fastest, each for some size of the batch.
+
+    Attributes
+    ----------
+    candidates : tuple of Path
+    careful : Path
+        The way for elements whose J is singular or nearly so. It leaves out of M the directions on which D is zero, as
+        the elimination of all elements at once cannot; with them, the solution would not be that of least norm.
+    """
+
+    candidates: tuple[Path, ...]
+    careful: Path
+
+    @classmethod
+    def of(cls, layout: Layout) -> Paths:
+        structure = layout.structure
+        found: list[Path] = []
+        if structure.n <= _LARGEST_DENSE:
+            found.append(CondensedPath(structure))
+        careful = found[0] if structure.n <= _CAREFULLY_DENSE else None
+        order = structure.n + structure.m
+        nonzeros = structure.n + layout.P.nnz + 2 * structure.A.nnz + _curved(layout)
+        if not found or order <= _SMALL or nonzeros <= _DENSE * order**2:
+            matrix = QuasiDefinite.of(layout)
+            found.append(SparsePath(matrix))
+            careful = careful or found[-1]
+            found += _lanes(matrix, min(path.cost(1) for path in found))
+        return cls(tuple(found), careful or found[0])
+
+    def fastest(self, batch: int) -> Path:
+        """The way with the least predicted cost for this size of the batch."""
+        return min(self.candidates, key=lambda path: path.cost(batch))
+
+
+def _lanes(matrix: QuasiDefinite, limit: float) -> list[Path]:
+    """The elimination of all elements at once, if it can be the fastest for any size of the batch."""
+    if matrix.fill > _LARGEST_FILL:
+        return []
+    lower = matrix.indices >= matrix.columns
+    found = structures(matrix.indices[lower].astype(int), matrix.columns[lower], matrix.order.size)
+    if LanesPath.cost_per_element(count_pairs(found), matrix.fill // 2) >= limit:
+        return []
+    return [LanesPath(matrix, eliminate(found))]
+
+
+def _curved(layout: Layout) -> int:
+    """The nonzeros of the blocks of cones that are not polyhedral, and of the diagonal for the others."""
+    cones = layout.structure.cones
+    blocks = (block for block in cones.blocks if block.kind not in ("zero", "nonneg"))
+    return cones.zero + cones.nonneg + sum((block.stop - block.start) ** 2 for block in blocks)

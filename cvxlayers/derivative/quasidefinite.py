@@ -1,0 +1,112 @@
+"""The symmetric quasi-definite form of M, which the sparse paths factorize: its pattern and its values.
+
+With u in place of D dv and C = (I - D + eps I)(D + eps I)^-1, which is nearly W^-1 and defined where D is singular,
+
+    [[P + delta I, A'], [A, -C]] (dx, u) = (f, g),    dv = A dx - g + u.
+
+The matrix is quasi-definite: it has triangular factors L diag(d) L' for every order of its rows (Vanderbei 1995), so
+that one fill-reducing order serves all elements, and no pivoting is needed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+from scipy.sparse.linalg import splu
+
+from cvxlayers.cones.group import groups
+from cvxlayers.derivative.system import Layout, System
+from cvxlayers.program import Array
+
+__all__ = ["SUPERLU", "QuasiDefinite"]
+
+Index = NDArray[np.intp]
+
+SUPERLU = {"diag_pivot_thresh": 0.0, "options": {"SymmetricMode": True}}
+"""SuperLU without pivoting."""
+
+
+@dataclass(frozen=True)
+class QuasiDefinite:
+    """The nonzeros of the matrix, by column, rows and columns in the fill-reducing order.
+
+    Attributes
+    ----------
+    indptr, indices : compressed columns
+    source : (nnz,) int
+        Where each value stands in the list that ``values`` makes.
+    order : (n + m,) int
+        The unknown, of (dx, u), at each place.
+    fill : int
+        The number of nonzeros of both factors.
+    """
+
+    layout: Layout
+    indptr: NDArray[np.int32]
+    indices: NDArray[np.int32]
+    source: Index
+    order: Index
+    fill: int
+
+    @classmethod
+    def of(cls, layout: Layout) -> QuasiDefinite:
+        rows, columns, source, size = _entries(layout)
+        order, fill = _fill_reducing(rows, columns, size)
+        place = np.empty(size, dtype=np.intp)
+        place[order] = np.arange(size)
+        rows, columns = place[rows], place[columns]
+        sort = np.lexsort((rows, columns))
+        indptr = np.concatenate([[0], np.cumsum(np.bincount(columns, minlength=size))]).astype(np.int32)
+        return cls(layout, indptr, rows[sort].astype(np.int32), source[sort], order, fill)
+
+    @property
+    def columns(self) -> Index:
+        """The column of each nonzero."""
+        return np.repeat(np.arange(self.order.size), np.diff(self.indptr))
+
+    def values(self, system: System) -> Array:
+        """The list of which ``source`` speaks: P (both triangles), A, -C, and delta plus the diagonal of P; (., B)."""
+        C, layout, batch = system.C, self.layout, system.batch
+        flat = layout.structure.cones.zero + layout.structure.cones.nonneg
+        blocks = [-part.reshape(-1, batch) for _, part in C.blocks]
+        diagonal = np.repeat(system.delta[None], layout.structure.n, axis=0)
+        on = np.flatnonzero(layout.diagonal >= 0)
+        diagonal[on] += system.values.P[layout.diagonal[on]]
+        return np.concatenate([system.values.P[layout.source], system.values.A, -C.diagonal[:flat], *blocks, diagonal])
+
+
+def _entries(layout: Layout) -> tuple[Index, Index, Index, int]:
+    """Rows, columns and sources of the matrix's nonzeros in the order of (dx, u), and that order's length."""
+    structure = layout.structure
+    n, A, P = structure.n, structure.A, layout.P
+    flat = np.arange(structure.cones.zero + structure.cones.nonneg)
+    rows, columns = [flat], [flat]
+    for group in groups(structure.cones):
+        shape = (group.dimension, group.dimension, group.count)
+        rows.append(np.broadcast_to(group.rows.T[:, None], shape).ravel())
+        columns.append(np.broadcast_to(group.rows.T[None], shape).ravel())
+    first, second = n + np.concatenate(rows), n + np.concatenate(columns)
+    off = np.flatnonzero(P.rows != P.columns)
+    in_A = P.nnz + np.arange(A.nnz)
+    in_C = P.nnz + A.nnz + np.arange(first.size)
+    on = P.nnz + A.nnz + first.size + np.arange(n)
+    x = np.arange(n)
+    return (
+        np.concatenate([P.rows[off], n + A.rows, A.columns, first, x]),
+        np.concatenate([P.columns[off], A.columns, n + A.rows, second, x]),
+        np.concatenate([off, in_A, in_A, in_C, on]),
+        n + structure.m,
+    )
+
+
+def _fill_reducing(rows: Index, columns: Index, size: int) -> tuple[Index, int]:
+    """SuperLU's minimum degree order, and the fill under it, for a dominant matrix of this pattern."""
+    dominant = np.where(rows != columns, 1.0, 1.0 + 2.0 * rows.size)
+    matrix = sp.csc_array((dominant, (rows, columns)), shape=(size, size))
+    factors = splu(matrix, permc_spec="MMD_AT_PLUS_A", **SUPERLU)
+    order = np.empty(size, dtype=np.intp)
+    order[factors.perm_c] = np.arange(size)
+    return order, int(factors.nnz)
