@@ -145,7 +145,7 @@ class Clarabel(ElementwiseSolver):
         """Solve, and keep the solver for other elements if nothing went wrong: one that failed may keep its NaNs."""
         answer = solver and attempt(solver.solve)
         outcome = _outcome(answer) if answer else Outcome(Status.FAILED)
-        if outcome.status == Status.OPTIMAL and keep:
+        if keep and (outcome.status == Status.OPTIMAL or outcome.error <= GOOD):
             self._idle.append(solver)
         return outcome
 
