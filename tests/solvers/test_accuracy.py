@@ -32,7 +32,7 @@ def test_known_solution_is_found(chosen: Family, name: str, options: dict[str, s
     problem = make(chosen, BATCH)
     solution = SOLVERS[name](problem.structure, Settings(options=options)).solve(problem.values)
     worst = measure(problem.structure, problem.values, solution.x, solution.y, solution.s).worst.max()
-    print(f"{chosen} on {name}: worst residual {worst:.1e}, {solution.iterations.mean():.0f} iterations")
+    print(f"{chosen} on {name}: worst residual {worst:.1e}, {solution.iterations.mean():.0f} iterations")  # noqa: T201
     assert set(solution.status) <= {Status.OPTIMAL, Status.INACCURATE}
     assert np.mean(solution.status == Status.OPTIMAL) >= (0.5 if chosen.cones.psd else 0.75)
     assert worst <= 1e-7

@@ -209,7 +209,7 @@ def test_warm_start_saves_iterations(name: str, options: dict[str, str]) -> None
     start = problem.solution
     start.x[:, 3] = np.nan  # an element that failed before begins afresh
     warm = solver.solve(problem.values, start)
-    print(f"iterations: cold {cold.iterations.tolist()}, warm {warm.iterations.tolist()}")
+    print(f"iterations: cold {cold.iterations.tolist()}, warm {warm.iterations.tolist()}")  # noqa: T201
     assert warm.ok.all()
     assert np.delete(warm.iterations, 3).max() <= np.delete(cold.iterations, 3).min() / 2
     assert warm.iterations[3] == cold.iterations[3]

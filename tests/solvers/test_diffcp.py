@@ -146,7 +146,7 @@ def test_upstream_lsqr_stops_early() -> None:
         )
         _, db, _ = answer["DT"](gx[:, i], gy[:, i], np.zeros_like(gy[:, i]))
         errors.append(relative_error(db, ours.b[:, i]))
-    print(f"relative errors of diffcp's lsqr: {np.array(errors).round(4)}")
+    print(f"relative errors of diffcp's lsqr: {np.array(errors).round(4)}")  # noqa: T201
     assert max(errors) > 0.1
 
 
