@@ -104,15 +104,21 @@ def _parts(
         where = f"the constraint '{_short(constraint)}'"
         if accepted:
             continue
-        fits = [side for side in constraint.args if not (side.is_dgp() if gp else side.is_dcp())]
-        side = (
-            fits[0]
-            if fits
-            else constraint.args[0]
-            if len(constraint.args) == 1
-            else constraint.args[0] - constraint.args[1]
-        )
-        yield where, side, False, "affine" if isinstance(constraint, cp.constraints.Equality) else "convex"
+        yield where, *_offending_side(constraint, gp)
+
+
+def _offending_side(constraint: cp.Constraint, gp: bool) -> tuple[Expression, bool, str]:
+    """The side of a constraint that breaks the rules by itself or, failing that, has the wrong curvature."""
+    sides = constraint.args
+    broken = [side for side in sides if not (side.is_dgp() if gp else side.is_dcp())]
+    if isinstance(constraint, cp.constraints.Equality | cp.constraints.Zero):
+        curved = [side for side in sides if not (side.is_log_log_affine() if gp else side.is_affine())]
+        return (broken or curved or sides)[0], False, "affine"
+    if broken or len(sides) == 1:
+        return (broken or sides)[0], False, "convex"
+    left, right = sides[:2]
+    low = left.is_log_log_convex() if gp else left.is_convex()
+    return (right, False, "concave") if low else (left, False, "convex")
 
 
 def _smallest(expression: Expression, fits: Callable[[Expression], bool]) -> Expression | None:
@@ -222,7 +228,7 @@ def _misplaced(where: str, expression: Expression, wanted: str, gp: bool) -> Off
 def _misplaced_parameter(where: str, expression: Expression, wanted: str) -> Offence:
     return Offence(
         _short(expression), where,
-        f"with its parameters counted as affine its curvature is {expression.curvature}, where it must be {wanted}: a "
+        f"with its parameters counted as affine its curvature is {_curvature(expression, False)}, where it must be {wanted}: a "
         "nonlinear function of parameters alone stands on the wrong side.",
         "Replace that function by a new cvxpy.Parameter and hand in its value.",
     )  # fmt: skip

@@ -129,7 +129,7 @@ def test_not_convex_names_the_smallest_expression() -> None:
 def test_not_convex_constraint_and_direction() -> None:
     x, p, _ = leaves()
     wrong = cp.Problem(cp.Minimize(cp.sum(x)), [x >= 0, cp.norm(x - p) >= 1])
-    refused(NotConvexError, wrong, "the constraint '1.0 <= ", "concave", "must be convex")
+    refused(NotConvexError, wrong, "the constraint '1.0 <= ", "is convex", "must be concave")
     upside = cp.Problem(cp.Maximize(cp.sum_squares(x - p)))
     refused(NotConvexError, upside, "the objective", "convex", "must be concave")
     curved = cp.Problem(cp.Minimize(cp.sum(x)), [cp.square(x) == p])
