@@ -36,7 +36,7 @@ def batch_of(row: Case, size: int) -> list[np.ndarray]:
 @pytest.mark.parametrize("row", ROWS, ids=str)
 def test_one_layer_in_eight_threads(row: Case) -> None:
     """Batches of eight different sizes at once: nothing of one call may reach another."""
-    layer = Layer(layers.compiled(row), solver_args=layers.ARGUMENTS["CLARABEL"])
+    layer = Layer(layers.compiled(row))
     sizes = [1, 2, 3, 4, 5, 6, 7, 8]
     expected = [answer(layer, batch_of(row, size)) for size in sizes]
 

@@ -11,7 +11,6 @@ import pytest
 from cvxlayers.errors import OptionError, ParameterError, SolveError
 from cvxlayers.layer import Layer
 from cvxlayers.solvers import registry
-from tests.support.layers import ARGUMENTS
 from tests.support.tolerance import assert_all_close, assert_close
 
 ENGINES = registry.names(installed=True)
@@ -29,9 +28,7 @@ def layer(engine: str, on_failure: str) -> Layer:
     c, low, high, factor = cp.Parameter(name="c"), cp.Parameter(), cp.Parameter(), cp.Parameter()
     constraints = [factor * x[0] >= low, x[0] <= high, cp.norm(x[1:]) <= 2]
     problem = cp.Problem(cp.Minimize(c * x[0] + c * x[1] + 0.5 * x[2]), constraints)
-    return Layer.from_problem(
-        problem, [c, low, high, factor], [x], engine, solver_args=ARGUMENTS.get(engine), on_failure=on_failure
-    )
+    return Layer.from_problem(problem, [c, low, high, factor], [x], engine, on_failure=on_failure)
 
 
 def batch(*elements: int) -> list[np.ndarray]:

@@ -8,14 +8,13 @@ import pytest
 
 from cvxlayers.layer import Layer, Record
 from cvxlayers.solvers import registry
-from tests.support.layers import ARGUMENTS
 from tests.support.tolerance import assert_close, say
 
 ENGINES = registry.names(installed=True)
 
 
 def solved(engine: str, problem: cp.Problem, parameters: list[cp.Parameter], values: list[np.ndarray]) -> Record:
-    layer = Layer.from_problem(problem, parameters, None, engine, solver_args=ARGUMENTS.get(engine))
+    layer = Layer.from_problem(problem, parameters, None, engine)
     return layer.solve(values)
 
 
@@ -176,7 +175,7 @@ def test_badly_scaled_data(engine: str, scale: float) -> None:
     x, c, t = cp.Variable(4), cp.Parameter(4), cp.Parameter()
     problem = cp.Problem(cp.Minimize(cp.sum_squares(x - c)), [cp.sum(x) == t, x >= 0])
     point = np.array([0.9, 0.5, -0.3, -0.8])
-    layer = Layer.from_problem(problem, [c, t], [x], engine, solver_args=ARGUMENTS.get(engine), on_failure="nan")
+    layer = Layer.from_problem(problem, [c, t], [x], engine, on_failure="nan")
     record = layer.solve([scale * point, np.array(scale)])
     if record.info.statuses[0] == "optimal":
         assert_close(record.outputs[0] / scale, np.array([0.7, 0.3, 0.0, 0.0]), 1e-3, "projection")

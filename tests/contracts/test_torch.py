@@ -20,7 +20,6 @@ from tests.support import layers  # noqa: E402
 from tests.support.tolerance import assert_all_close, assert_close  # noqa: E402
 
 DIFFERENTIABLE = [row for row in CASES if row.point()]
-TIGHT = dict(layers.ARGUMENTS["CLARABEL"])
 PEER_TIGHT = {"solve_method": "Clarabel", "tol_gap_abs": 1e-12, "tol_gap_rel": 1e-12, "tol_feas": 1e-12}
 SMALL = [case(name) for name in ("norm_ball", "simplex_projection", "no_inequalities", "entropy", "dgp_box", "scalar")]
 
@@ -29,7 +28,7 @@ SMALL = [case(name) for name in ("norm_ball", "simplex_projection", "no_inequali
 def torch_layer(name: str) -> CvxpyLayer:
     row = case(name)
     built = row.build()
-    return CvxpyLayer(built.problem, built.parameters, built.variables, gp=row.gp, solver_args=TIGHT)
+    return CvxpyLayer(built.problem, built.parameters, built.variables, gp=row.gp)
 
 
 def tensors(values: Any, dtype: torch.dtype = torch.float64, grad: bool = True) -> list[torch.Tensor]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cache
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -23,8 +22,6 @@ from tests.support.polish import polished_outputs
 from tests.support.reference import Reference
 
 __all__ = [
-    "ARGUMENTS",
-    "accuracy",
     "compiled",
     "derivatives",
     "directions",
@@ -34,30 +31,6 @@ __all__ = [
     "pairs",
     "takes",
 ]
-
-ARGUMENTS = MappingProxyType(
-    {
-        "CLARABEL": {"eps": 1e-12},
-        "ECOS": {"eps": 1e-12},
-        "SCS": {"eps": 1e-10, "max_iters": 200_000},
-    }
-)
-"""What the engines are asked for, so that they reach the accuracy of the contract.
-
-On curved cones a duality gap s'y = g leaves s and y off by a multiple of sqrt(g): with the default 1e-10 the interior-
-point methods stop up to 1e-5 from the solution (measured: 8e-6 for ``cobb_douglas`` on CLARABEL).
-"""
-
-
-def accuracy(row: Case, engine: str) -> float:
-    """How near the solution an engine must come, relatively.
-
-    One that takes no P sees a quadratic objective as second-order cones, on which its duality gap of some 1e-10 lets
-    the point be off by a multiple of 1e-5 (measured: 1.9e-4 in a dual of ``qp_with_duals`` on DIFFCP). DIFFCP stalls
-    there when asked for more than 1e-10.
-    """
-    rewritten = row.quadratic and not registry.solver_class(engine).quadratic
-    return 3e-4 if rewritten else {"ECOS": 3e-6, "DIFFCP": 1e-5}.get(engine, 1e-6)
 
 
 def takes(row: Case, engine: str) -> bool:
@@ -101,7 +74,7 @@ def compiled(row: Case, engine: str = "CLARABEL") -> cvxlayers.CompiledProblem:
 
 @cache
 def _layer(name: str, engine: str, on_failure: str) -> Layer:
-    return Layer(compiled(case(name), engine), engine, ARGUMENTS.get(engine), on_failure=on_failure)
+    return Layer(compiled(case(name), engine), engine, on_failure=on_failure)
 
 
 def layer(row: Case, engine: str, on_failure: str = "raise") -> Layer:
@@ -178,7 +151,7 @@ def derivatives(row: Case, seed: int = 0) -> tuple[Derivative, ...]:
     def function(batch: list[np.ndarray]) -> Sequence[np.ndarray]:
         if formula is not None:
             return _each(formula, batch)
-        quiet = Layer(compiled(row), solver_args=dict(ARGUMENTS["CLARABEL"]), on_failure="nan", check_parameters=False)
+        quiet = Layer(compiled(row), on_failure="nan", check_parameters=False)
         return polished_outputs(quiet, list(point), batch)
 
     return tuple(differences.differentiate(function, point, directions(row, seed)))

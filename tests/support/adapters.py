@@ -1,0 +1,55 @@
+"""What every framework's layer must do: give what the NumPy layer gives, on a small part of the table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cvxlayers.layer import Layer
+from tests.contracts.case import Case, Sample
+from tests.contracts.table import case
+from tests.support.tolerance import assert_all_close
+
+__all__ = ["BATCH", "REAL", "ROWS", "TOLERANCE", "Answer", "assert_contract", "batch", "cotangents", "single"]
+
+REAL = tuple(
+    case(name)
+    for name in ("lp", "qp_with_duals", "norm_ball", "sdp_order_3", "logistic", "dgp_posynomial", "total_variation")
+)
+ROWS = (*REAL, case("complex_vector"), case("hermitian"))
+"""One of each kind: LP, QP, SOCP, SDP, exponential, DGP, a scalar parameter; and complex ones."""
+
+BATCH = 3
+TOLERANCE = 1e-10
+"""The layers only convert, so their answers are those of the NumPy layer but for the order of a sum."""
+
+Answer = tuple[Sequence[Any], Sequence[Any]]
+"""Outputs, and the gradients of Re <cotangents, outputs>."""
+
+
+def batch(row: Case) -> Sample:
+    """``BATCH`` samples stacked, each a point at which the solution is differentiable."""
+    return tuple(np.stack(values) for values in zip(*(row.point(seed) for seed in range(BATCH)), strict=True))
+
+
+def cotangents(outputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Fixed numbers of the outputs' shapes, complex for complex ones."""
+    rng = np.random.default_rng(5)
+    found = [rng.normal(size=(2, *output.shape)) for output in outputs]
+    return [a[0] + 1j * a[1] if np.iscomplexobj(o) else a[0] for a, o in zip(found, outputs, strict=True)]
+
+
+def single(values: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The same in single precision."""
+    return [v.astype(np.complex64 if np.iscomplexobj(v) else np.float32) for v in map(np.asarray, values)]
+
+
+def assert_contract(core: Layer, parameters: Sequence[np.ndarray], answer: Answer, what: str) -> None:
+    """The layer's outputs and gradients are those of the NumPy layer that it is made of."""
+    record = core.solve(parameters)
+    weights = cotangents(record.outputs)
+    outputs, gradients = ([np.asarray(array) for array in part] for part in answer)
+    assert_all_close(outputs, record.outputs, TOLERANCE, f"{what}: outputs")
+    assert_all_close(gradients, record.vjp(weights), TOLERANCE, f"{what}: gradients")
