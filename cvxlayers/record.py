@@ -79,7 +79,7 @@ class Record:
             dvalues = self._linearization.vjp(dx, dy)
             dtheta[:, self._good] = self._pullback(dvalues)
             dtheta[:, poisoned] = np.nan
-            self.info.derivative = self._linearization.report
+            self.info.linearization = self._linearization
             return packing.unpack_cotangents(self.compiled, self.packed, dtheta)
 
     def jvp(self, tangents: Sequence[Any]) -> tuple[np.ndarray, ...]:
@@ -91,7 +91,7 @@ class Record:
             dx, dy, _ = self._linearization.jvp(dvalues)
             drows = np.full_like(self.rows, np.nan if self.on_failure == "nan" else 0.0)
             drows[:, self._good] = compiled.recover(dx, dy)
-            self.info.derivative = self._linearization.report
+            self.info.linearization = self._linearization
             return packing.unpack_tangents(compiled, self.rows, drows, self.packed.batch)
 
     def _pullback(self, dvalues: Values) -> Array:

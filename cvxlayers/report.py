@@ -10,7 +10,7 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from cvxlayers.derivative.base import DerivativeReport
+from cvxlayers.derivative.base import DerivativeReport, Linearization
 from cvxlayers.program import Array
 from cvxlayers.solution import Residuals
 
@@ -54,8 +54,8 @@ class Info:
     objective : (B,) array
         The problem's own objective, in the caller's sign and scale; NaN where there is no point.
     seconds : Seconds
-    derivative : DerivativeReport or None
-        None until a gradient has been computed. Its arrays cover the verified elements, in order.
+    linearization : Linearization or None
+        None until a gradient has been computed.
     """
 
     statuses: NDArray[np.str_]
@@ -64,7 +64,12 @@ class Info:
     residuals: Residuals
     objective: Array
     seconds: Seconds = field(default_factory=Seconds)
-    derivative: DerivativeReport | None = None
+    linearization: Linearization | None = None
+
+    @property
+    def derivative(self) -> DerivativeReport | None:
+        """How trustworthy the derivative is, for the verified elements in order; None until a gradient was computed."""
+        return None if self.linearization is None else self.linearization.report
 
     def __str__(self) -> str:
         counts = ", ".join(

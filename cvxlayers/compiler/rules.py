@@ -228,8 +228,8 @@ def _misplaced(where: str, expression: Expression, wanted: str, gp: bool) -> Off
 def _misplaced_parameter(where: str, expression: Expression, wanted: str) -> Offence:
     return Offence(
         _short(expression), where,
-        f"with its parameters counted as affine its curvature is {_curvature(expression, False)}, where it must be {wanted}: a "
-        "nonlinear function of parameters alone stands on the wrong side.",
+        f"with its parameters counted as affine its curvature is {_curvature(expression, False)}, where it must be "
+        f"{wanted}: a nonlinear function of parameters alone stands on the wrong side.",
         "Replace that function by a new cvxpy.Parameter and hand in its value.",
     )  # fmt: skip
 

@@ -32,6 +32,9 @@ STATUSES = {
 GOOD = 1e-8
 """An inaccurate point with no larger error is returned as it is: another attempt would seldom be better."""
 
+POLYHEDRAL = 1e-12
+"""The default tolerances without curved cones, where half an iteration more brings x from 1e-6 to 1e-8 of its place."""
+
 EASIER = 100.0
 """By how much the tolerances of the last attempt are larger."""
 
@@ -114,6 +117,9 @@ class Clarabel(ElementwiseSolver):
         self._idle: deque[Any] = deque()
         self._varying = tuple(part for part in ("P", "q", "A", "b") if part in structure.varying)
         self._native = self.native(settings)
+        if structure.cones.polyhedral:
+            asked = {name: value for name, value in self.defaults.items() if self._native[name] == value}
+            self._native.update(dict.fromkeys(asked, POLYHEDRAL))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_idle": None}
@@ -157,6 +163,8 @@ class Clarabel(ElementwiseSolver):
             solver = self._typical and self._made(self._typical)
         if solver is None:
             return None
+        if not self._varying:
+            return solver  # an update of nothing panics in Clarabel 0.11
         # Lists: Clarabel reads them three times as fast as arrays.
         changes = {part: getattr(element, part).tolist() for part in self._varying}
         return attempt(lambda: (solver.update(**changes), solver)[1])
