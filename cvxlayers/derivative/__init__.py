@@ -19,4 +19,4 @@ def derivative_for(solver: str, structure: Structure, options: Mapping[str, Any]
         return DiffcpDerivative(structure, **options)
     from cvxlayers.derivative.exact import ExactDerivative
 
-    return ExactDerivative(structure, threads=options["threads"])
+    return ExactDerivative(structure, threads=options["threads"], smoothing=options.get("smoothing"))

@@ -28,7 +28,9 @@ from cvxlayers.derivative.base import Derivative, DerivativeReport, Linearizatio
 from cvxlayers.derivative.operators import is_shared
 from cvxlayers.derivative.paths import Path, Paths
 from cvxlayers.derivative.refinement import Factor, nearly_singular, refine
+from cvxlayers.derivative.smoothing import smoothed_projection
 from cvxlayers.derivative.system import Layout, System
+from cvxlayers.errors import OptionError
 from cvxlayers.program import Array, Structure, Values
 from cvxlayers.solution import Solution
 
@@ -50,11 +52,23 @@ class ExactDerivative(Derivative):
     structure : Structure
     threads : int
         How many threads may work on one batch.
+    smoothing : float, optional
+        With mu > 0, the derivative of the solution map smoothed along the central path instead (see ``smoothing``): it
+        is that of the program with a barrier of weight mu, at values that differ by O(mu) from those given, and tells
+        at a vertex or a kink where the solution would go. It tends to the exact derivative where there is one.
     paths : Paths, optional
         The ways to factorize, where those that the structure suggests are not wanted.
     """
 
-    def __init__(self, structure: Structure, threads: int = 1, paths: Paths | None = None) -> None:
+    def __init__(
+        self, structure: Structure, threads: int = 1, smoothing: float | None = None, paths: Paths | None = None
+    ) -> None:
+        if smoothing is not None and not 0 < smoothing < np.inf:
+            raise OptionError(
+                f"smoothing is {smoothing!r}, but must be a positive number, or None for the exact derivative: pass "
+                "what the product of s and y is to be on the smoothed solutions, say 1e-4."
+            )
+        self.smoothing = smoothing
         self.structure = structure
         self.threads = threads
         self.layout = Layout.of(structure)
@@ -102,7 +116,10 @@ class ExactLinearization(Linearization):
     def __init__(self, derivative: ExactDerivative, values: Values, solution: Solution) -> None:
         self._derivative = derivative
         self._values = values
-        self._x, self._y, self._s = solution.x, solution.y, solution.s
+        self._x, self._v = solution.x, solution.y - solution.s
+        self._y = solution.y
+        if derivative.smoothing is not None:
+            self._y = smoothed_projection(derivative.structure.cones, self._v, derivative.smoothing)
         batch = solution.batch
         self._residual = np.zeros(batch)
         self._fallback = np.zeros(batch, dtype=bool)
@@ -122,7 +139,7 @@ class ExactLinearization(Linearization):
     def report(self) -> DerivativeReport:
         with self._lock:
             residual, fallback = self._residual.copy(), self._fallback.copy()
-        return DerivativeReport(residual, margin(self._derivative.structure.cones, self._y - self._s), fallback)
+        return DerivativeReport(residual, margin(self._derivative.structure.cones, self._v), fallback)
 
     def vjp(self, dx: Array, dy: Array, ds: Array | None = None) -> Values:
         structure, f = self._derivative.structure, dx
@@ -162,7 +179,7 @@ class ExactLinearization(Linearization):
             return found
         lanes, derivative = self._slices[i], self._derivative
         values = Values(*(part[:, lanes] for part in (self._values.P, self._values.q, self._values.A, self._values.b)))
-        system = System(derivative.layout, values, self._y[:, lanes] - self._s[:, lanes])
+        system = System(derivative.layout, values, self._v[:, lanes], derivative.smoothing)
         factor = self._path.factorize(system)
         suspects = np.flatnonzero(nearly_singular(system, factor))
         found = _Part(system, factor, _cautious(derivative.paths.careful, system, suspects) if suspects.size else None)

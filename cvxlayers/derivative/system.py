@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from cvxlayers.cones.projection import DualDerivative, dual_derivative
 from cvxlayers.derivative.operators import Operator, is_shared, operator
+from cvxlayers.derivative.smoothing import smoothed_derivative
 from cvxlayers.derivative.spectral import mapped, with_eigenvectors
 from cvxlayers.program import Array, Pattern, Structure, Values
 
@@ -76,6 +77,8 @@ class System:
         Of which P and A are used.
     v : (m, B)
         y - s at the solution.
+    smoothing : float, optional
+        The mu of ``smoothing``: D is then the derivative of the smoothed projection.
     regularization : float
         The size of delta and eps relative to what they are added to. Each step of refinement reduces the error by about
         this factor (times a condition number); the rounding of M's factors is machine epsilon over it.
@@ -84,6 +87,7 @@ class System:
     layout: Layout
     values: Values
     v: Array
+    smoothing: float | None = None
     regularization: float = 1e-8
 
     @property
@@ -92,12 +96,13 @@ class System:
 
     def select(self, elements: NDArray[np.intp], regularization: float = 1e-8) -> System:
         """The systems of some elements."""
-        return System(self.layout, self.values.select(elements), self.v[:, elements], regularization)
+        return System(self.layout, self.values.select(elements), self.v[:, elements], self.smoothing, regularization)
 
     @cached_property
     def D(self) -> DualDerivative:
         """The derivative of Proj_{K*} at v."""
-        return dual_derivative(self.layout.structure.cones, self.v)
+        cones = self.layout.structure.cones
+        return smoothed_derivative(cones, self.v, self.smoothing) if self.smoothing else dual_derivative(cones, self.v)
 
     @cached_property
     def P(self) -> Operator:

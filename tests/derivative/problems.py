@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cvxlayers.cones.product import Cones
-from cvxlayers.cones.projection import dual_derivative, project_dual
+from cvxlayers.cones.projection import DualDerivative, dual_derivative, project_dual
 from cvxlayers.program import Pattern, Structure, Values
 from cvxlayers.solution import Solution
 
@@ -100,10 +100,13 @@ def moved(values: Values, tangent: Values, step: float) -> Values:
     return Values(*(getattr(values, k) + step * getattr(tangent, k) for k in PARTS))
 
 
-def polished(problem: Problem, values: Values, steps: int = 15) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def polished(  # type: ignore[no-untyped-def]
+    problem: Problem, values: Values, steps: int = 15, projection=project_dual, differential=dual_derivative
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """x, y, s for other values near the problem's, by Newton's method on the optimality residual in (x, v).
 
-    NaN for the elements where it does not converge, as may happen next to a kink.
+    NaN for the elements where it does not converge, as may happen next to a kink. Another projection, with its
+    differential, gives the solution of the conditions with that projection.
     """
     structure, cones = problem.structure, problem.structure.cones
     n = structure.n
@@ -111,9 +114,9 @@ def polished(problem: Problem, values: Values, steps: int = 15) -> tuple[np.ndar
     P = P + np.triu(P.swapaxes(1, 2), 1).swapaxes(1, 2) + np.tril(P.swapaxes(1, 2), -1) - np.tril(P, -1)
     x, v = problem.solution.x.copy(), problem.solution.y - problem.solution.s
     for _ in range(steps):
-        y = project_dual(cones, v)
+        y = projection(cones, v)
         R = np.concatenate([_times(P, x) + values.q + _times(A.swapaxes(1, 2), y), _times(A, x) + y - v - values.b])
-        D = _blocks(cones, v)
+        D = _blocks(differential(cones, v))
         upper = np.concatenate([P, A.swapaxes(1, 2) @ D], axis=2)
         J = np.concatenate([upper, np.concatenate([A, D - np.eye(structure.m)], axis=2)], axis=1)
         step = np.linalg.solve(J, R.T[:, :, None])[:, :, 0].T
@@ -122,7 +125,7 @@ def polished(problem: Problem, values: Values, steps: int = 15) -> tuple[np.ndar
             break
     lost = np.abs(R).max(axis=0, initial=0.0) > 1e-11
     x, v = np.where(lost, np.nan, x), np.where(lost, 0.0, v)
-    y = np.where(lost, np.nan, project_dual(cones, v))
+    y = np.where(lost, np.nan, projection(cones, v))
     return x, y, y - v
 
 
@@ -136,10 +139,9 @@ def _times(matrices: np.ndarray, x: np.ndarray) -> np.ndarray:
     return np.einsum("bij,jb->ib", matrices, x)
 
 
-def _blocks(cones: Cones, v: np.ndarray) -> np.ndarray:
+def _blocks(D: DualDerivative) -> np.ndarray:
     """D as dense matrices (B, m, m)."""
-    D = dual_derivative(cones, v)
-    dense = np.einsum("ib,ij->bij", D.diagonal, np.eye(cones.m))
+    dense = np.einsum("ib,ij->bij", D.diagonal, np.eye(D.cones.m))
     for rows, blocks in D.blocks:
         for k, indices in enumerate(rows):
             dense[np.ix_(range(D.batch), indices, indices)] = np.moveaxis(blocks[:, :, k], -1, 0)
