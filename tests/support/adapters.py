@@ -5,14 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import cvxpy as cp
 import numpy as np
 
 from cvxlayers.layer import Layer
-from tests.contracts.case import Case, Sample
+from tests.contracts.case import Built, Case, Sample
 from tests.contracts.table import case
 from tests.support.tolerance import assert_all_close
 
-__all__ = ["BATCH", "REAL", "ROWS", "TOLERANCE", "Answer", "assert_contract", "batch", "cotangents", "single"]
+__all__ = [
+    "BATCH",
+    "REAL",
+    "ROWS",
+    "TOLERANCE",
+    "Answer",
+    "assert_contract",
+    "batch",
+    "cotangents",
+    "interval",
+    "single",
+]
 
 REAL = tuple(
     case(name)
@@ -32,6 +44,12 @@ Answer = tuple[Sequence[Any], Sequence[Any]]
 def batch(row: Case) -> Sample:
     """``BATCH`` samples stacked, each a point at which the solution is differentiable."""
     return tuple(np.stack(values) for values in zip(*(row.point(seed) for seed in range(BATCH)), strict=True))
+
+
+def interval() -> Built:
+    """The point of [low, high] nearest to zero; infeasible where low > high."""
+    x, low, high = cp.Variable(), cp.Parameter(name="low"), cp.Parameter(name="high")
+    return Built(cp.Problem(cp.Minimize(cp.square(x)), [x >= low, x <= high]), [low, high], [x])
 
 
 def cotangents(outputs: Sequence[np.ndarray]) -> list[np.ndarray]:

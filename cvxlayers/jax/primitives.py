@@ -1,0 +1,338 @@
+"""Three JAX primitives and their rules: solve, and the derivative of the solution forward and backward.
+
+    solve      parameters                       -> outputs, point
+    tangent    parameters, point, tangents      -> tangents of the outputs      linear in the tangents
+    cotangent  parameters, point, cotangents    -> cotangents of the parameters linear in the cotangents
+
+``stacked`` is the shape of extra leading axes that the tangents or cotangents alone have, as under jacfwd and jacrev:
+one factorization serves all of them. ``point`` is the solution of the standard form (``Record.point``), from which the
+derivative starts without solving again. It travels as pairs of uint32, so that nothing is lost where JAX has no
+float64. Each runs on the host, through a callback, for all elements of the batch at once; a mapped axis becomes one
+more leading axis of the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import ShapedArray
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from cvxlayers.errors import DerivativeError, ParameterError
+from cvxlayers.layer import Layer
+from cvxlayers.record import Record
+
+__all__ = ["solve"]
+
+solve_p = Primitive("cvxlayers_solve")
+tangent_p = Primitive("cvxlayers_tangent")
+cotangent_p = Primitive("cvxlayers_cotangent")
+
+Options = tuple[tuple[str, Any], ...]
+
+
+def solve(core: Layer, parameters: Sequence[jax.Array], solver_args: Mapping[str, Any]) -> tuple[jax.Array, ...]:
+    """The outputs of a layer."""
+    options = tuple(sorted(solver_args.items()))
+    *outputs, _ = solve_p.bind(*parameters, core=core, options=options)
+    return tuple(outputs)
+
+
+# Shapes
+
+
+def _leading(core: Layer, shapes: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """The leading shape of each parameter."""
+    leading = []
+    for spec, shape in zip(core.compiled.parameters, shapes, strict=True):
+        cut = len(shape) - len(spec.shape)
+        if cut < 0 or shape[cut:] != spec.shape:
+            raise ParameterError(
+                f"parameter '{spec.name}': got an array of shape {shape}, expected {spec.shape} with any batch "
+                "dimensions in front; reshape it, or check the order in which the parameters are handed in."
+            )
+        leading.append(shape[:cut])
+    return leading
+
+
+def _batch(core: Layer, shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    leading = _leading(core, shapes)
+    try:
+        return np.broadcast_shapes(*leading)
+    except ValueError as exc:
+        found = ", ".join(
+            f"'{spec.name}' has {shape}" for spec, shape in zip(core.compiled.parameters, leading, strict=True)
+        )
+        raise ParameterError(
+            f"parameters: their batch dimensions do not broadcast together: {found}; give each parameter the same "
+            "batch dimensions, size 1, or none."
+        ) from exc
+
+
+def _real(parameters: Sequence[Any]) -> np.dtype:
+    """The real floating dtype that the parameters promote to."""
+    promoted = jnp.result_type(*(p.dtype for p in parameters)) if parameters else jnp.result_type(float)
+    if not jnp.issubdtype(promoted, jnp.inexact):
+        promoted = jnp.result_type(float)
+    return np.dtype(jnp.finfo(promoted).dtype)
+
+
+def _output_avals(core: Layer, parameters: Sequence[Any]) -> list[ShapedArray]:
+    batch, real = _batch(core, [p.shape for p in parameters]), _real(parameters)
+    return [
+        ShapedArray((*batch, *spec.shape), jnp.result_type(real, jnp.complex64) if spec.complex else real)
+        for spec in core.compiled.outputs
+    ]
+
+
+def _solve_avals(*parameters: Any, core: Layer, options: Options) -> list[ShapedArray]:
+    structure = core.compiled.structure
+    width = 2 * (structure.n + 2 * structure.m + 1)
+    point = ShapedArray((*_batch(core, [p.shape for p in parameters]), width), np.dtype(np.uint32))
+    return [*_output_avals(core, parameters), point]
+
+
+def _tangent_avals(*arrays: Any, core: Layer, options: Options, stacked: tuple[int, ...]) -> list[ShapedArray]:
+    outputs = _output_avals(core, arrays[: len(core.compiled.parameters)])
+    return [ShapedArray((*stacked, *aval.shape), aval.dtype) for aval in outputs]
+
+
+def _cotangent_avals(*arrays: Any, core: Layer, options: Options, stacked: tuple[int, ...]) -> list[ShapedArray]:
+    return [ShapedArray((*stacked, *p.shape), p.dtype) for p in arrays[: len(core.compiled.parameters)]]
+
+
+# Work on the host
+
+
+def _cast(arrays: Sequence[np.ndarray], avals: Sequence[ShapedArray]) -> list[np.ndarray]:
+    return [
+        np.asarray(array if np.iscomplexobj(np.empty(0, aval.dtype)) else np.real(array)).astype(aval.dtype)
+        for array, aval in zip(arrays, avals, strict=True)
+    ]
+
+
+def _host_solve(core: Layer, options: Options, avals: Sequence[ShapedArray]) -> Callable[..., list[np.ndarray]]:
+    def run(*parameters: Any) -> list[np.ndarray]:
+        record = core.solve([np.asarray(p) for p in parameters], dict(options))
+        return [*_cast(record.outputs, avals[:-1]), record.point.view(np.uint32)]
+
+    return run
+
+
+def _restored(core: Layer, options: Options, arrays: Sequence[Any]) -> tuple[Record, list[np.ndarray]]:
+    k = len(core.compiled.parameters)
+    point = np.ascontiguousarray(np.asarray(arrays[k])).view(np.float64)
+    record = core.restore([np.asarray(p) for p in arrays[:k]], point, dict(options))
+    return record, [np.asarray(array) for array in arrays[k + 1 :]]
+
+
+def _host_tangent(
+    core: Layer, options: Options, stacked: tuple[int, ...], avals: Sequence[ShapedArray]
+) -> Callable[..., list[np.ndarray]]:
+    def run(*arrays: Any) -> list[np.ndarray]:
+        record, tangents = _restored(core, options, arrays)
+        return _stack(lambda index: record.jvp([tangent[index] for tangent in tangents]), stacked, avals)
+
+    return run
+
+
+def _host_cotangent(
+    core: Layer, options: Options, stacked: tuple[int, ...], avals: Sequence[ShapedArray]
+) -> Callable[..., list[np.ndarray]]:
+    def run(*arrays: Any) -> list[np.ndarray]:
+        record, cotangents = _restored(core, options, arrays)
+
+        def apply(index: tuple[int, ...]) -> list[np.ndarray]:
+            # JAX pairs complex numbers without conjugation: its cotangent of z = x + iy is dL/dx - i dL/dy.
+            return [gradient.conj() for gradient in record.vjp([cotangent[index].conj() for cotangent in cotangents])]
+
+        return _stack(apply, stacked, avals)
+
+    return run
+
+
+def _stack(
+    apply: Callable[[tuple[int, ...]], Sequence[np.ndarray]], stacked: tuple[int, ...], avals: Sequence[ShapedArray]
+) -> list[np.ndarray]:
+    results = [np.zeros(aval.shape, aval.dtype) for aval in avals]
+    inner = [ShapedArray(aval.shape[len(stacked) :], aval.dtype) for aval in avals]
+    for index in np.ndindex(stacked):
+        for result, part in zip(results, _cast(apply(index), inner), strict=True):
+            result[index] = part
+    return results
+
+
+def _register(primitive: Primitive, avals: Callable[..., list[ShapedArray]], host: Callable[..., Any]) -> None:
+    """Evaluate a primitive on the host, eagerly or from compiled code.
+
+    ``jax.pure_callback`` would do the latter, but it hands JAX arrays to the callback: reading one waits for a copy,
+    which is queued behind the callback itself where the computation's thread is the only one, and so never ends (JAX
+    0.10.2, one core, 2 MB). The callback that it is made of gets NumPy arrays.
+    """
+    primitive.multiple_results = True
+
+    def now(*arrays: Any, **static: Any) -> list[jax.Array]:
+        return [jnp.asarray(result) for result in host(avals(*arrays, **static), **static)(*arrays)]
+
+    def lower(context: Any, *operands: Any, **static: Any) -> Any:
+        run, given, found = host(context.avals_out, **static), context.avals_in, context.avals_out
+        results, _, _ = mlir.emit_python_callback(context, run, None, operands, given, found, has_side_effect=False)
+        return results
+
+    primitive.def_abstract_eval(avals)
+    primitive.def_impl(now)
+    mlir.register_lowering(primitive, lower, cacheable=False)
+
+
+_register(solve_p, _solve_avals, lambda avals, core, options: _host_solve(core, options, avals))
+_register(
+    tangent_p,
+    _tangent_avals,
+    lambda avals, core, options, stacked: _host_tangent(core, options, stacked, avals),
+)
+_register(
+    cotangent_p,
+    _cotangent_avals,
+    lambda avals, core, options, stacked: _host_cotangent(core, options, stacked, avals),
+)
+
+
+# Derivatives
+
+
+def _solve_jvp(
+    primals: Sequence[Any], tangents: Sequence[Any], *, core: Layer, options: Options
+) -> tuple[list[Any], list[Any]]:
+    results = solve_p.bind(*primals, core=core, options=options)
+    point = results[-1]
+    given = [ad.instantiate_zeros(tangent) for tangent in tangents]
+    changes = tangent_p.bind(*primals, point, *given, core=core, options=options, stacked=()) if primals else []
+    return results, [*changes, ad.Zero(jax.typeof(point).to_tangent_aval())]
+
+
+def _linear_transpose(adjoint: Primitive) -> Callable[..., Any]:
+    """The rule of a primitive that is linear in what comes after the point; ``adjoint`` is the other one."""
+
+    def rule(
+        cotangents: Sequence[Any], *arrays: Any, core: Layer, options: Options, stacked: tuple[int, ...]
+    ) -> list[Any]:
+        k = len(core.compiled.parameters)
+        given = [ad.instantiate_zeros(cotangent) for cotangent in cotangents]
+        back = adjoint.bind(*arrays[: k + 1], *given, core=core, options=options, stacked=stacked)
+        wanted = [ad.is_undefined_primal(array) for array in arrays[k + 1 :]]
+        return [None] * (k + 1) + [part if want else None for part, want in zip(back, wanted, strict=True)]
+
+    return rule
+
+
+def _linear_jvp(primitive: Primitive) -> Callable[..., Any]:
+    """The rule of a primitive that is linear in what comes after the point, and has no derivative in what is before."""
+
+    def rule(
+        primals: Sequence[Any], tangents: Sequence[Any], *, core: Layer, options: Options, stacked: tuple[int, ...]
+    ) -> tuple[list[Any], list[Any]]:
+        k = len(core.compiled.parameters)
+        if not all(isinstance(tangent, ad.Zero) for tangent in tangents[: k + 1]):
+            raise DerivativeError(
+                "The JAX layer has first derivatives only, and a second one was asked for (grad of grad, hessian, "
+                "jacfwd of jacrev); use a first-order method, or finite differences of the gradient."
+            )
+        apply = partial(primitive.bind, *primals[: k + 1], core=core, options=options, stacked=stacked)
+        return apply(*primals[k + 1 :]), apply(*map(ad.instantiate_zeros, tangents[k + 1 :]))
+
+    return rule
+
+
+ad.primitive_jvps[solve_p] = _solve_jvp
+ad.primitive_jvps[tangent_p] = _linear_jvp(tangent_p)
+ad.primitive_jvps[cotangent_p] = _linear_jvp(cotangent_p)
+ad.primitive_transposes[tangent_p] = _linear_transpose(cotangent_p)
+ad.primitive_transposes[cotangent_p] = _linear_transpose(tangent_p)
+
+
+# Mapped axes
+
+
+def _size(arrays: Sequence[Any], axes: Sequence[Any]) -> int:
+    return next(a.shape[axis] for a, axis in zip(arrays, axes, strict=True) if axis is not None)
+
+
+def _front(core: Layer, arrays: Sequence[Any], axes: Sequence[Any], trailing: Sequence[int]) -> list[Any]:
+    """Move each mapped axis to the front of the batch; arrays that are not mapped stay as they are.
+
+    Ones are put between it and the array's own leading dimensions, so that these still align from the right.
+    """
+    own = [a.ndim - (axis is not None) - rank for a, axis, rank in zip(arrays, axes, trailing, strict=True)]
+    longest = max(own, default=0)
+    moved = []
+    for array, axis, dims in zip(arrays, axes, own, strict=True):
+        if axis is not None:
+            array = jnp.moveaxis(array, axis, 0)
+            array = array.reshape((array.shape[0],) + (1,) * (longest - dims) + array.shape[1:])
+        moved.append(array)
+    return moved
+
+
+def _ranks(core: Layer) -> list[int]:
+    return [len(spec.shape) for spec in core.compiled.parameters]
+
+
+def _solve_batch(arrays: Sequence[Any], axes: Sequence[Any], *, core: Layer, options: Options) -> Any:
+    results = solve_p.bind(*_front(core, arrays, axes, _ranks(core)), core=core, options=options)
+    return results, [0] * len(results)
+
+
+def _mapped(arrays: Sequence[Any], axes: Sequence[Any], size: int, insert: int = 0) -> list[Any]:
+    """Every array with the mapped axis at position ``insert``, repeated where it was not mapped."""
+    return [
+        jnp.broadcast_to(jnp.expand_dims(a, insert), (*a.shape[:insert], size, *a.shape[insert:]))
+        if axis is None
+        else jnp.moveaxis(a, axis, insert)
+        for a, axis in zip(arrays, axes, strict=True)
+    ]
+
+
+def _align(array: Any, rank: int, longest: int) -> Any:
+    """Put ones after the mapped axis, so that the leading dimensions behind it number ``longest``."""
+    missing = longest - (array.ndim - 1 - rank)
+    return array.reshape((array.shape[0],) + (1,) * missing + array.shape[1:])
+
+
+def _linear_batch(primitive: Primitive) -> Callable[..., Any]:
+    """The rule of a primitive that is linear in what comes after the point."""
+
+    def rule(
+        arrays: Sequence[Any], axes: Sequence[Any], *, core: Layer, options: Options, stacked: tuple[int, ...]
+    ) -> Any:
+        k, size = len(core.compiled.parameters), _size(arrays, axes)
+        fixed, moving = arrays[: k + 1], arrays[k + 1 :]
+        if all(axis is None for axis in axes[: k + 1]):  # the same solutions for all, as under jacfwd and jacrev
+            stack = _mapped(moving, axes[k + 1 :], size)
+            results = primitive.bind(*fixed, *stack, core=core, options=options, stacked=(size, *stacked))
+            return results, [0] * len(results)
+        ranks = _ranks(core)
+        *parameters, point = _mapped(fixed, axes[: k + 1], size)
+        longest = point.ndim - 2  # the point has all leading dimensions of the batch
+        aligned = [_align(a, rank, longest) for a, rank in zip(parameters, ranks, strict=True)]
+        shapes = [a.shape for a in parameters]
+        depth = len(stacked)
+        moved = _mapped(moving, axes[k + 1 :], size, insert=depth)
+        if primitive is tangent_p:  # tangents align as their parameters do
+            moved = [t.reshape((*stacked, *a.shape)) for t, a in zip(moved, aligned, strict=True)]
+        results = primitive.bind(*aligned, point, *moved, core=core, options=options, stacked=stacked)
+        if primitive is cotangent_p:
+            results = [r.reshape((*stacked, *shape)) for r, shape in zip(results, shapes, strict=True)]
+        return results, [depth] * len(results)
+
+    return rule
+
+
+batching.primitive_batchers[solve_p] = _solve_batch
+batching.primitive_batchers[tangent_p] = _linear_batch(tangent_p)
+batching.primitive_batchers[cotangent_p] = _linear_batch(cotangent_p)
