@@ -111,7 +111,7 @@ def test_workers_that_are_handed_a_layer(method: str) -> None:
     layer = Layer(layers.compiled(row))
     expected = answer(layer, batch_of(row, 3))
     context = multiprocessing.get_context(method)
-    with ProcessPoolExecutor(2, mp_context=context) as pool:
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
         for found in pool.map(_in_worker, [(layer, batch_of(row, 3))] * 2, timeout=100):
             assert_all_close(found, expected, 1e-7, method)
 

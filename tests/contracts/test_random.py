@@ -92,7 +92,7 @@ def _rows(start: int, size: int, k: int) -> sp.csr_array:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), seed=st.integers(0, 10**6))
 def test_random_problems(engine: str, data: st.DataObject, seed: int) -> None:
     """The optimal value is the known one, residuals are small, forward and backward are adjoint."""
@@ -123,7 +123,7 @@ def test_random_problems(engine: str, data: st.DataObject, seed: int) -> None:
     assert abs(inner(forward, cotangents) - inner(tangents, backward)) <= tolerance * max(size, 1.0)
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(cones=cones_of(ALL_KINDS), seed=st.integers(0, 10**6), batch=st.integers(2, 5))
 def test_random_batches_are_their_elements(cones: Cones, seed: int, batch: int) -> None:
     """The same structure with slightly different values: every element is solved as it would be alone."""
