@@ -131,7 +131,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         row = [costly[key][i] for key in ("aversion", "return", "risk", "turnover", "slope")]
         g, mean, risk, turnover, slope = row
         print(f"{g:13.1f} {100 * mean:16.3f} {100 * risk:14.3f} {100 * turnover:12.1f} {100 * slope * 1e-4:31.2f}")
-    print(f"mean turnover: {100 * free['turnover'].mean():.1f} % without costs, {100 * costly['turnover'].mean():.1f} % with")
+    print(
+        f"mean turnover: {100 * free['turnover'].mean():.1f} % without costs, {100 * costly['turnover'].mean():.1f} % with"
+    )
     if args.out:
         plot(args.out, free, costly, args.cost, args.seed)
         print(f"picture: {args.out}")
