@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cvxlayers.cones import Cones, margin
 from cvxlayers.program import Array, Structure, Values
 from cvxlayers.solution import Solution
 
-__all__ = ["Derivative", "DerivativeReport", "Linearization"]
+__all__ = ["Derivative", "DerivativeReport", "Linearization", "kink_margin"]
 
 
 @dataclass(frozen=True)
@@ -23,16 +24,25 @@ class DerivativeReport:
     residual : float
         Relative residual of the linear system, after refinement (the worst of the applications so far).
     margin : float
-        Distance to the nearest point where the projection onto K* is not differentiable, relative to the size of y -
-        s: near
-        zero where strict complementarity fails.
+        Distance of y - s to the nearest point where the projection onto K* is not differentiable, see ``kink_margin``:
+        near zero where strict complementarity fails.
     fallback : bool
-        Whether the system was singular, so that a least-squares solution was taken.
+        Whether the system had no solution to its tolerance, so that a least-squares solution was taken.
     """
 
     residual: Array
     margin: Array
     fallback: NDArray[np.bool_]
+
+
+def kink_margin(cones: Cones, v: Array) -> Array:
+    """Distance of v = y - s from the nearest kink of the projection onto K*, relative to 1 + the largest |v_i|: (B,).
+
+    Like a solution's residuals it does not shrink with the solution: entries below a solver's accuracy tell nothing,
+    however large they are beside each other. It is infinite where there are equalities only.
+    """
+    relative, size = margin(cones, v), np.abs(v).max(axis=0, initial=0.0)
+    return np.where(np.isinf(relative), np.inf, np.where(np.isinf(relative), 0.0, relative) * size / (1 + size))
 
 
 class Linearization(ABC):

@@ -36,8 +36,8 @@ from numpy.typing import NDArray
 from scipy.linalg import lapack, lstsq
 from scipy.sparse.linalg import LinearOperator, lsmr, lsqr
 
-from cvxlayers.cones import Cones, dual_derivative, from_scs_order, margin, to_scs_order
-from cvxlayers.derivative.base import Derivative, DerivativeReport, Linearization
+from cvxlayers.cones import Cones, dual_derivative, from_scs_order, to_scs_order
+from cvxlayers.derivative.base import Derivative, DerivativeReport, Linearization, kink_margin
 from cvxlayers.errors import DerivativeError, EngineError, OptionError
 from cvxlayers.program import Array, Structure, Values
 from cvxlayers.solution import Solution
@@ -123,8 +123,8 @@ class DiffcpLinearization(Linearization):
 
     @property
     def report(self) -> DerivativeReport:
-        gap = margin(self._derivative.structure.cones, self._y - self._s)
-        return DerivativeReport(self._residual.copy(), gap, self._fallback.copy())
+        near = kink_margin(self._derivative.structure.cones, self._y - self._s)
+        return DerivativeReport(self._residual.copy(), near, self._fallback.copy())
 
     def vjp(self, dx: Array, dy: Array, ds: Array | None = None) -> Values:
         x, y, s = self._x, self._y, self._s
@@ -137,7 +137,7 @@ class DiffcpLinearization(Linearization):
             right = np.concatenate([dx[:, i], system.D.times(dy[:, i] + ds[:, i]) - ds[:, i], last[i : i + 1]])
             return self._solved(i, system, right, transposed=True)
 
-        gu, gv, gw = self._split(self._each(adjoint))
+        gu, gv, gw = self._split(self._each(adjoint, self._derivative.layout.order))
         A, varying = structure.A, structure.varying
         dA = gv[A.rows] * x[A.columns] - y[A.rows] * gu[A.columns] if "A" in varying else np.zeros((A.nnz, x.shape[1]))
         dq = x * gw - gu if "q" in varying else np.zeros_like(x)
@@ -156,7 +156,7 @@ class DiffcpLinearization(Linearization):
             return np.concatenate([z, system.D.times(z[x.shape[0] : -1])])
 
         order = self._derivative.layout.order
-        rows = self._each(tangent)
+        rows = self._each(tangent, order + y.shape[0])
         du, dv, dw = self._split(rows[:order])
         Ddv = rows[order:]
         return x * dw - du, y * dw - Ddv, s * dw + dv - Ddv
@@ -165,9 +165,11 @@ class DiffcpLinearization(Linearization):
         n = self._x.shape[0]
         return z[:n], z[n:-1], z[-1]
 
-    def _each(self, task: Callable[[int], Array]) -> Array:
-        """The vectors task(0), ..., task(B - 1) as columns, worked out by up to ``threads`` threads."""
+    def _each(self, task: Callable[[int], Array], height: int) -> Array:
+        """The vectors task(0), ..., task(B - 1) as columns, worked out by up to ``threads`` threads: (height, B)."""
         batch = self._x.shape[1]
+        if not batch:
+            return np.zeros((height, 0))
         workers = min(self._derivative.threads, batch)
         if workers < 2:
             return np.stack([task(i) for i in range(batch)], axis=1)
