@@ -30,11 +30,11 @@ class CondensedPath:
     def __init__(self, structure: Structure) -> None:
         self._normal: DenseNormal | PairNormal = normal(structure)
         self._n = structure.n
-        self.bytes_per_element = 8 * structure.n**2 * 3
+        self.bytes_per_element = 8 * structure.n**2 + self._normal.bytes_per_element
 
     def cost(self, batch: int) -> float:
         """The predicted nanoseconds for a batch."""
-        return batch * (5e4 + self._normal.cost + 0.06 * self._n**3 + 5.0 * self._n**2)
+        return batch * (4e4 + self._normal.cost + 0.03 * self._n**3 + 8.0 * self._n**2)
 
     def factorize(self, system: System) -> CondensedFactor:
         """The Cholesky factors of every element; those that have none are marked."""

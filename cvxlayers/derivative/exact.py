@@ -22,9 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cvxlayers.cones.projection import margin
 from cvxlayers.derivative import least_squares
-from cvxlayers.derivative.base import Derivative, DerivativeReport, Linearization
+from cvxlayers.derivative.base import Derivative, DerivativeReport, Linearization, kink_margin
 from cvxlayers.derivative.operators import is_shared
 from cvxlayers.derivative.paths import Path, Paths
 from cvxlayers.derivative.refinement import Factor, nearly_singular, refine
@@ -139,7 +138,7 @@ class ExactLinearization(Linearization):
     def report(self) -> DerivativeReport:
         with self._lock:
             residual, fallback = self._residual.copy(), self._fallback.copy()
-        return DerivativeReport(residual, margin(self._derivative.structure.cones, self._v), fallback)
+        return DerivativeReport(residual, kink_margin(self._derivative.structure.cones, self._v), fallback)
 
     def vjp(self, dx: Array, dy: Array, ds: Array | None = None) -> Values:
         structure, f = self._derivative.structure, dx
@@ -218,7 +217,9 @@ class ExactLinearization(Linearization):
             dP = -(rx[P.rows] * x[P.columns] + x[P.rows] * rx[P.columns])
             dP[P.rows == P.columns] *= 0.5
         if "A" in varying and A.nnz:
-            dA = -(y[A.rows] * rx[A.columns] + rv[A.rows] * x[A.columns])
+            dA = y[A.rows] * rx[A.columns]
+            dA += rv[A.rows] * x[A.columns]
+            np.negative(dA, out=dA)
         dq = -rx if "q" in varying else _zeros(structure.n, batch)
         db = rv if "b" in varying else _zeros(structure.m, batch)
         return Values(dP, dq, dA, db)

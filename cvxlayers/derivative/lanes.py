@@ -31,7 +31,8 @@ class LanesPath:
         self._position = elimination.positions(matrix.indices[lower].astype(np.intp), matrix.columns[lower])
         self._sums = [_sums(level) for level in elimination.levels]
         self._solves = _Substitution.of(elimination)
-        self.bytes_per_element = 16 * elimination.rows.size + 8 * elimination.pairs
+        widest = max((level.left.size for level in elimination.levels), default=0)
+        self.bytes_per_element = 16 * elimination.rows.size + 24 * widest
 
     def cost(self, batch: int) -> float:
         """The predicted nanoseconds for a batch."""
@@ -42,7 +43,7 @@ class LanesPath:
     @staticmethod
     def cost_per_element(pairs: int, entries: int) -> float:
         """The part of the predicted cost that grows with the batch."""
-        return 3.0 * pairs + 20.0 * entries
+        return 5.0 * pairs + 80.0 * entries
 
     def factorize(self, system: System) -> LanesFactor:
         """The factors of every element; those that have none are marked."""

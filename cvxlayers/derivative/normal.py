@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cvxlayers.cones.group import groups
 from cvxlayers.cones.projection import DualDerivative
-from cvxlayers.derivative.operators import is_shared, stack
+from cvxlayers.derivative.operators import dense, is_shared, stack
 from cvxlayers.derivative.system import System
 from cvxlayers.program import Array, Structure
 
@@ -22,14 +22,17 @@ __all__ = ["DenseNormal", "PairNormal", "normal"]
 
 # Nanoseconds for one pair of the map (A shared by the batch; A of its own for each element) and for one operation of a
 # dense product: measured, and needed only in their proportions.
-_PAIR_SHARED, _PAIR_OWN, _DENSE = 1.0, 5.0, 0.08
+_PAIR_SHARED, _PAIR_OWN, _DENSE = 1.0, 5.0, 0.05
+# Pairs beyond which the map would take too much memory.
+_MOST_PAIRS = 1_000_000
 
 
 def normal(structure: Structure) -> DenseNormal | PairNormal:
     """The cheaper of the two ways for this structure."""
     dense = _DENSE * 2 * structure.m * structure.n * (structure.n + _widest(structure))
     pairs = _count_pairs(structure) * (_PAIR_OWN if "A" in structure.varying else _PAIR_SHARED)
-    return PairNormal.of(structure, pairs) if pairs <= dense else DenseNormal(structure, dense)
+    few = _count_pairs(structure) <= _MOST_PAIRS
+    return PairNormal.of(structure, pairs) if few and pairs <= dense else DenseNormal(structure, dense)
 
 
 @dataclass(frozen=True)
@@ -39,10 +42,17 @@ class DenseNormal:
     structure: Structure
     cost: float
 
+    @property
+    def bytes_per_element(self) -> int:
+        """Bytes of the temporary arrays."""
+        return 16 * self.structure.m * self.structure.n
+
     def assemble(self, system: System) -> Array:
         """The matrices (B, n, n), whose upper triangles are to be read."""
         values, structure = system.values, self.structure
-        A = stack(structure.A, values.A[:, :1] if is_shared(values.A) else values.A)
+        A = dense(system.A)
+        if A is None:
+            A = stack(structure.A, values.A[:, :1] if is_shared(values.A) else values.A)
         flat = structure.cones.zero + structure.cones.nonneg
         W = system.W
         weighted = np.ascontiguousarray(W.diagonal[:flat].T)[:, :, None] * A[:, :flat]
@@ -100,12 +110,21 @@ class PairNormal:
             structure, positions, left[chosen], right[chosen], weights[chosen].astype(np.int32), starts, size, cost
         )
 
+    @property
+    def bytes_per_element(self) -> int:
+        """Bytes of the temporary arrays."""
+        return 8 * self.weights.size if "A" in self.structure.varying else 8 * self.positions.size
+
     def assemble(self, system: System) -> Array:
         """The matrices (B, n, n), whose upper triangles are to be read."""
         n, A = self.structure.n, system.values.A
         W = self._weights(system.W)
         H = np.zeros((system.batch, n * n))
         if self.positions.size:
+            if system.batch == 1:
+                terms = A[self.left, 0] * A[self.right, 0] * W[self.weights, 0]
+                H[0, self.positions] = np.add.reduceat(terms, self.starts[:-1])
+                return _with_objective(H.reshape(-1, n, n), system)
             if is_shared(A):
                 products, weights, right = A[self.left, 0] * A[self.right, 0], self.weights, W
             else:
@@ -123,10 +142,13 @@ class PairNormal:
 
 
 def _with_objective(H: Array, system: System) -> Array:
-    P = system.layout.structure.P
-    H[:, P.rows, P.columns] += system.values.P.T
-    diagonal = np.arange(H.shape[1])
-    H[:, diagonal, diagonal] += system.delta[:, None]
+    P, n = system.layout.structure.P, H.shape[1]
+    matrices = dense(system.P)
+    if matrices is not None:
+        H += matrices
+    elif P.nnz:
+        H.reshape(-1, n * n)[:, P.rows.astype(np.intp) * n + P.columns] += system.values.P.T
+    H.reshape(-1, n * n)[:, :: n + 1] += system.delta[:, None]
     return H
 
 

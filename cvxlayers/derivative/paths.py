@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
 from cvxlayers.derivative.condensed import CondensedPath
 from cvxlayers.derivative.lanes import LanesPath
 from cvxlayers.derivative.quasidefinite import QuasiDefinite
 from cvxlayers.derivative.refinement import Factor
 from cvxlayers.derivative.sparse import SparsePath
-from cvxlayers.derivative.symbolic import count_pairs, eliminate, structures
+from cvxlayers.derivative.symbolic import count_pairs, eliminate
 from cvxlayers.derivative.system import Layout, System
 
 __all__ = ["Path", "Paths"]
@@ -21,8 +23,8 @@ _LARGEST_DENSE = 3000
 _CAREFULLY_DENSE = 300
 # A matrix of larger order and density than these is not considered as sparse.
 _SMALL, _DENSE = 200, 0.15
-# Fill beyond which nobody asks whether the elimination of all elements at once might be faster.
-_LARGEST_FILL = 400_000
+# Fill beyond which the elimination is not simulated, and that of all elements at once not considered.
+_LARGEST_FILL = 1_000_000
 
 
 class Path(Protocol):
@@ -61,10 +63,9 @@ class Paths:
         order = structure.n + structure.m
         nonzeros = structure.n + layout.P.nnz + 2 * structure.A.nnz + _curved(layout)
         if not found or order <= _SMALL or nonzeros <= _DENSE * order**2:
-            matrix = QuasiDefinite.of(layout)
-            found.append(SparsePath(matrix))
-            careful = careful or found[-1]
-            found += _lanes(matrix, min(path.cost(1) for path in found))
+            sparse, lanes = _sparse(layout, min((path.cost(1) for path in found), default=np.inf))
+            found += [sparse, *lanes]
+            careful = careful or sparse
         return cls(tuple(found), careful or found[0])
 
     def fastest(self, batch: int) -> Path:
@@ -72,15 +73,18 @@ class Paths:
         return min(self.candidates, key=lambda path: path.cost(batch))
 
 
-def _lanes(matrix: QuasiDefinite, limit: float) -> list[Path]:
-    """The elimination of all elements at once, if it can be the fastest for any size of the batch."""
+def _sparse(layout: Layout, limit: float) -> tuple[Path, list[Path]]:
+    """The sparse way, and the elimination of all elements at once if it may be the fastest for some batch."""
+    matrix = QuasiDefinite.of(layout)
     if matrix.fill > _LARGEST_FILL:
-        return []
-    lower = matrix.indices >= matrix.columns
-    found = structures(matrix.indices[lower].astype(int), matrix.columns[lower], matrix.order.size)
-    if LanesPath.cost_per_element(count_pairs(found), matrix.fill // 2) >= limit:
-        return []
-    return [LanesPath(matrix, eliminate(found))]
+        # The columns of the factor are taken to be equally long.
+        return SparsePath(matrix, matrix.fill**2 // (8 * matrix.order.size)), []
+    found = matrix.structures()
+    pairs = count_pairs(found)
+    sparse = SparsePath(matrix, pairs)
+    if LanesPath.cost_per_element(pairs, matrix.fill // 2) >= min(limit, sparse.cost(1)):
+        return sparse, []
+    return sparse, [LanesPath(matrix, eliminate(found))]
 
 
 def _curved(layout: Layout) -> int:

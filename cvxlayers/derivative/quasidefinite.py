@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import splu
 
 from cvxlayers.cones.group import groups
+from cvxlayers.derivative.symbolic import structures
 from cvxlayers.derivative.system import Layout, System
 from cvxlayers.program import Array
 
@@ -66,6 +67,11 @@ class QuasiDefinite:
     def columns(self) -> Index:
         """The column of each nonzero."""
         return np.repeat(np.arange(self.order.size), np.diff(self.indptr))
+
+    def structures(self) -> list[Index]:
+        """The rows below the diagonal in each column of the factor."""
+        lower = self.indices >= self.columns
+        return structures(self.indices[lower].astype(np.intp), self.columns[lower], self.order.size)
 
     def values(self, system: System) -> Array:
         """The list of which ``source`` speaks: P (both triangles), A, -C, and delta plus the diagonal of P; (., B)."""

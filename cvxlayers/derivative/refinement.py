@@ -51,35 +51,29 @@ def refine(system: System, factor: Factor, f: Array, g: Array) -> Refined:
     dx, dv = np.zeros_like(f), np.zeros_like(g)
     rest_f, rest_g = f, g
     residual = np.full(system.batch, np.inf)
-    active = np.flatnonzero(factor.usable)
+    asked = factor.usable
     for _ in range(_STEPS):
-        if not active.size:
+        if not asked.any():
             break
-        step_x, step_v = factor.solve(rest_f, rest_g, active)
+        step_x, step_v = factor.solve(rest_f, rest_g, np.flatnonzero(asked))
         next_x, next_v = dx + step_x, dv + step_v
         next_f, next_g, error = system.residual(next_x, next_v, f, g)
-        better = error < residual
-        better[np.setdiff1d(np.arange(system.batch), active)] = False
-        gained = better & (error > _TARGET) & (error < _GAIN * residual)
+        better = asked & (error < residual)
+        asked = better & (error > _TARGET) & (error < _GAIN * residual)
         dx, dv = _choose(better, next_x, dx), _choose(better, next_v, dv)
         rest_f, rest_g = _choose(better, next_f, rest_f), _choose(better, next_g, rest_g)
         residual = _choose(better, error, residual)
-        active = np.flatnonzero(gained)
     return Refined(dx, dv, residual)
 
 
-def nearly_singular(system: System, factor: Factor, seed: int = 0) -> NDArray[np.bool_]:
+def nearly_singular(system: System, factor: Factor) -> NDArray[np.bool_]:
     """Where M is no good approximation of J, (B,): for a random r, J M^-1 r differs too much from r.
 
     (M - J) M^-1 r has, where J z = 0 for some z, a part of the size of r that lies in the cokernel of J.
     """
-    random = np.random.default_rng(seed)
-    structure = system.layout.structure
-    f = np.repeat(random.standard_normal((structure.n, 1)), system.batch, axis=1)
-    g = np.repeat(random.standard_normal((structure.m, 1)), system.batch, axis=1)
     p, a = system.scales
-    f *= np.sqrt(p)
-    g *= np.sqrt(a / p)
+    structure, (f, g) = system.layout.structure, system.layout.probe
+    f, g = f * np.sqrt(p), g * np.sqrt(a / p)
     rest_f, rest_g, _ = system.residual(*factor.solve(f, g, np.flatnonzero(factor.usable)), f, g)
     change = np.maximum(largest(rest_f) / np.sqrt(p), largest(rest_g) / np.sqrt(a / p))
     return np.asarray(~(change * np.sqrt(structure.n + structure.m) <= _HARMLESS))

@@ -124,14 +124,16 @@ def _level(bare: Elimination, start: int, stop: int, target: Index, left: Index,
 
 def _pairs(found: list[Index], bare: Elimination) -> tuple[Index, Index, Index]:
     """For each product L_ik d_k L_jk: the entries (i, j), (i, k) and (j, k), i >= j > k, sorted by the first."""
-    i, j, k = [], [], []
-    for column, rows in enumerate(found):
-        low, high = np.triu_indices(rows.size)
-        i.append(rows[high])
-        j.append(rows[low])
-        k.append(np.full(low.size, column))
-    empty = np.zeros(0, dtype=np.intp)
-    one, two, source = (np.concatenate([empty, *part]) for part in (i, j, k))
+    sizes = np.array([column.size for column in found], dtype=np.intp)
+    i, j, k = ([np.zeros(0, dtype=np.intp)] for _ in range(3))
+    for size in np.unique(sizes[sizes > 0]):
+        columns = np.flatnonzero(sizes == size)
+        rows = np.stack([found[column] for column in columns])
+        low, high = np.triu_indices(size)
+        i.append(rows[:, high].ravel())
+        j.append(rows[:, low].ravel())
+        k.append(np.repeat(columns, low.size))
+    one, two, source = np.concatenate(i), np.concatenate(j), np.concatenate(k)
     target = bare.positions(one, two)
     sort = np.argsort(target, kind="stable")
     left, right = bare.positions(one, source), bare.positions(two, source)

@@ -52,6 +52,12 @@ class Layout:
     source: NDArray[np.intp]
     diagonal: NDArray[np.intp]
 
+    @cached_property
+    def probe(self) -> tuple[Array, Array]:
+        """A random right-hand side, f (n, 1) and g (m, 1), the same in every process."""
+        random = np.random.default_rng(0)
+        return random.standard_normal((self.structure.n, 1)), random.standard_normal((self.structure.m, 1))
+
     @classmethod
     def of(cls, structure: Structure) -> Layout:
         upper, n = structure.P, structure.n

@@ -17,7 +17,7 @@ from cvxlayers.derivative.lanes import LanesPath
 from cvxlayers.derivative.paths import Path, Paths
 from cvxlayers.derivative.quasidefinite import QuasiDefinite
 from cvxlayers.derivative.sparse import SparsePath
-from cvxlayers.derivative.symbolic import eliminate, structures
+from cvxlayers.derivative.symbolic import eliminate
 from cvxlayers.derivative.system import Layout
 from cvxlayers.program import Structure, Values
 from tests.derivative.problems import (
@@ -50,15 +50,13 @@ CASES: dict[str, tuple[int, Cones, bool]] = {
 }
 PATHS: dict[str, Callable[[Structure], Path]] = {
     "condensed": CondensedPath,
-    "sparse": lambda structure: SparsePath(QuasiDefinite.of(Layout.of(structure))),
+    "sparse": lambda structure: SparsePath(QuasiDefinite.of(Layout.of(structure)), 0),
     "lanes": lambda structure: _lanes(QuasiDefinite.of(Layout.of(structure))),
 }
 
 
 def _lanes(matrix: QuasiDefinite) -> LanesPath:
-    lower = matrix.indices >= matrix.columns
-    rows, columns = matrix.indices[lower].astype(int), matrix.columns[lower]
-    return LanesPath(matrix, eliminate(structures(rows, columns, matrix.order.size)))
+    return LanesPath(matrix, eliminate(matrix.structures()))
 
 
 def derivative(structure: Structure, path: str, threads: int = 1) -> ExactDerivative:
