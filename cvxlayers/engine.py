@@ -20,10 +20,14 @@ __all__ = ["Engine", "Workshop"]
 
 @dataclass(frozen=True)
 class Engine:
-    """A solver and a derivative for one set of options."""
+    """A solver and a derivative for one set of options.
+
+    ``derivative`` is what callers get, ``newton`` the exact one by which solutions are polished.
+    """
 
     solver: Solver
     derivative: Derivative
+    newton: Derivative
     tolerance: float
     fallbacks: tuple[str, ...]
 
@@ -31,8 +35,9 @@ class Engine:
 class Workshop:
     """Makes engines on demand and keeps one for each set of options; safe under threads and after a fork."""
 
-    def __init__(self, structure: Structure) -> None:
+    def __init__(self, structure: Structure, smoothing: float | None = None) -> None:
         self._structure = structure
+        self._smoothing = smoothing
         self._engines: dict[tuple[Any, ...], Engine] = {}
         self._lock = threading.Lock()
         self._process = os.getpid()
@@ -52,9 +57,14 @@ class Workshop:
         if not chosen.takes(structure):
             raise EngineError(registry.unfit(chosen, structure))
         settings, derivative = options.parse(solver_args, chosen)
+        newton = derivative_for(chosen.name, structure, derivative)
+        smooth = (
+            None if self._smoothing is None else derivative_for(chosen.name, structure, derivative, self._smoothing)
+        )
         return Engine(
             chosen(structure, settings),
-            derivative_for(chosen.name, structure, derivative),
+            smooth or newton,
+            newton,
             options.tolerance(settings),
             tuple(other.name for other in registry.fallbacks(chosen.name, structure)),
         )

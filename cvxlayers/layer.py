@@ -58,6 +58,10 @@ class Layer:
         Whether Newton steps on the optimality conditions take solutions that are not complementary (see
         ``cvxlayers.polish``) nearer to machine precision. Default: for all cones but the polyhedral ones, on which
         interior-point methods end exactly enough.
+    smoothing : float, optional
+        With mu > 0 the derivative is that of the solution map smoothed along the central path, with complementarity
+        products of mu: useful at the vertices of linear programs and at kinks, where the exact one is zero or
+        undefined. The solutions themselves stay as they are. See ``cvxlayers.derivative.smoothing``.
 
     Raises
     ------
@@ -87,6 +91,7 @@ class Layer:
         on_failure: str = "raise",
         check_parameters: bool = True,
         polish: bool | None = None,
+        smoothing: float | None = None,
     ) -> None:
         if on_failure not in POLICIES:
             raise OptionError(f"on_failure: expected one of {', '.join(map(repr, POLICIES))}, got {on_failure!r}.")
@@ -96,7 +101,8 @@ class Layer:
         self.on_failure = on_failure
         self.check_parameters = check_parameters
         self.polish = polish
-        self._workshop = Workshop(compiled.structure)
+        self.smoothing = smoothing
+        self._workshop = Workshop(compiled.structure, smoothing)
         self._workshop.engine(
             solver, self.solver_args
         )  # an unknown option or an unfit solver is an error now, not later
@@ -133,7 +139,7 @@ class Layer:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._workshop = Workshop(self.compiled.structure)
+        self._workshop = Workshop(self.compiled.structure, self.smoothing)
         self._local = threading.local()
 
     def __call__(self, *parameters: Any, solver_args: Mapping[str, Any] | None = None) -> tuple[np.ndarray, ...]:
@@ -275,7 +281,7 @@ class Layer:
             return solution
         return verification.improve(
             structure, values, solution, engine.tolerance, elements,
-            lambda part, points: polish(structure, part, points, engine.derivative, STEPS),
+            lambda part, points: polish(structure, part, points, engine.newton, STEPS),
         )  # fmt: skip
 
     def _recover(self, solution: Solution) -> Array:

@@ -170,3 +170,30 @@ def test_a_problem_without_parameters() -> None:
     record = cvxlayers.Layer.from_problem(cp.Problem(cp.Minimize(cp.sum_squares(x - 1)), [x <= 0.5])).solve([])
     np.testing.assert_allclose(record.outputs[0], [0.5, 0.5], atol=1e-7)
     assert record.vjp([np.ones(2)]) == ()
+
+
+def test_smoothing_gives_gradients_at_the_vertices_of_a_linear_program() -> None:
+    x, c = cp.Variable(3), cp.Parameter(3)
+    problem = cp.Problem(cp.Minimize(c @ x), [cp.sum(x) == 1, x >= 0])
+    cost = np.array([1.0, 2.0, 4.0])
+    exact = cvxlayers.Layer.from_problem(problem).solve([cost])
+    smooth = cvxlayers.Layer.from_problem(problem, smoothing=1e-2).solve([cost])
+    np.testing.assert_allclose(smooth.outputs[0], exact.outputs[0], atol=1e-8)
+    target = np.array([0.0, 1.0, 0.0])
+    np.testing.assert_allclose(exact.vjp([target])[0], 0.0, atol=1e-9)
+    (gradient,) = smooth.vjp([target])
+    assert gradient[1] < -1e-4  # making the second entry cheaper moves weight to it
+    assert gradient[0] > 1e-4
+
+
+@pytest.mark.parametrize("smoothing", [0.0, -1.0, np.inf, np.nan])
+def test_a_smoothing_that_is_not_positive_is_refused(smoothing: float) -> None:
+    x = cp.Variable()
+    with pytest.raises(cvxlayers.OptionError, match="smoothing"):
+        cvxlayers.Layer.from_problem(cp.Problem(cp.Minimize(cp.square(x)), [x >= 1]), smoothing=smoothing)
+
+
+def test_diffcp_has_no_smoothed_derivative() -> None:
+    x = cp.Variable()
+    with pytest.raises(cvxlayers.OptionError, match="DIFFCP has no smoothed derivative"):
+        cvxlayers.Layer.from_problem(cp.Problem(cp.Minimize(x), [x >= 1]), solver="DIFFCP", smoothing=1e-3)

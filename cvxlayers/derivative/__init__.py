@@ -6,17 +6,25 @@ from collections.abc import Mapping
 from typing import Any
 
 from cvxlayers.derivative.base import Derivative, DerivativeReport, Linearization
+from cvxlayers.errors import OptionError
 from cvxlayers.program import Structure
 
 __all__ = ["Derivative", "DerivativeReport", "Linearization", "derivative_for"]
 
 
-def derivative_for(solver: str, structure: Structure, options: Mapping[str, Any]) -> Derivative:
+def derivative_for(
+    solver: str, structure: Structure, options: Mapping[str, Any], smoothing: float | None = None
+) -> Derivative:
     """The derivative for a solver: diffcp's own for the engine DIFFCP, the exact one for all others."""
     if solver == "DIFFCP":
+        if smoothing is not None:
+            raise OptionError(
+                f"smoothing={smoothing!r}: the engine DIFFCP has no smoothed derivative; leave smoothing out, or "
+                "choose another engine."
+            )
         from cvxlayers.derivative.diffcp import DiffcpDerivative
 
         return DiffcpDerivative(structure, **options)
     from cvxlayers.derivative.exact import ExactDerivative
 
-    return ExactDerivative(structure, threads=options["threads"], smoothing=options.get("smoothing"))
+    return ExactDerivative(structure, threads=options["threads"], smoothing=smoothing)

@@ -46,6 +46,8 @@ class CvxpyLayer(torch.nn.Module):
         Whether values are checked against their parameters' attributes (PSD, nonneg, ...).
     polish : bool, optional
         Whether Newton steps sharpen each solution; see ``cvxlayers.Layer``.
+    smoothing : float, optional
+        Gradients smoothed along the central path, useful at vertices and kinks; see ``cvxlayers.Layer``.
 
     Raises
     ------
@@ -75,11 +77,13 @@ class CvxpyLayer(torch.nn.Module):
         on_failure: str = "raise",
         check_parameters: bool = True,
         polish: bool | None = None,
+        smoothing: float | None = None,
     ) -> None:
         super().__init__()
         self.core = Layer.from_problem(
             problem, parameters, variables, solver, gp, solver_args,
-            verbose=verbose, on_failure=on_failure, check_parameters=check_parameters, polish=polish,
+            verbose=verbose, on_failure=on_failure, check_parameters=check_parameters,
+            polish=polish, smoothing=smoothing,
         )  # fmt: skip
 
     @classmethod
