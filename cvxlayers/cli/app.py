@@ -159,6 +159,32 @@ def solve(
         render.show_results(results, str(out))
 
 
+@app.command("compile")
+def compile_file(
+    file: FileArgument,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="X.cvxl", help="Where the compiled problem goes.")],
+    solver: SolverOption = None,
+    gp: GpOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Compile a problem into a file that `cvxlayers.load` reads without CVXPY and without running anybody's code.
+
+    The form is that which the solver takes: with the objective quadratic, or turned into cones. X.cvxl is written in
+    one step.
+
+    [bold]Example[/]
+
+        cvxlayers compile model.py:problem -o layer.cvxl
+    """
+    with errors(debug):
+        from cvxlayers.cli.compile import compile_to
+
+        compiled = compile_to(file, out, solver, gp)
+        given = ", ".join(f"{spec.name} {list(spec.shape)}" for spec in compiled.parameters) or "no parameters"
+        returned = ", ".join(f"{spec.name} {list(spec.shape)}" for spec in compiled.outputs)
+        typer.echo(f"{out}: {given} -> {returned}")
+
+
 @app.command()
 def doctor(json: JsonOption = False, debug: DebugOption = False) -> None:
     """What is installed here, and does each solver give right solutions and gradients?

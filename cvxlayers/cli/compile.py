@@ -1,0 +1,21 @@
+"""``cvxlayers compile``: a problem file in, a compiled problem on disk out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cvxlayers.cli.load import known_solver, one_problem, parse_target
+from cvxlayers.cli.npz import refuse_unwritable
+from cvxlayers.compiled import CompiledProblem
+from cvxlayers.layer import Layer
+
+__all__ = ["compile_to"]
+
+
+def compile_to(file: str, out: Path, solver: str | None, gp: bool) -> CompiledProblem:
+    """Load, compile and write; the arguments are those of the command."""
+    named = one_problem(parse_target(file), "compile")
+    refuse_unwritable(out)
+    compiled = Layer.from_problem(named.problem, solver=known_solver(solver), gp=gp).compiled
+    compiled.save(out)
+    return compiled
