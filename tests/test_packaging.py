@@ -48,8 +48,8 @@ ROOMS = {
     "layer": 5,
     "torch": 6,
     "tensorflow": 6,
-    "keras": 6,
     "jax": 6,
+    "keras": 7,
     "nodes": 7,
     "__init__": 8,
     "cli": 9,
@@ -58,7 +58,6 @@ ROOMS = {
 ONE_ROOM = [
     {"affine", "program", "solution", "compiled", "artefact"},
     {"checks", "packing", "report", "verification", "engine", "polish", "record", "layer"},
-    {"tensorflow", "keras"},
 ]
 
 # Who may import what from outside, at any place in a file but under `if TYPE_CHECKING:`, which loads nothing.

@@ -1,0 +1,81 @@
+"""What a Keras layer's configuration holds in JSON: the compiled problem, and the weights among its parameters."""
+
+from __future__ import annotations
+
+import base64
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from cvxlayers.artefact import load
+from cvxlayers.compiled import CompiledProblem
+from cvxlayers.errors import OptionError
+
+__all__ = ["Weight", "decode", "encode"]
+
+
+def encode(compiled: CompiledProblem) -> str:
+    """The file that ``compiled.save`` writes, in base64."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "problem.cvxl")
+        compiled.save(path)
+        return base64.b64encode(path.read_bytes()).decode("ascii")
+
+
+def decode(text: str) -> CompiledProblem:
+    """The problem that ``encode`` took; CVXPY is not needed."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "problem.cvxl")
+        path.write_bytes(base64.b64decode(text))
+        return load(path)
+
+
+@dataclass(frozen=True)
+class Weight:
+    """How a parameter that the layer owns starts and is kept; Keras objects, or what Keras makes them of.
+
+    Attributes
+    ----------
+    initializer : keras initializer, its name, or an array or number
+    constraint, regularizer : Keras objects, their names, or None
+    trainable : bool
+    """
+
+    initializer: Any = "zeros"
+    constraint: Any = None
+    regularizer: Any = None
+    trainable: bool = True
+
+    @classmethod
+    def of(cls, given: Any, name: str) -> Weight:
+        """From an initializer alone, or a mapping of the attributes' names."""
+        known = {field.name for field in fields(cls)}
+        if not isinstance(given, Mapping) or "class_name" in given:  # Keras's own form of a saved object has one
+            given = {"initializer": given}
+        if unknown := sorted(set(given) - known):
+            raise OptionError(
+                f"weights['{name}']: got {', '.join(map(repr, unknown))}, expected an initializer or a mapping with "
+                f"some of {', '.join(sorted(known))}."
+            )
+        options = dict(given)
+        start = options.get("initializer", cls.initializer)
+        if isinstance(start, int | float | list | tuple | np.ndarray):
+            start = keras.initializers.Constant(start if np.ndim(start) == 0 else np.asarray(start))
+        options["initializer"] = keras.initializers.get(start)
+        options["constraint"] = keras.constraints.get(options.get("constraint"))
+        options["regularizer"] = keras.regularizers.get(options.get("regularizer"))
+        return cls(**options)
+
+    def config(self) -> dict[str, Any]:
+        """In a form that JSON takes and ``of`` reads."""
+        return {
+            "initializer": keras.initializers.serialize(self.initializer),
+            "constraint": keras.constraints.serialize(self.constraint),
+            "regularizer": keras.regularizers.serialize(self.regularizer),
+            "trainable": self.trainable,
+        }
