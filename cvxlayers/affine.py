@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 import scipy.sparse as sp
 
-from cvxlayers.linear import LinearMap
+from cvxlayers.linear import LinearMap, repeat
 from cvxlayers.program import Array
 
 __all__ = ["AffineMap"]
@@ -53,7 +53,7 @@ class AffineMap:
     def __call__(self, theta: Array) -> Array:
         """The values, (rows, B); a read-only broadcast view where they do not depend on theta."""
         if not self.varies:
-            return np.broadcast_to(self._column, (self.rows, theta.shape[1]))
+            return repeat(self._column, theta.shape[1])
         values = self._map(theta)
         values += self._column
         return values

@@ -9,11 +9,21 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-__all__ = ["LinearMap"]
+__all__ = ["LinearMap", "repeat"]
 
 # SciPy takes some 20 microseconds before a sparse product begins, in which a dense product of this many entries by this
 # many columns is done.
 _SMALL, _FEW = 8192, 4
+
+
+def repeat(column: NDArray[np.float64], batch: int) -> NDArray[np.float64]:
+    """A contiguous column (rows,) or (rows, 1) as a read-only view (rows, batch) that repeats it: stride 0.
+
+    What ``numpy.broadcast_to`` does, in a fiftieth of the time.
+    """
+    view: NDArray[np.float64] = np.ndarray((column.shape[0], batch), np.float64, column, strides=(8, 0))
+    view.flags.writeable = False
+    return view
 
 
 @dataclass(frozen=True)

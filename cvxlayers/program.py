@@ -15,7 +15,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from cvxlayers.cones.product import Cones
-from cvxlayers.linear import LinearMap
+from cvxlayers.linear import LinearMap, repeat
 
 __all__ = ["Array", "Pattern", "Structure", "Values"]
 
@@ -149,8 +149,7 @@ class Structure:
 
 
 def _shared_rows(values: Array, keep: NDArray[np.bool_]) -> Array:
-    column = values[keep, 0]
-    return np.broadcast_to(column[:, None], (column.size, values.shape[1]))
+    return repeat(values[keep, 0], values.shape[1])
 
 
 @dataclass(frozen=True)
@@ -176,5 +175,5 @@ class Values:
 
 def _take(part: Array, indices: NDArray[np.integer]) -> Array:
     if _is_shared(part):
-        return np.broadcast_to(part[:, :1], (part.shape[0], len(indices)))
+        return repeat(np.ascontiguousarray(part[:, 0]), len(indices))
     return part[:, indices]

@@ -96,21 +96,21 @@ def measure(structure: Structure, values: Values, x: Array, y: Array, s: Array) 
     Px = structure.P_times(values.P, x)
     Ax = structure.A.times(values.A, x)
     Ay = structure.A.transpose_times(values.A, y)
-    primal = _norm(Ax + s - values.b) / (1 + _largest(Ax, s, values.b))
-    dual = _norm(Px + Ay + values.q) / (1 + _largest(Px, Ay, values.q))
+    rows, columns = _sizes(Ax, s, values.b, Ax + s - values.b), _sizes(Px, Ay, values.q, Px + Ay + values.q)
     xPx, qx, by = _dot(x, Px), _dot(values.q, x), _dot(values.b, y)
     gap = np.abs(xPx + qx + by) / (1 + np.maximum(np.abs(xPx / 2 + qx), np.abs(xPx / 2 + by)))
-    outside_s = projection.distance(structure.cones, s) / (1 + _norm(s))
-    outside_y = projection.dual_distance(structure.cones, y) / (1 + _norm(y))
-    return Residuals(primal, dual, gap, np.maximum(outside_s, outside_y))
+    outside_s = projection.distance(structure.cones, s) / (1 + rows[1])
+    outside_y = projection.dual_distance(structure.cones, y) / (1 + np.abs(y).max(axis=0, initial=0.0))
+    return Residuals(_relative(rows), _relative(columns), gap, np.maximum(outside_s, outside_y))
 
 
-def _norm(v: Array) -> Array:
-    return np.abs(v).max(axis=0) if v.shape[0] else np.zeros(v.shape[1])
+def _sizes(*terms: Array) -> Array:
+    """The largest absolute entry of each term, (terms, B); the last term is what should be zero."""
+    return np.abs(np.stack(terms)).max(axis=1, initial=0.0)
 
 
-def _largest(*terms: Array) -> Array:
-    return np.max([_norm(term) for term in terms], axis=0)
+def _relative(sizes: Array) -> Array:
+    return sizes[-1] / (1 + sizes[:-1].max(axis=0))
 
 
 def _dot(u: Array, v: Array) -> Array:
