@@ -49,8 +49,8 @@ class CvxpyLayer(keras.layers.Layer):
         if nothing else is set; the solver works in float64 all the same.
 
     Inputs and outputs: where one parameter is an input, a tensor; where several are, a list or tuple in the order of
-    the parameters, or a dict by their names; where none is, nothing. One variable returns a tensor, several a tuple. All
-    have their batch dimensions in front.
+    the parameters, or a dict by their names; where none is, nothing. One variable returns a tensor, several a tuple.
+    All have their batch dimensions in front.
 
     A model saved as ``.keras`` holds the compiled problem: loading it runs none of the user's code and needs no CVXPY,
     only ``import cvxlayers.keras``.
