@@ -15,8 +15,8 @@ with the parameters
     previous   w0     (n,)     weights held before the trade
     cost       kappa  ()       price of trading, as a fraction of the amount traded
 
-The problem is DPP, a quadratic program in w. Two things make it so: the risk aversion is folded into S, and the trades t
-are a variable, since the product of kappa with |w - w0|_1 would be a product of two parameters.
+The problem is DPP, a quadratic program in w. Two things make it so: the risk aversion is folded into S, and the
+trades t are a variable, since the product of kappa with |w - w0|_1 would be a product of two parameters.
 
 Used by other files as a module (importing it needs CVXPY alone), by the command line as a problem file:
 
@@ -28,7 +28,8 @@ differentiates the solution: by how much does the turnover rise when trading get
     python examples/portfolio.py --out frontier.png
 
 Sources: Markowitz, "Portfolio selection", Journal of Finance 1952; Boyd et al., "Multi-period trading via convex
-optimization", Foundations and Trends in Optimization 2017, section 4 (single-period problem, costs proportional to |w - w0|).
+optimization", Foundations and Trends in Optimization 2017, section 4 (single-period problem, costs proportional to |w
+- w0|).
 """
 
 from __future__ import annotations
@@ -131,9 +132,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         row = [costly[key][i] for key in ("aversion", "return", "risk", "turnover", "slope")]
         g, mean, risk, turnover, slope = row
         print(f"{g:13.1f} {100 * mean:16.3f} {100 * risk:14.3f} {100 * turnover:12.1f} {100 * slope * 1e-4:31.2f}")
-    print(
-        f"mean turnover: {100 * free['turnover'].mean():.1f} % without costs, {100 * costly['turnover'].mean():.1f} % with"
-    )
+    before, after = (100 * curve["turnover"].mean() for curve in (free, costly))
+    print(f"mean turnover: {before:.1f} % without costs, {after:.1f} % with")
     if args.out:
         plot(args.out, free, costly, args.cost, args.seed)
         print(f"picture: {args.out}")

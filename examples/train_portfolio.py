@@ -2,31 +2,38 @@
 
 The problem
 -----------
-Each month a network sees features of ten stocks and forecasts their returns r; the portfolio problem of portfolio.py turns the
-forecast into weights w = w*(r). What counts is the utility of w, not the error of r. Two ways to train the same network:
+Each month a network sees features of ten stocks and forecasts their returns r; the portfolio problem of portfolio.py
+turns the forecast into weights w = w*(r). What counts is the utility of w, not the error of r. Two ways to train the
+same network:
 
     two-stage     minimize   mean of |forecast - return|^2, then optimize with whatever it forecasts
     end to end    maximize   mean over months of   w'r_real - (g/2) w'Sigma w - kappa |w - w0|_1,   w = w*(forecast)
 
-The second needs the derivative of the solution w* in its parameters: the forecast r, and also the holdings w0, since a
-trade of this month is the starting point of the next: several months are chained, each month's weights, after their drift
-with the returns, being the next problem's parameter w0.
+The second needs the derivative of the solution w* in its parameters: the forecast r, and also the holdings w0, since
+a trade of this month is the starting point of the next: several months are chained, each month's weights, after their
+drift with the returns, being the next problem's parameter w0.
 
-The market is generated: returns are a forecastable part plus three factors plus each stock's own noise. The forecastable part
-has a level common to all stocks, driven by the state of the economy (strong, not linear), and differences between stocks,
-driven by a slow feature ("value") and by one that vanishes within the month ("reversal"). A fully invested portfolio gains
-from the differences alone. Squared error spends most of a small network on the level; the utility does not. It also
-notices what trading costs and how long a forecast lasts. The gap closes as the network grows (--hidden 16): with an
-accurate forecast there is little to be gained from training through the decision.
+The market is generated: returns are a forecastable part plus three factors plus each stock's own noise. The
+forecastable part has a level common to all stocks, driven by the state of the economy (strong, not linear), and
+differences between stocks, driven by a slow feature ("value") and by one that vanishes within the month ("reversal").
+A fully invested portfolio gains from the differences alone. Squared error spends a small network on the level; the
+utility does not, and it notices what trading costs.
 
-Scores are utilities on later months and freshly drawn sets of stocks, with the expected in place of the realised returns
-(the generator knows them), which leaves luck out; training sees realised returns only. The pictured wealth is a realised one.
+What to expect, held out, in percent per year, for seeds 0 to 4: two-stage -0.1, 3.1, 6.0, 6.0, -6.5; end to end 0.6,
+4.8, 6.8, 6.7, -6.7. (The true expected returns as the forecast: 2.2, 9.6, 7.9, 8.5, -5.1.) A network that is large
+enough to forecast everything leaves little to be gained: with --hidden 16 the two are within 0.3 of each other for
+seeds 0 to 2.
 
-    python examples/train_portfolio.py --out portfolio.png          # about 20 s;  --steps 20 for a quick look
+Scores are utilities on later months and freshly drawn sets of stocks, with the expected in place of the realised
+returns (the generator knows them), which leaves luck out; training sees realised returns only. The pictured wealth is
+a realised one.
 
-Sources: Donti, Amos, Kolter, "Task-based end-to-end model learning in stochastic optimization", NeurIPS 2017; Elmachtoub, Grigas,
-"Smart predict, then optimize", Management Science 2022; Garleanu, Pedersen, "Dynamic trading with predictable returns and
-transaction costs", Journal of Finance 2013 (slow signals deserve more trading than fast ones).
+    python examples/train_portfolio.py --out portfolio.png           # --steps 15 for a quick look
+
+Sources: Donti, Amos, Kolter, "Task-based end-to-end model learning in stochastic optimization", NeurIPS 2017;
+Elmachtoub, Grigas, "Smart predict, then optimize", Management Science 2022; Garleanu, Pedersen, "Dynamic trading with
+predictable returns and transaction costs", Journal of Finance 2013 (slow signals deserve more trading than fast
+ones).
 """
 
 from __future__ import annotations
@@ -135,7 +142,7 @@ class Forecaster(torch.nn.Module):
 
 
 def invest(layer: CvxpyLayer, forecasts: torch.Tensor, episodes: Episodes, rewards: torch.Tensor) -> Outcome:
-    """Invest by the forecasts, month after month, from equal weights; `rewards` are the returns that the utility counts."""
+    """Invest by the forecasts month after month, from equal weights; the utility counts `rewards` as the returns."""
     held = torch.full_like(episodes.returns[0], 1 / ASSETS)
     cost = held.new_tensor(COST)
     utility, growth, turnover = [], [], []
@@ -180,19 +187,21 @@ def train_for_accuracy(model: Forecaster, market: Market, random: np.random.Gene
 def train_for_utility(
     layer: CvxpyLayer, model: Forecaster, market: Market, random: np.random.Generator, steps: int, held_out: Episodes
 ) -> tuple[torch.nn.Module, dict[int, float]]:
-    """Stochastic gradients of the utility over half a year; the average over the last steps, and its held-out utility.
+    """Stochastic gradients of the utility over three months; the average over the last steps, and its held-out utility.
 
     The start is the network as it came: where it forecasts nothing, nothing is traded, and no trade has a derivative.
     """
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.04)
+    decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, steps)
     curve = {0: YEAR * evaluate(layer, model, held_out).utility.mean().item()}
     for step in track(range(1, steps + 1), "training end to end  ", console=Console(stderr=True)):
-        episodes = market.draw(24, 6, 0, FIRST_HELD_OUT, random)
+        episodes = market.draw(48, 3, 0, FIRST_HELD_OUT, random)
         outcome = invest(layer, model(episodes.features), episodes, episodes.returns)
         optimizer.zero_grad()
         (-outcome.utility.mean() / UNIT).backward()
         optimizer.step()
+        decay.step()
         average.update_parameters(model)
         if step % 10 == 0 or step == steps:
             curve[step] = YEAR * evaluate(layer, average, held_out).utility.mean().item()
@@ -224,10 +233,14 @@ def plot(path: Path, curve: dict[int, float], outcomes: dict[str, Outcome]) -> N
         middle, error = (np.concatenate([[0.0], part]) for part in (middle, error))
         right.plot(months, middle, color=COLOURS[name], lw=2, label=name)
         right.fill_between(months, middle - error, middle + error, color=COLOURS[name], alpha=0.2, lw=0)
-    right.set(xlabel="month", ylabel="wealth ahead of equal weights (%)", title="Realised wealth after costs, held out")
+    right.set(
+        xlabel="months since the start",
+        ylabel="wealth ahead of equal weights (%)",
+        title="Held-out realised wealth (mean, standard error)",
+    )
     for axes in (left, right):
         axes.grid(alpha=0.3)
-        axes.legend(frameon=False, loc="upper left" if axes is right else "lower right")
+        axes.legend(frameon=False, loc="upper left" if axes is right else "center right")
     figure.savefig(path, dpi=130)
 
 
@@ -245,8 +258,8 @@ def report(outcomes: dict[str, Outcome], forecasters: dict[str, torch.nn.Module]
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line; see the top of the file."""
     parser = argparse.ArgumentParser(description="A forecast trained for accuracy, then through the portfolio problem.")
-    parser.add_argument("--steps", type=int, default=80, help="steps of the end-to-end training (default 80)")
-    parser.add_argument("--hidden", type=int, default=3, help="hidden units of the network (default 3)")
+    parser.add_argument("--steps", type=int, default=60, help="steps of the end-to-end training (default 60)")
+    parser.add_argument("--hidden", type=int, default=2, help="hidden units of the network (default 2)")
     parser.add_argument("--seed", type=int, default=0, help="of the market and of the training (default 0)")
     parser.add_argument("--out", type=Path, metavar="PICTURE.png", help="where to draw utility and wealth")
     args = parser.parse_args(argv)
