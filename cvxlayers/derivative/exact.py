@@ -15,7 +15,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -35,10 +35,12 @@ from cvxlayers.solution import Solution
 
 __all__ = ["ExactDerivative", "ExactLinearization"]
 
-# Relative residual above which a solution is not trusted.
-_ACCEPTED = 1e-9
-# The regularization where J is nearly singular.
-_CAUTIOUS = 1e-5
+# Relative residuals above which a better solution is looked for, and above which a solution is not trusted.
+_GOOD, _ACCEPTED = 1e-12, 1e-9
+# The regularization where J is nearly singular, or badly scaled.
+_CAUTIOUS = 1e-6
+# The predicted nanoseconds of work for which another thread is started.
+_THREAD = 1e7
 # Bytes that the factors of one part of the batch may take, and all that are kept for later applications.
 _PART, _KEPT = 2**23, 2**30
 
@@ -76,17 +78,6 @@ class ExactDerivative(Derivative):
     def linearize(self, values: Values, solution: Solution) -> ExactLinearization:
         return ExactLinearization(self, values, solution)
 
-    def spread(self, task: Callable[[int], None], count: int) -> None:
-        """Call task(0), ..., task(count - 1), on up to ``threads`` threads."""
-        workers = min(self.threads, count)
-        if workers < 2:
-            for i in range(count):
-                task(i)
-            return
-        with ThreadPoolExecutor(workers) as pool:
-            for _ in pool.map(task, range(count)):
-                pass
-
 
 @dataclass(frozen=True)
 class _Part:
@@ -99,9 +90,10 @@ class _Part:
 
 @dataclass(frozen=True)
 class _Cautious:
-    """The elements of a part whose J is singular, or nearly so, factorized once more with a larger regularization.
+    """The elements of a part whose J is singular, nearly so, or badly scaled, factorized once more.
 
-    The rounding that it leaves in the directions of J's kernel is smaller by that factor.
+    Now the regularization suits the scale of each row and column, and it is larger, so that the rounding it leaves in
+    the directions of J's kernel is smaller.
     """
 
     elements: NDArray[np.intp]
@@ -123,7 +115,9 @@ class ExactLinearization(Linearization):
         self._residual = np.zeros(batch)
         self._fallback = np.zeros(batch, dtype=bool)
         self._path = derivative.paths.fastest(batch)
-        self._slices = _slices(batch, self._path.bytes_per_element, derivative.threads)
+        # A thread is worth its while only for much work, since small array operations hold Python's lock.
+        self._threads = int(np.clip(self._path.cost(batch) // _THREAD, 1, derivative.threads))
+        self._slices = _slices(batch, self._path.bytes_per_element, self._threads)
         self._keep = batch * self._path.bytes_per_element <= _KEPT
         self._parts: dict[int, _Part] = {}
         self._lock = threading.Lock()
@@ -151,7 +145,7 @@ class ExactLinearization(Linearization):
             lanes = self._slices[i]
             rx[:, lanes], rv[:, lanes] = self._solve(i, f[:, lanes], dy[:, lanes])
 
-        self._derivative.spread(task, len(self._slices))
+        self._spread(task)
         if ds is not None:
             rv += ds
         return self._cotangents(rx, rv)
@@ -165,10 +159,21 @@ class ExactLinearization(Linearization):
             lanes = self._slices[i]
             dx[:, lanes], dy[:, lanes] = self._solve(i, f[:, lanes], g[:, lanes])
 
-        self._derivative.spread(task, len(self._slices))
+        self._spread(task)
         ds = g - structure.A.times(self._values.A, dx)
         ds[: structure.cones.zero] = 0.0
         return dx, dy, ds
+
+    def _spread(self, task: Callable[[int], None]) -> None:
+        """Call the task for each part of the batch; the threads live as long as the call."""
+        count = len(self._slices)
+        if min(self._threads, count) < 2:
+            for i in range(count):
+                task(i)
+            return
+        with ThreadPoolExecutor(self._threads) as pool:
+            for _ in pool.map(task, range(count)):
+                pass
 
     def _part(self, i: int) -> _Part:
         """The i-th part of the batch, factorized."""
@@ -197,10 +202,13 @@ class ExactLinearization(Linearization):
             solved = refine(again.system, again.factor, f[:, again.elements], g[:, again.elements])
             dx[:, again.elements], dy[:, again.elements] = solved.dx, again.system.D.matvec(solved.dv)
             residual[again.elements] = solved.residual
-        failed = np.flatnonzero(~(residual <= _ACCEPTED))
-        if failed.size:
-            other = least_squares.solve(part.system.select(failed), f[:, failed], g[:, failed])
-            dx[:, failed], dy[:, failed], residual[failed] = other.dx, other.dy, other.residual
+        poor = np.flatnonzero(~(residual <= _GOOD))
+        if poor.size:
+            other = least_squares.solve(part.system.select(poor), f[:, poor], g[:, poor])
+            better = ~(residual[poor] <= _ACCEPTED) | (other.residual < residual[poor])
+            chosen = poor[better]
+            dx[:, chosen], dy[:, chosen] = other.dx[:, better], other.dy[:, better]
+            residual[chosen] = other.residual[better]
         with self._lock:
             lanes = self._slices[i]
             self._residual[lanes] = np.maximum(self._residual[lanes], residual)
@@ -237,7 +245,7 @@ class ExactLinearization(Linearization):
 
 
 def _cautious(path: Path, system: System, elements: NDArray[np.intp]) -> _Cautious:
-    chosen = system.select(elements, _CAUTIOUS)
+    chosen = replace(system.select(elements), regularization=_CAUTIOUS, equilibrated=True)
     return _Cautious(elements, chosen, path.factorize(chosen))
 
 

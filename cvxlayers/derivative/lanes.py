@@ -86,7 +86,7 @@ class LanesFactor:
         solved = np.empty_like(z)
         solved[self.order] = z
         dx, u = solved[:n], solved[n:]
-        return dx, self.system.A.times(dx) - g + u
+        return dx, self.system.A.times(dx) - g + (1.0 - self.system.eps) * u
 
 
 @dataclass(frozen=True)

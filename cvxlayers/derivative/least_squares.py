@@ -5,8 +5,9 @@ With E = D^(1/2), which commutes with D, and rho = E dv, the system J (dx, dv) =
     K (dx, rho) = (f, E g),    K = [[P, A'E], [E A, D - I]],    dy = D dv = E rho,    dv = A dx - g + dy.
 
 The kernel of K has the directions dx that nothing fixes (P dx = 0, D A dx = 0) and the multipliers that constraints
-share (D dv = dv, A'dv = 0), and no slacks, as J's would. S = diag(I, E) pinv(K) diag(I, E) is symmetric, so that both
-directions of the derivative, which apply S, are each other's adjoints even where J is singular.
+share (D dv = dv, A'dv = 0), and no slacks, as J's would. Where there is a kernel, norms and residuals are measured in
+the scales S of the equilibration, so that units do not matter: S pinv(S K S) S takes the place of the inverse of K. It
+is symmetric, so that both directions of the derivative, which apply it, are each other's adjoints even there.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from cvxlayers.program import Array
 
 __all__ = ["LeastSquares", "solve"]
 
-# Reciprocal condition number, of K scaled to rows and columns of size one, below which K counts as singular; and the
-# eigenvalues, relative to the largest, that count as zero.
+# Reciprocal condition number of S K S below which K counts as singular, and its eigenvalues, relative to the largest,
+# that count as zero.
 _SINGULAR = 1e-12
 # Up to this order K is decomposed; beyond, LSMR works with products alone.
 _DENSE = 1500
@@ -34,9 +35,9 @@ _REFINEMENTS = 3
 
 @dataclass(frozen=True)
 class LeastSquares:
-    """dx (n, B) and dy = D dv (m, B), and the relative residual of K's system, (B,).
+    """dx (n, B) and dy = D dv (m, B), and the relative residual of the scaled system, (B,).
 
-    Where K is singular, (dx, rho) has the least norm among those of least residual.
+    Where K is singular, (dx, rho) has the least norm among those of least residual, both in the scales S.
     """
 
     dx: Array
@@ -49,17 +50,20 @@ def solve(system: System, f: Array, g: Array) -> LeastSquares:
     dx, dy, residual = np.empty_like(f), np.empty_like(g), np.empty(system.batch)
     for i in range(system.batch):
         one = system.select(np.array([i]))
-        right = np.concatenate([f[:, i : i + 1], one.root.matvec(g[:, i : i + 1])])[:, 0]
-        z, residual[i] = _solve_element(one, right)
+        scale = np.concatenate(one.equilibration)[:, 0]
+        right = scale * np.concatenate([f[:, i : i + 1], one.root.matvec(g[:, i : i + 1])])[:, 0]
+        z, residual[i] = _solve_element(one, scale, right)
+        z *= scale
         dx[:, i] = z[: f.shape[0]]
         dy[:, i] = one.root.matvec(z[f.shape[0] :, None])[:, 0]
     return LeastSquares(dx, dy, residual)
 
 
-def _solve_element(system: System, right: Array) -> tuple[Array, float]:
+def _solve_element(system: System, scale: Array, right: Array) -> tuple[Array, float]:
+    """The solution of the scaled system, and its relative residual."""
     if right.size > _DENSE:
-        return _iterated(system, right)
-    K = _matrix(system)
+        return _iterated(system, scale, right)
+    K = scale[:, None] * _matrix(system) * scale
     if not (np.isfinite(K).all() and np.isfinite(right).all()):
         return np.full_like(right, np.nan), np.nan
     z = _regular(K, right)
@@ -86,19 +90,13 @@ def _dense(D: DualDerivative) -> Array:
 
 
 def _regular(K: Array, right: Array) -> Array | None:
-    """K^-1 r by LU of the scaled matrix with refinement, or None where K is singular to working precision."""
-    rows = np.abs(K).max(axis=1, initial=0.0)
-    if not rows.all():
-        return None
-    scaled = K / rows[:, None]
-    columns = np.abs(scaled).max(axis=0, initial=0.0)
-    scaled /= columns
-    lu, pivots, info = lapack.dgetrf(scaled)
-    if info or lapack.dgecon(lu, np.abs(scaled).sum(axis=0).max())[0] < _SINGULAR:
+    """K^-1 r by LU with refinement, or None where K is singular to working precision."""
+    lu, pivots, info = lapack.dgetrf(K)
+    if info or lapack.dgecon(lu, np.abs(K).sum(axis=0).max())[0] < _SINGULAR:
         return None
     z = np.zeros_like(right)
     for _ in range(_REFINEMENTS):
-        z += lapack.dgetrs(lu, pivots, (right - K @ z) / rows)[0] / columns
+        z += lapack.dgetrs(lu, pivots, right - K @ z)[0]
     return z
 
 
@@ -110,15 +108,16 @@ def _least_norm(K: Array, right: Array) -> Array:
     return np.asarray(kept @ ((kept.T @ right) / values[keep]))
 
 
-def _iterated(system: System, right: Array) -> tuple[Array, float]:
+def _iterated(system: System, scale: Array, right: Array) -> tuple[Array, float]:
     """The least-norm solution by LSMR (Fong, Saunders 2011), for matrices too large to decompose."""
     n = system.layout.structure.n
 
     def product(z: Array) -> Array:
+        z = scale * z
         dx, rho = z[:n].reshape(-1, 1), z[n:].reshape(-1, 1)
         upper = system.P.times(dx) + system.A.transpose_times(system.root.matvec(rho))
         lower = system.root.matvec(system.A.times(dx)) + system.D.matvec(rho) - rho
-        return np.concatenate([upper, lower])[:, 0]
+        return scale * np.concatenate([upper, lower])[:, 0]
 
     K = LinearOperator((right.size, right.size), matvec=product, rmatvec=product, dtype=np.float64)
     z = lsmr(K, right, atol=1e-14, btol=1e-14, conlim=1 / _SINGULAR, maxiter=10 * right.size)[0]

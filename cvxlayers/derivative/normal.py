@@ -148,7 +148,7 @@ def _with_objective(H: Array, system: System) -> Array:
         H += matrices
     elif P.nnz:
         H.reshape(-1, n * n)[:, P.rows.astype(np.intp) * n + P.columns] += system.values.P.T
-    H.reshape(-1, n * n)[:, :: n + 1] += system.delta[:, None]
+    H.reshape(-1, n * n)[:, :: n + 1] += system.delta.T
     return H
 
 

@@ -1,8 +1,8 @@
 """The symmetric quasi-definite form of M, which the sparse paths factorize: its pattern and its values.
 
-With u in place of D dv and C = (I - D + eps I)(D + eps I)^-1, which is nearly W^-1 and defined where D is singular,
+With u = D dv and C nearly W^-1, but defined where D is singular,
 
-    [[P + delta I, A'], [A, -C]] (dx, u) = (f, g),    dv = A dx - g + u.
+    [[P + delta I, A'], [A, -C]] (dx, u) = (f, g),    dv = A dx - g + (I - eps) u.
 
 The matrix is quasi-definite: it has triangular factors L diag(d) L' for every order of its rows (Vanderbei 1995), so
 that one fill-reducing order serves all elements, and no pivoting is needed.
@@ -78,7 +78,7 @@ class QuasiDefinite:
         C, layout, batch = system.C, self.layout, system.batch
         flat = layout.structure.cones.zero + layout.structure.cones.nonneg
         blocks = [-part.reshape(-1, batch) for _, part in C.blocks]
-        diagonal = np.repeat(system.delta[None], layout.structure.n, axis=0)
+        diagonal = np.broadcast_to(system.delta, (layout.structure.n, batch)).copy()
         on = np.flatnonzero(layout.diagonal >= 0)
         diagonal[on] += system.values.P[layout.diagonal[on]]
         return np.concatenate([system.values.P[layout.source], system.values.A, -C.diagonal[:flat], *blocks, diagonal])

@@ -70,7 +70,7 @@ class SparseFactor:
         solved[:, self.order] = z
         solved = np.ascontiguousarray(solved.T)
         dx, u = solved[:n], solved[n:]
-        return dx, self.system.A.times(dx) - g + u
+        return dx, self.system.A.times(dx) - g + (1.0 - self.system.eps) * u
 
 
 def _factor(pattern: QuasiDefinite, values: Array, kept: NDArray[np.bool_]) -> Any | None:

@@ -39,14 +39,21 @@ def with_eigenvectors(D: DualDerivative) -> DualDerivative:
 
 
 def mapped(D: DualDerivative, function: Callable[[Array, Array], Array], eps: Array) -> DualDerivative:
-    """f(D), for an elementwise function f(eigenvalues, eps) that depends on the element of the batch through eps (B,).
+    """f(D), for an elementwise function f(eigenvalues, eps).
 
-    D is as ``with_eigenvectors`` gives it.
+    Parameters
+    ----------
+    D : DualDerivative
+        As ``with_eigenvectors`` gives it.
+    function : callable
+    eps : (1, B) or (m, B)
+        Equal on the rows of each cone that is not polyhedral.
     """
     flat = D.cones.zero + D.cones.nonneg
     diagonal = np.zeros_like(D.diagonal)
-    diagonal[:flat] = function(D.diagonal[:flat], eps)
-    parts = tuple((group, _mapped(part, function, np.tile(eps, group.count))) for group, part in D.parts)
+    every = np.broadcast_to(eps, D.diagonal.shape)
+    diagonal[:flat] = function(D.diagonal[:flat], every[:flat])
+    parts = tuple((group, _mapped(part, function, every[group.rows[:, 0]].ravel())) for group, part in D.parts)
     return replace(D, diagonal=diagonal, parts=parts)
 
 

@@ -18,13 +18,14 @@ The neighbour, with small eps and delta > 0, is
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cvxlayers.cones.projection import DualDerivative, dual_derivative
+from cvxlayers.derivative.equilibration import equilibrate
 from cvxlayers.derivative.operators import Operator, is_shared, operator
 from cvxlayers.derivative.smoothing import smoothed_derivative
 from cvxlayers.derivative.spectral import mapped, with_eigenvectors
@@ -88,6 +89,8 @@ class System:
     regularization : float
         The size of delta and eps relative to what they are added to. Each step of refinement reduces the error by about
         this factor (times a condition number); the rounding of M's factors is machine epsilon over it.
+    equilibrated : bool
+        Whether that is measured for each row and column (see ``equilibration``) or for P and A as a whole.
     """
 
     layout: Layout
@@ -95,14 +98,15 @@ class System:
     v: Array
     smoothing: float | None = None
     regularization: float = 1e-8
+    equilibrated: bool = False
 
     @property
     def batch(self) -> int:
         return int(self.v.shape[1])
 
-    def select(self, elements: NDArray[np.intp], regularization: float = 1e-8) -> System:
+    def select(self, elements: NDArray[np.intp]) -> System:
         """The systems of some elements."""
-        return System(self.layout, self.values.select(elements), self.v[:, elements], self.smoothing, regularization)
+        return replace(self, values=self.values.select(elements), v=self.v[:, elements])
 
     @cached_property
     def D(self) -> DualDerivative:
@@ -138,17 +142,28 @@ class System:
         return np.broadcast_to(np.where(p > 0, p, square), (self.batch,)), np.broadcast_to(square, (self.batch,))
 
     @cached_property
+    def equilibration(self) -> tuple[Array, Array]:
+        """Scales of columns and rows, (n, B) and (m, B)."""
+        layout, values = self.layout, self.values
+        return equilibrate(layout.P, values.P[layout.source], layout.structure.A, values.A, self.D)
+
+    @cached_property
     def delta(self) -> Array:
-        """What is added to P's diagonal in M, (B,)."""
-        return self.regularization * self.scales[0]
+        """What is added to P's diagonal in M, (1, B) or (n, B)."""
+        if self.equilibrated:
+            return np.asarray(self.regularization / self.equilibration[0] ** 2)
+        return self.regularization * self.scales[0][None]
 
     @cached_property
     def eps(self) -> Array:
-        """How far M keeps the eigenvalues of D - I from zero, (B,), at least where D is one."""
+        """How far M keeps the eigenvalues of D - I from zero, at least where D is one; (1, B) or (m, B)."""
+        if self.equilibrated:
+            return np.asarray(self.regularization / self.equilibration[1] ** 2)
         # With an active row, the error of (A P^-1 A' + eps I)^-1 is eps over A P^-1 A'. Cones with curvature act like
         # a P of the size of A'A.
         p, a = self.scales
-        return self.regularization * (a / p if self.layout.structure.cones.polyhedral else np.minimum(a / p, 1.0))
+        relative = a / p if self.layout.structure.cones.polyhedral else np.minimum(a / p, 1.0)
+        return self.regularization * relative[None]
 
     @cached_property
     def _eigen(self) -> DualDerivative:
@@ -171,8 +186,15 @@ class System:
 
     @cached_property
     def C(self) -> DualDerivative:
-        """(I - D + eps I)(D + eps I)^-1, nearly the inverse of W, and defined where D is singular."""
-        return mapped(self._eigen, lambda d, eps: (1.0 - d + eps) / (d + eps), self.eps)
+        """(I - D + eps D)(D + tau I)^-1 (1 + tau): nearly W^-1, exactly so where D is one, large where it is zero."""
+        size = self.regularization
+
+        def function(d: Array, eps: Array) -> Array:
+            # Beside P, a row on which D is zero then weighs as little as delta.
+            tau = size * np.minimum(1.0, size / eps)
+            return (1.0 - d + eps * d) * (1.0 + tau) / (d + tau)
+
+        return mapped(self._eigen, function, self.eps)
 
 
 def largest(v: Array) -> Array:

@@ -113,7 +113,10 @@ def test_paths_agree(name: str, rng: np.random.Generator) -> None:
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("threads", [1, 3])
-def test_a_batch_is_its_elements(path: str, shared: bool, threads: int, rng: np.random.Generator) -> None:
+def test_a_batch_is_its_elements(
+    path: str, shared: bool, threads: int, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cvxlayers.derivative.exact._THREAD", 1.0)
     problem = made("all", batch=7, shared=shared)
     cotangent, tangent = cotangents(problem, rng), noise(rng, problem)
     exact = derivative(problem.structure, path, threads)
@@ -237,7 +240,8 @@ def test_copies_and_pickles(path: str, rng: np.random.Generator) -> None:
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_two_threads_may_apply_it_at_once(path: str, rng: np.random.Generator) -> None:
+def test_two_threads_may_apply_it_at_once(path: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cvxlayers.derivative.exact._THREAD", 1.0)
     problem = made("all", batch=16)
     cotangent = cotangents(problem, rng)
     linearization = derivative(problem.structure, path, threads=2).linearize(problem.values, problem.solution)
