@@ -33,7 +33,7 @@ REQUIRES = [
 
 TORCH = ["torch>=2.5"]
 TENSORFLOW = ["tensorflow>=2.18", "keras>=3"]
-JAX = ["jax>=0.4.30"]
+JAX = ["jax>=0.8.1"]
 # ECOS is licensed under the GPL, version 3. It is installed only where it is asked for by name (and by those who
 # work on cvxlayers), so `all` leaves it out.
 ECOS = ["ecos>=2.0.14"]
@@ -55,6 +55,9 @@ EXTRAS = {
         "setuptools>=77",
         "threadpoolctl>=3.5",
         *TORCH,
+        "tensorflow-cpu>=2.18; sys_platform != 'darwin'",
+        "keras>=3",
+        *JAX,
         *ECOS,
         *PLOT,
     ],

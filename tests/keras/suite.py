@@ -165,10 +165,11 @@ def test_fit_save_load_and_predict(tmp_path: Path) -> None:
 LOAD = """
 import sys
 import keras
+import numpy as np
 import cvxlayers.keras
 layer = keras.models.load_model("model.keras").layers[0]
 assert "cvxpy" not in sys.modules
-print(layer([[0.0, 0.0, 0.0, 3.0, 3.0]]).tolist()[0])
+print(layer(np.array([[0.0, 0.0, 0.0, 3.0, 3.0]])).tolist()[0])
 """
 
 
