@@ -129,10 +129,10 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
         for name in options.families:
             render.progress(name)
             rows += bench(make(name, options.quick, options.seed), field, repeats, options.seed)
-    facts["load at the end"] = machine.load()
+            facts["load at the end"] = machine.load()
+            if options.json:  # after each family: what was measured outlives a run that is cut short
+                Path(options.json).write_text(render.as_json(rows, facts), encoding="utf-8")
     render.table(rows, facts)
-    if options.json:
-        Path(options.json).write_text(render.as_json(rows, facts), encoding="utf-8")
     return rows
 
 
