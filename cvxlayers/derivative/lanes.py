@@ -61,7 +61,7 @@ class LanesPath:
                 np.multiply(entries, inverse[level.owner], out=L[level.start : level.stop])
                 reciprocal[level.columns] = inverse
         usable = np.asarray(np.isfinite(reciprocal).all(axis=0))
-        return LanesFactor(system, matrix.order, self._solves, L, reciprocal, usable)
+        return LanesFactor(system, matrix, self._solves, L, reciprocal, usable)
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class LanesFactor:
     """M's solution operator; ``usable`` (B,) says which elements have one."""
 
     system: System
-    order: NDArray[np.intp]
+    matrix: QuasiDefinite
     solves: _Substitution
     L: Array
     reciprocal: Array
@@ -77,16 +77,12 @@ class LanesFactor:
 
     def solve(self, f: Array, g: Array, elements: NDArray[np.intp]) -> tuple[Array, Array]:
         """M^-1 (f, g) for some elements; the columns of the others have no meaning."""
-        n = f.shape[0]
-        z = np.concatenate([f, g])[self.order]
+        z = self.matrix.right(f, g)
         with np.errstate(all="ignore"):
             self.solves.forward(self.L, z)
             z *= self.reciprocal
             self.solves.backward(self.L, z)
-        solved = np.empty_like(z)
-        solved[self.order] = z
-        dx, u = solved[:n], solved[n:]
-        return dx, self.system.A.times(dx) - g + (1.0 - self.system.eps) * u
+            return self.matrix.solution(z, self.system, g)
 
 
 @dataclass(frozen=True)

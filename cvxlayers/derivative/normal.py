@@ -12,8 +12,10 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from cvxlayers.cones.group import groups
+from cvxlayers.cones.blocks import BlockDerivative
+from cvxlayers.cones.group import Group, groups
 from cvxlayers.cones.projection import DualDerivative
+from cvxlayers.cones.second_order import SecondOrderDerivative
 from cvxlayers.derivative.operators import dense, is_shared, stack
 from cvxlayers.derivative.system import System
 from cvxlayers.program import Array, Structure
@@ -29,10 +31,12 @@ _MOST_PAIRS = 1_000_000
 
 def normal(structure: Structure) -> DenseNormal | PairNormal:
     """The cheaper of the two ways for this structure."""
-    dense = _DENSE * 2 * structure.m * structure.n * (structure.n + _widest(structure))
-    pairs = _count_pairs(structure) * (_PAIR_OWN if "A" in structure.varying else _PAIR_SHARED)
-    few = _count_pairs(structure) <= _MOST_PAIRS
-    return PairNormal.of(structure, pairs) if few and pairs <= dense else DenseNormal(structure, dense)
+    dense = _DENSE * 2 * _count_dense(structure)
+    count = _count_pairs(structure)
+    pairs = count * (_PAIR_OWN if "A" in structure.varying else _PAIR_SHARED)
+    if count <= _MOST_PAIRS and pairs <= dense:
+        return PairNormal.of(structure, pairs)
+    return DenseNormal(structure, dense)
 
 
 @dataclass(frozen=True)
@@ -53,17 +57,45 @@ class DenseNormal:
         A = dense(system.A)
         if A is None:
             A = stack(structure.A, values.A[:, :1] if is_shared(values.A) else values.A)
-        flat = structure.cones.zero + structure.cones.nonneg
         W = system.W
-        weighted = np.ascontiguousarray(W.diagonal[:flat].T)[:, :, None] * A[:, :flat]
-        H = A[:, :flat].swapaxes(1, 2) @ weighted
+        weights = W.diagonal.copy()
+        terms = [_second_order_terms(group, part, weights) for group, part in W.parts if group.kind == "second_order"]
+        H = A.swapaxes(1, 2) @ (np.ascontiguousarray(weights.T)[:, :, None] * A)
+        for vectors, scale in terms:
+            G = vectors @ A
+            H += G.swapaxes(1, 2) @ (scale[:, :, None] * G)
         for group, part in W.parts:
-            blocks = np.moveaxis(group.unfold(part.dense(), system.batch), (2, 3), (1, 0))
-            rows = A[:, group.rows]
-            folded = (A.shape[0], -1, structure.n)
-            WA = (np.ascontiguousarray(blocks) @ rows).reshape(system.batch, -1, structure.n)
-            H += rows.reshape(folded).swapaxes(1, 2) @ WA
+            if group.kind != "second_order":
+                _add_blocks(H, A, group, part)
         return _with_objective(H, system)
+
+
+def _second_order_terms(group: Group, part: BlockDerivative, weights: Array) -> tuple[Array, Array]:
+    """The rank-one terms of W on the rows of second-order cones: vectors (B, 2 N, m) and their factors (B, 2 N).
+
+    W = w3 I + (w1 - w3) v1 v1' + (w2 - w3) v2 v2', with v1, v2 = (1, +-e) / sqrt(2); the w3 go into ``weights`` (m, B).
+    """
+    assert isinstance(part, SecondOrderDerivative)
+    m, batch = weights.shape
+    weights[group.rows.T] = group.unfold(part.w3[None], batch)
+    vectors = np.zeros((batch, 2, group.count, m))
+    cones = np.arange(group.count)[:, None]
+    half = np.sqrt(0.5)
+    e = half * np.moveaxis(group.unfold(part.e, batch), (0, 1, 2), (2, 1, 0))
+    for k, sign in enumerate((1.0, -1.0)):
+        vectors[:, k, cones, group.rows[:, 1:]] = sign * e
+        vectors[:, k, cones[:, 0], group.rows[:, 0]] = half
+    factors = np.stack([part.w1 - part.w3, part.w2 - part.w3])
+    return vectors.reshape(batch, -1, m), np.ascontiguousarray(group.unfold(factors, batch).reshape(-1, batch).T)
+
+
+def _add_blocks(H: Array, A: Array, group: Group, part: BlockDerivative) -> None:
+    """Add A'WA over the rows of a group of dense blocks to H (B, n, n)."""
+    batch, n, _ = H.shape
+    blocks = np.ascontiguousarray(np.moveaxis(group.unfold(part.dense(), batch), (2, 3), (1, 0)))
+    rows = A[:, group.rows]
+    WA = (blocks @ rows).reshape(batch, -1, n)
+    H += rows.reshape(A.shape[0], -1, n).swapaxes(1, 2) @ WA
 
 
 @dataclass(frozen=True)
@@ -188,6 +220,13 @@ def _count_pairs(structure: Structure) -> int:
     return total + sum(int((counts[group.rows].sum(axis=1) ** 2).sum()) // 2 for group in groups(structure.cones))
 
 
-def _widest(structure: Structure) -> int:
-    """The largest dimension of a cone that is not polyhedral."""
-    return max((group.dimension for group in groups(structure.cones)), default=0)
+def _count_dense(structure: Structure) -> int:
+    """How many multiplications the products of dense matrices take."""
+    m, n = structure.m, structure.n
+    total = m * n * n
+    for group in groups(structure.cones):
+        if group.kind == "second_order":
+            total += 2 * group.count * (m * n + n * n)
+        else:
+            total += group.count * group.dimension * n * (group.dimension + n)
+    return total

@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from cvxlayers.derivative.condensed import CondensedPath
+from cvxlayers.derivative.conic_blocks import ConicBlocks
 from cvxlayers.derivative.lanes import LanesPath
 from cvxlayers.derivative.quasidefinite import QuasiDefinite
 from cvxlayers.derivative.refinement import Factor
@@ -61,7 +62,7 @@ class Paths:
             found.append(CondensedPath(structure))
         careful = found[0] if structure.n <= _CAREFULLY_DENSE else None
         order = structure.n + structure.m
-        nonzeros = structure.n + layout.P.nnz + 2 * structure.A.nnz + _curved(layout)
+        nonzeros = structure.n + layout.P.nnz + 2 * structure.A.nnz + ConicBlocks.of(structure.cones).rows.size
         if not found or order <= _SMALL or nonzeros <= _DENSE * order**2:
             sparse, lanes = _sparse(layout, min((path.cost(1) for path in found), default=np.inf))
             found += [sparse, *lanes]
@@ -85,10 +86,3 @@ def _sparse(layout: Layout, limit: float) -> tuple[Path, list[Path]]:
     if LanesPath.cost_per_element(pairs, matrix.fill // 2) >= min(limit, sparse.cost(1)):
         return sparse, []
     return sparse, [LanesPath(matrix, eliminate(found))]
-
-
-def _curved(layout: Layout) -> int:
-    """The nonzeros of the blocks of cones that are not polyhedral, and of the diagonal for the others."""
-    cones = layout.structure.cones
-    blocks = (block for block in cones.blocks if block.kind not in ("zero", "nonneg"))
-    return cones.zero + cones.nonneg + sum((block.stop - block.start) ** 2 for block in blocks)

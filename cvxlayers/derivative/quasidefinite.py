@@ -2,7 +2,9 @@
 
 With u = D dv and C nearly W^-1, but defined where D is singular,
 
-    [[P + delta I, A'], [A, -C]] (dx, u) = (f, g),    dv = A dx - g + (I - eps) u.
+    [[P + delta I, A'], [A, -C]] (dx, u) = (f, g),    dv = A dx - g + (I - eps) u,
+
+where -C may be written with additional unknowns (see ``conic_blocks``).
 
 The matrix is quasi-definite: it has triangular factors L diag(d) L' for every order of its rows (Vanderbei 1995), so
 that one fill-reducing order serves all elements, and no pivoting is needed.
@@ -17,7 +19,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.sparse.linalg import splu
 
-from cvxlayers.cones.group import groups
+from cvxlayers.derivative.conic_blocks import ConicBlocks
 from cvxlayers.derivative.symbolic import structures
 from cvxlayers.derivative.system import Layout, System
 from cvxlayers.program import Array
@@ -39,8 +41,8 @@ class QuasiDefinite:
     indptr, indices : compressed columns
     source : (nnz,) int
         Where each value stands in the list that ``values`` makes.
-    order : (n + m,) int
-        The unknown, of (dx, u), at each place.
+    order : (n + m + .,) int
+        The unknown, of (dx, u, additional ones), at each place.
     fill : int
         The number of nonzeros of both factors.
     """
@@ -75,36 +77,38 @@ class QuasiDefinite:
 
     def values(self, system: System) -> Array:
         """The list of which ``source`` speaks: P (both triangles), A, -C, and delta plus the diagonal of P; (., B)."""
-        C, layout, batch = system.C, self.layout, system.batch
-        flat = layout.structure.cones.zero + layout.structure.cones.nonneg
-        blocks = [-part.reshape(-1, batch) for _, part in C.blocks]
-        diagonal = np.broadcast_to(system.delta, (layout.structure.n, batch)).copy()
+        layout = self.layout
+        diagonal = np.broadcast_to(system.delta, (layout.structure.n, system.batch)).copy()
         on = np.flatnonzero(layout.diagonal >= 0)
         diagonal[on] += system.values.P[layout.diagonal[on]]
-        return np.concatenate([system.values.P[layout.source], system.values.A, -C.diagonal[:flat], *blocks, diagonal])
+        blocks = ConicBlocks.values(system.C)
+        return np.concatenate([diagonal, system.values.P[layout.source], system.values.A, *blocks])
+
+    def right(self, f: Array, g: Array) -> Array:
+        """The right-hand side (f, g, 0) in the fill-reducing order, (order, B)."""
+        extra = np.zeros((self.order.size - f.shape[0] - g.shape[0], f.shape[1]))
+        return np.concatenate([f, g, extra])[self.order]
+
+    def solution(self, z: Array, system: System, g: Array) -> tuple[Array, Array]:
+        """dx and dv of a solution in the fill-reducing order."""
+        n, m = system.layout.structure.n, g.shape[0]
+        solved = np.empty_like(z)
+        solved[self.order] = z
+        dx, u = solved[:n], solved[n : n + m]
+        return dx, system.A.times(dx) - g + (1.0 - system.eps) * u
 
 
 def _entries(layout: Layout) -> tuple[Index, Index, Index, int]:
-    """Rows, columns and sources of the matrix's nonzeros in the order of (dx, u), and that order's length."""
+    """Rows, columns and sources of the nonzeros, in the order of (dx, u, additional unknowns), and its length."""
     structure = layout.structure
     n, A, P = structure.n, structure.A, layout.P
-    flat = np.arange(structure.cones.zero + structure.cones.nonneg)
-    rows, columns = [flat], [flat]
-    for group in groups(structure.cones):
-        shape = (group.dimension, group.dimension, group.count)
-        rows.append(np.broadcast_to(group.rows.T[:, None], shape).ravel())
-        columns.append(np.broadcast_to(group.rows.T[None], shape).ravel())
-    first, second = n + np.concatenate(rows), n + np.concatenate(columns)
-    off = np.flatnonzero(P.rows != P.columns)
-    in_A = P.nnz + np.arange(A.nnz)
-    in_C = P.nnz + A.nnz + np.arange(first.size)
-    on = P.nnz + A.nnz + first.size + np.arange(n)
-    x = np.arange(n)
+    blocks = ConicBlocks.of(structure.cones)
+    x, off, in_A = np.arange(n), np.flatnonzero(P.rows != P.columns), n + P.nnz + np.arange(A.nnz)
     return (
-        np.concatenate([P.rows[off], n + A.rows, A.columns, first, x]),
-        np.concatenate([P.columns[off], A.columns, n + A.rows, second, x]),
-        np.concatenate([off, in_A, in_A, in_C, on]),
-        n + structure.m,
+        np.concatenate([x, P.rows[off], n + A.rows, A.columns, n + blocks.rows]),
+        np.concatenate([x, P.columns[off], A.columns, n + A.rows, n + blocks.columns]),
+        np.concatenate([x, n + off, in_A, in_A, n + P.nnz + A.nnz + blocks.source]),
+        n + structure.m + blocks.extra,
     )
 
 

@@ -41,11 +41,12 @@ class SparsePath:
         matrix = self._matrix
         values = np.take(matrix.values(system).T, matrix.source, axis=1)
         kept = np.ones((system.batch, matrix.order.size), dtype=bool)
-        kept[:, system.layout.structure.n :] = ~vanishing_rows(system.D).T
+        n, m = system.layout.structure.n, system.layout.structure.m
+        kept[:, n : n + m] = ~vanishing_rows(system.D).T
         kept = np.take(kept, matrix.order, axis=1)
         factors = [_factor(matrix, values[i], kept[i]) for i in range(system.batch)]
         usable = np.array([factor is not None for factor in factors], dtype=bool)
-        return SparseFactor(system, matrix.order, factors, kept, usable)
+        return SparseFactor(system, matrix, factors, kept, usable)
 
 
 @dataclass(frozen=True)
@@ -53,24 +54,19 @@ class SparseFactor:
     """M's solution operator; ``usable`` (B,) says which elements have one."""
 
     system: System
-    order: NDArray[np.intp]
+    matrix: QuasiDefinite
     factors: list[Any]
     kept: NDArray[np.bool_]
     usable: NDArray[np.bool_]
 
     def solve(self, f: Array, g: Array, elements: NDArray[np.intp]) -> tuple[Array, Array]:
         """M^-1 (f, g) for some elements; the columns of the others have no meaning."""
-        n = f.shape[0]
-        right = np.take(np.concatenate([f, g]).T, self.order, axis=1)
+        right = np.ascontiguousarray(self.matrix.right(f, g).T)
         z = np.zeros_like(right)
         for i in elements:
             kept = self.kept[i]
             z[i, kept] = self.factors[i].solve(right[i, kept])
-        solved = np.empty_like(z)
-        solved[:, self.order] = z
-        solved = np.ascontiguousarray(solved.T)
-        dx, u = solved[:n], solved[n:]
-        return dx, self.system.A.times(dx) - g + (1.0 - self.system.eps) * u
+        return self.matrix.solution(np.ascontiguousarray(z.T), self.system, g)
 
 
 def _factor(pattern: QuasiDefinite, values: Array, kept: NDArray[np.bool_]) -> Any | None:

@@ -39,7 +39,7 @@ from tests.derivative.problems import (
 CASES: dict[str, tuple[int, Cones, bool]] = {
     "equalities": (7, Cones(zero=3), True),
     "inequalities": (9, Cones(zero=2, nonneg=8), True),
-    "second_order": (10, Cones(zero=1, nonneg=3, second_order=(4, 3, 1, 4)), True),
+    "second_order": (12, Cones(zero=1, nonneg=3, second_order=(4, 3, 1, 4, 8)), True),
     "semidefinite": (14, Cones(zero=1, nonneg=2, psd=(3, 2)), True),
     "exponential": (9, Cones(zero=1, nonneg=2, exponential=2), True),
     "power": (9, Cones(nonneg=2, power=(0.3, 0.6)), True),

@@ -18,7 +18,7 @@ CONES = st.builds(
     Cones,
     zero=st.integers(0, 3),
     nonneg=st.integers(0, 5),
-    second_order=st.lists(st.integers(1, 5), max_size=3).map(tuple),
+    second_order=st.lists(st.integers(1, 8), max_size=3).map(tuple),
     psd=st.lists(st.integers(1, 3), max_size=2).map(tuple),
     exponential=st.integers(0, 2),
     power=st.lists(st.floats(0.1, 0.9), max_size=2).map(tuple),
