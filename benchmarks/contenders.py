@@ -125,20 +125,21 @@ def _cvxpylayers(label: str, options: dict[str, Any], solver: str | None = None)
 def _tuned(threads: int) -> list[Setting]:
     """The settings of cvxpylayers among which the fastest correct one is sought.
 
-    The interior-point solvers at their own accuracy, SCS at one that suffices for a gradient; each way to solve
+    The interior-point solvers at their own accuracy, SCS at its own (cvxpylayers' default) and at 1e-8; each way to solve
     diffcp's linear system; one thread (diffcp's threads wait for each other in Python's code) and all.
     """
     methods: list[tuple[str, dict[str, Any]]] = [
-        ("Clarabel", {}),
-        ("ECOS", {}),
-        ("SCS", {"eps": 1e-8, "max_iters": 20_000}),
+        ("Clarabel", {"solve_method": "Clarabel"}),
+        ("ECOS", {"solve_method": "ECOS"}),
+        ("SCS", {"solve_method": "SCS"}),
+        ("SCS 1e-8", {"solve_method": "SCS", "eps": 1e-8, "max_iters": 20_000}),
     ]
     found = []
-    for method, extra in methods:
+    for method, options in methods:
         for mode in ("lsqr", "lsmr", "dense"):
             for jobs in sorted({1, threads}):
-                options = {"solve_method": method, "mode": mode, "n_jobs_forward": jobs, "n_jobs_backward": jobs}
-                found.append(_cvxpylayers(f"{method}, {mode}, {jobs} threads", options | extra))
+                threading = {"n_jobs_forward": jobs, "n_jobs_backward": jobs}
+                found.append(_cvxpylayers(f"{method}, {mode}, {jobs} threads", {**options, "mode": mode, **threading}))
     return found
 
 

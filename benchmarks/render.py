@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 __all__ = ["as_json", "header", "progress", "table"]
 
-WIDTH = 180
+WIDTH = 200
 """The table's width where the output is no terminal, or a narrow one."""
 
 SHARES = (*PARTS, "rest")
 
-TITLES = ("solution error", "gradient error", "forward ms", "backward ms", "back / forw", "ratio", *SHARES, "overhead")
+TITLES = ("sol. err.", "grad. err.", "fwd ms", "bwd ms", "bwd/fwd", "ratio", *(name[:6] for name in SHARES), "overh.")
 
 
 def progress(name: str) -> None:
@@ -43,10 +43,10 @@ def table(rows: Sequence[Row], facts: Mapping[str, Any], console: Console | None
     console = console if console.width >= WIDTH else Console(file=console.file, width=WIDTH)
     console.print(header(facts), highlight=False, markup=False)
     grid = Table(caption="errors are relative; ratio: total time relative to ours; shares of our total time in %; "
-                 "overhead: time outside solver and derivative relative to the time inside")  # fmt: skip
+                 "overh.: time outside solver and derivative relative to the time inside")  # fmt: skip
     grid.add_column("family, contender", no_wrap=True)
     for title in TITLES:
-        grid.add_column(title, justify="right")
+        grid.add_column(title, justify="right", no_wrap=True, min_width=min(len(title), 7))
     for number, row in enumerate(rows):
         if not number or rows[number - 1].family != row.family:
             grid.add_section()
@@ -62,7 +62,7 @@ def _cells(row: Row) -> list[str]:
     name = f"  {row.contender}" + (f" ({row.setting})" if row.setting else "")
     errors = [f"{row.verdict.solution:.0e}", f"{row.verdict.gradient:.0e}"] if row.verdict else ["", ""]
     if row.timing is None:
-        return [name, *errors, row.fault.split(":")[0].upper(), "not timed"]
+        return [name, *errors, row.fault.split(":")[0].upper()]
     timing = row.timing
     times = [f"{timing.forward * 1e3:.2f}", f"{timing.backward * 1e3:.2f}", f"{timing.backward / timing.forward:.2f}"]
     ratio = f"{row.ratio:.2f}" if row.ratio is not None else ""
