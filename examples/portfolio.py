@@ -106,7 +106,7 @@ def plot(path: Path, free: dict[str, np.ndarray], costly: dict[str, np.ndarray],
         left.plot(100 * curve["risk"], 100 * curve["return"], style, color=colour, label=label, lw=2)
         right.semilogx(curve["aversion"], 100 * curve["turnover"], style, color=colour, label=label, lw=2)
     left.scatter(100 * np.sqrt(np.diag(covariance)), 100 * mean, s=22, color="tab:orange", label="single assets")
-    left.set(xlabel="risk: standard deviation (% per month)", ylabel="expected return (% per month)")
+    left.set(xlabel="risk: standard deviation (% per month)", ylabel="expected return before costs (% per month)")
     left.set_title("Efficient frontier")
     right.set(xlabel="risk aversion g", ylabel="turnover (% of the portfolio)")
     right.set_title("Bought plus sold, from equal weights")

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import re
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
+from matplotlib import image
 
 import cvxlayers
 
@@ -35,9 +39,10 @@ def load(name: str) -> ModuleType:
 
 
 def is_a_picture(path: Path) -> bool:
-    """A PNG file that is more than an empty page."""
-    content = path.read_bytes()
-    return content[:8] == b"\x89PNG\r\n\x1a\n" and len(content) > 10_000
+    """A PNG file with something drawn in its left half and in its right half."""
+    pixels = image.imread(path)[:, :, :3]
+    halves = np.array_split(pixels, 2, axis=1)
+    return all(len(np.unique((255 * half).astype(int).reshape(-1, 3), axis=0)) > 20 for half in halves)
 
 
 @pytest.mark.parametrize(
@@ -54,12 +59,64 @@ def test_what_is_learned_is_better_than_the_start(
     assert "learned" in capsys.readouterr().out
 
 
+def test_training_through_the_portfolio_regains_a_part_of_what_forecasting_errors_cost(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = tmp_path / "picture.png"
+    scores = load("train_portfolio").main(["--steps", "15", "--out", str(picture)])
+    lost = scores["true mean"] - scores["two-stage"]
+    assert scores["end to end"] - scores["two-stage"] > 0.1 * lost > 0
+    assert scores["two-stage"] > scores["equal weights"]
+    assert is_a_picture(picture)
+    assert f"end to end {scores['end to end']:.2f}" in capsys.readouterr().out
+
+
+def test_costs_cut_the_turnover_of_the_portfolio(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = tmp_path / "picture.png"
+    load("portfolio").main(["--steps", "20", "--out", str(picture)])
+    found = re.search(r"mean turnover: ([\d.]+) % without costs, ([\d.]+) % with", capsys.readouterr().out)
+    assert found is not None
+    free, costly = (float(value) for value in found.groups())
+    assert 0 < costly < 0.8 * free
+    assert is_a_picture(picture)
+
+
+def test_the_slope_of_the_turnover_is_its_derivative_in_the_cost() -> None:
+    frontier = load("portfolio").frontier
+    step, cost = 1e-6, 0.002
+    higher, lower = (frontier(12, cost + sign * step, 0)["turnover"] for sign in (1, -1))
+    slope = frontier(12, cost, 0)["slope"]
+    # The turnover is piecewise linear in the cost; solutions known to 1e-9 give a quotient known to 1e-3.
+    np.testing.assert_allclose(slope, (higher - lower) / (2 * step), rtol=1e-3, atol=1e-3)
+    assert (slope < -1).sum() >= 6
+
+
+def test_the_portfolio_is_imported_without_a_framework() -> None:
+    code = "import sys, portfolio; print(sorted({'torch', 'matplotlib', 'rich', 'cvxlayers'} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], cwd=EXAMPLES, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+# With little floor, walls are to spare: w = sqrt(floor / low), d = low w and h = high w, a volume of
+# floor^1.5 high / sqrt(low). With much floor, w = d = sqrt(floor) and h = walls / (4 w): walls sqrt(floor) / 4.
+@pytest.mark.parametrize(("floor", "expected"), [(5.0, [0.0, 1.5, 1.0]), (20.0, [1.0, 0.5, 0.0])])
+def test_the_elasticities_of_the_box_have_the_closed_form(floor: float, expected: list[float]) -> None:
+    box = load("geometric_program")
+    layer = box.CvxpyLayer(
+        box.problem, parameters=[box.walls, box.floor, box.high], variables=[box.h, box.w, box.d], gp=True
+    )
+    np.testing.assert_allclose(box.elasticities(layer, 60.0, floor, box.TRUE_HIGH), expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_examples_import_public_names_only(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "cvxlayers":
             names = {alias.name for alias in node.names}
             assert names <= PUBLIC.get(node.module, set()), f"{path.name}: {node.module} has no public {names}"
+        if isinstance(node, ast.Import):
+            modules = {alias.name for alias in node.names if alias.name.split(".")[0] == "cvxlayers"}
+            assert modules <= set(PUBLIC), f"{path.name}: not all of {modules} are public modules"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
