@@ -6,7 +6,7 @@ from typing import Any
 
 from cvxlayers.ipm.factor import factorize, solve
 from cvxlayers.ipm.kernel import kernel
-from cvxlayers.ipm.lanes import absolute, fill, highest, index, load, maximum, minimum, pick, store
+from cvxlayers.ipm.lanes import absolute, apart, fill, highest, index, load, maximum, pick, store
 from cvxlayers.ipm.products import A_and_transpose_times, P_times, largest
 from cvxlayers.ipm.scaling import H_times, write_scaling
 
@@ -19,6 +19,7 @@ ENOUGH = 1e-12
 @kernel
 def constant_entries(plan: Any, at: Any, V: Any, eps: Any) -> None:
     """Write what does not change from iteration to iteration: P + eps I and A."""
+    apart()
     for j in range(at.n):
         own = fill(eps)
         for k in range(index(plan, at.P_start + j), index(plan, at.P_start + j + 1)):
@@ -35,6 +36,7 @@ def constant_entries(plan: Any, at: Any, V: Any, eps: Any) -> None:
 @kernel
 def factorize_kkt(plan: Any, at: Any, V: Any, eps: Any) -> None:
     """Factorize K for the present scaling."""
+    apart()
     write_scaling(plan, at, V, eps)
     factorize(plan, at, V)
 
@@ -45,6 +47,7 @@ def solve_kkt(plan: Any, at: Any, V: Any, rx: Any, ry: Any, dx: Any, dy: Any, ac
 
     At most ``rounds`` corrections, decided by the active lanes. ex, ey hold the residual, tx, ty the correction.
     """
+    apart()
     substitute(plan, at, V, rx, ry, dx, dy)
     n, m, tx, ty = at.n, at.m, at.tx, at.ty
     size = maximum(largest(V, rx, n), largest(V, ry, m)) + 1e-300
@@ -52,11 +55,11 @@ def solve_kkt(plan: Any, at: Any, V: Any, rx: Any, ry: Any, dx: Any, dy: Any, ac
     for k in range(rounds + 1):
         error = residual(plan, at, V, rx, ry, dx, dy) / size
         if k > 0:
-            worse = pick(error, before, fill(1.0), fill(0.0))
+            worse = pick(before, error, fill(0.0), fill(1.0))
             if highest(worse) > 0:
                 add(V, dx, tx, n, -worse)
                 add(V, dy, ty, m, -worse)
-            error = minimum(error, before) * (1.0 - worse)
+            error = pick(worse, fill(0.5), fill(0.0), error)
         if k == rounds or highest(error * active) <= ENOUGH:
             return
         before = error
@@ -68,6 +71,7 @@ def solve_kkt(plan: Any, at: Any, V: Any, rx: Any, ry: Any, dx: Any, dy: Any, ac
 @kernel
 def add(V: Any, u: Any, v: Any, size: Any, factor: Any) -> None:
     """u + factor v into u; where the factor is 0 nothing is added, not even NaN."""
+    apart()
     zero = fill(0.0)
     for i in range(size):
         store(V, u + i, load(V, u + i) + pick(absolute(factor), zero, factor * load(V, v + i), zero))
@@ -76,6 +80,7 @@ def add(V: Any, u: Any, v: Any, size: Any, factor: Any) -> None:
 @kernel
 def substitute(plan: Any, at: Any, V: Any, rx: Any, ry: Any, dx: Any, dy: Any) -> None:
     """Solve with the regularized factors."""
+    apart()
     n, m, v, place = at.n, at.m, at.v, at.place
     for i in range(n):
         store(V, v + index(plan, place + i), load(V, rx + i))
@@ -93,17 +98,18 @@ def substitute(plan: Any, at: Any, V: Any, rx: Any, ry: Any, dx: Any, dy: Any) -
 @kernel
 def residual(plan: Any, at: Any, V: Any, rx: Any, ry: Any, dx: Any, dy: Any) -> Any:
     """The residual into ex and ey; return the larger of their norms."""
+    apart()
     ex, ey, tx, ty = at.ex, at.ey, at.tx, at.ty
     P_times(plan, at, V, dx, at.Pt)
     A_and_transpose_times(plan, at, V, dx, dy, ey, ex)
     H_times(plan, at, V, dy, at.Ht)
-    found = fill(0.0)
+    found, total = fill(0.0), fill(0.0)
     for i in range(at.n):
         e = load(V, rx + i) - load(V, at.Pt + i) - load(V, ex + i)
         store(V, ex + i, e)
-        found = maximum(absolute(e), found)
+        found, total = maximum(absolute(e), found), total + e
     for i in range(at.m):
         e = load(V, ry + i) - load(V, ey + i) + load(V, at.Ht + i)
         store(V, ey + i, e)
-        found = maximum(absolute(e), found)
-    return found
+        found, total = maximum(absolute(e), found), total + e
+    return found + 0.0 * total  # NaN where there is one

@@ -64,19 +64,27 @@ class Elimination:
         return np.searchsorted(keys, rows.astype(np.int64) + self.size * columns.astype(np.int64)).astype(np.int32)
 
 
-def analyse(rows: NDArray[np.integer], columns: NDArray[np.integer], size: int) -> Elimination:
+def analyse(
+    rows: NDArray[np.integer], columns: NDArray[np.integer], size: int, largest: int = 2**31 - 1
+) -> Elimination | None:
     """Order a symmetric matrix, given by its nonzeros off the diagonal, and find L's pattern.
+
+    None where L would have more than ``largest`` nonzeros in every order that is tried.
 
     Examples
     --------
     >>> analyse(np.array([1, 2]), np.array([0, 1]), 3).nnz  # a chain has no fill
     2
     """
-    candidates = [_eliminate(rows, columns, minimum_degree(rows, columns, size, external)) for external in (True, False)]
-    return min(candidates, key=lambda candidate: candidate.operations)
+    orders = [minimum_degree(rows, columns, size, external) for external in (True, False)]
+    tried = [_eliminate(rows, columns, order, largest) for order in orders]
+    fit = [candidate for candidate in tried if candidate is not None]
+    return min(fit, key=lambda candidate: candidate.operations) if fit else None
 
 
-def _eliminate(rows: NDArray[np.integer], columns: NDArray[np.integer], order: Index) -> Elimination:
+def _eliminate(
+    rows: NDArray[np.integer], columns: NDArray[np.integer], order: Index, largest: int
+) -> Elimination | None:
     size = order.size
     place = np.empty(size, dtype=np.int64)
     place[order] = np.arange(size)
@@ -97,6 +105,9 @@ def _eliminate(rows: NDArray[np.integer], columns: NDArray[np.integer], order: I
                     parent[k] = i
                 k = parent[k]
         by_row.append(found)
+        largest -= len(found)
+        if largest < 0:
+            return None
     return _assemble(order, by_row)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cvxlayers.ipm.kernel import kernel
-from cvxlayers.ipm.lanes import absolute, fill, highest, index, load, load_from, maximum, minimum, pick, sqrt, store
+from cvxlayers.ipm.lanes import absolute, apart, fill, highest, index, load, load_from, maximum, minimum, pick, sqrt, store
 
 __all__ = ["equilibrate", "load_scaled"]
 
@@ -19,6 +19,7 @@ def equilibrate(plan: Any, at: Any, V: Any, P: Any, A: Any, column: Any) -> None
 
     In the scaled matrices D P D and E A D the largest entry of each column of [[P, A'], [A, 0]] is about one.
     """
+    apart()
     for i in range(at.n):
         store(V, at.D + i, fill(1.0))
     for i in range(at.m):
@@ -38,6 +39,7 @@ def equilibrate(plan: Any, at: Any, V: Any, P: Any, A: Any, column: Any) -> None
 @kernel
 def load_scaled(plan: Any, at: Any, V: Any, P: Any, A: Any, column: Any, cost: Any) -> None:
     """The matrices of W elements, from this column of the batch on: cost D P D and E A D."""
+    apart()
     for j in range(at.n):
         scale = load(V, at.D + j)
         for k in range(index(plan, at.P_start + j), index(plan, at.P_start + j + 1)):
@@ -51,6 +53,7 @@ def load_scaled(plan: Any, at: Any, V: Any, P: Any, A: Any, column: Any, cost: A
 @kernel
 def norms(plan: Any, at: Any, V: Any) -> None:
     """The largest entries of the columns of [[P, A'], [A, 0]], into x1 and y1; the mean over a cone's rows."""
+    apart()
     x, y = at.x1, at.y1
     for i in range(at.n):
         store(V, x + i, fill(0.0))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from cvxlayers.ipm.kernel import kernel
-from cvxlayers.ipm.lanes import fill, index, load, pick, store
+from cvxlayers.ipm.lanes import apart, fill, index, load, pick, store
 
 __all__ = ["factorize", "solve"]
 
@@ -23,6 +23,7 @@ def factorize(plan: Any, at: Any, V: Any) -> None:
     Column i of L is K's, less what each column j with L[i, j] != 0 takes from it. The plan's ``slot`` is work space:
     where in L the entries of column i lie.
     """
+    apart()
     l_start, l_row, r_start, r_column, r_entry = at.l_start, at.l_row, at.r_start, at.r_column, at.r_entry
     k_start, k_entry, slot, entries = at.k_start, at.k_entry, at.slot, at.entries
     L, D, inverse, diagonal, sign = at.L, at.pivot, at.inverse, at.diagonal, at.sign
@@ -56,6 +57,7 @@ def factorize(plan: Any, at: Any, V: Any) -> None:
 @kernel
 def solve(plan: Any, at: Any, V: Any) -> None:
     """Overwrite v, by place, with K^-1 v."""
+    apart()
     l_start, l_row, L, inverse, v = at.l_start, at.l_row, at.L, at.inverse, at.v
     size = at.size
     for j in range(size):

@@ -21,6 +21,7 @@ from cvxlayers.ipm.equilibrate import load_scaled
 from cvxlayers.ipm.kernel import kernel
 from cvxlayers.ipm.lanes import (
     absolute,
+    apart,
     fill,
     highest,
     load,
@@ -50,7 +51,8 @@ FALLS, PATIENCE, SMALL_ERROR, SMALL_PATIENCE = 0.9, 15.0, 1e-8, 2.0
 suffice once the error is small."""
 
 BACK = 0.01
-"""Steps end before the boundary, by this part of the way or by a tenth of mu."""
+"""Steps end before the boundary, by this part of the way; without second-order cones, by a tenth of mu if that is less,
+which makes the last steps converge faster. (Close to the boundary of a second-order cone there is no way back.)"""
 
 HUGE = 1e300
 
@@ -82,6 +84,7 @@ def solve_group(plan: Any, at: Any, V: Any, P: Any, q: Any, A: Any, b: Any, colu
 @kernel
 def load_problem(plan: Any, at: Any, V: Any, P: Any, q: Any, A: Any, b: Any, column: Any) -> None:
     """Load and scale W elements, also their objectives; keep the norms of q and b as given."""
+    apart()
     q_norm, b_norm, size = fill(0.0), fill(0.0), fill(0.0)
     for i in range(at.n):
         value = load_from(q, i, column)
@@ -108,6 +111,7 @@ def load_problem(plan: Any, at: Any, V: Any, P: Any, q: Any, A: Any, b: Any, col
 @kernel
 def begin(plan: Any, at: Any, V: Any, eps: Any, rounds: Any) -> None:
     """The point from which to start: of least norm without the cones, then moved into them (Vandenberghe 2010)."""
+    apart()
     n, m, rx, ry, x, y, s = at.n, at.m, at.rx, at.ry, at.x, at.y, at.s
     one, zero = fill(1.0), fill(0.0)
     unit_scaling(plan, at, V)
@@ -141,6 +145,7 @@ def begin(plan: Any, at: Any, V: Any, eps: Any, rounds: Any) -> None:
 @kernel
 def measure(plan: Any, at: Any, V: Any) -> None:
     """Residuals, gap, mu, and how far the point is from a solution or a certificate, in the units given."""
+    apart()
     tau, kappa, cost = load(V, at.tau), load(V, at.kappa), load(V, at.cost)
     over = 1.0 / tau
     unit = over / cost
@@ -171,6 +176,7 @@ def measure(plan: Any, at: Any, V: Any) -> None:
 @kernel
 def dual_residual(at: Any, V: Any, tau: Any) -> Any:
     """rx = -(Px + A'y + q tau); the largest entries of it, of A'y and of Px over D."""
+    apart()
     worst, slope, curved = fill(0.0), fill(0.0), fill(0.0)
     for i in range(at.n):
         d, Px, Aty = load(V, at.D_inverse + i), load(V, at.Px + i), load(V, at.Aty + i)
@@ -185,6 +191,7 @@ def dual_residual(at: Any, V: Any, tau: Any) -> Any:
 @kernel
 def primal_residual(at: Any, V: Any, tau: Any) -> Any:
     """ry = b tau - Ax - s; the largest entries of it, of Ax + s, and of Ax and s, over E."""
+    apart()
     worst, ray, size = fill(0.0), fill(0.0), fill(0.0)
     for i in range(at.m):
         e, Ax, s = load(V, at.E_inverse + i), load(V, at.Ax + i), load(V, at.s + i)
@@ -199,6 +206,7 @@ def primal_residual(at: Any, V: Any, tau: Any) -> Any:
 @kernel
 def judge(at: Any, V: Any, tol: Any, last: Any) -> Any:
     """Keep the points that are the best so far, and decide which lanes go on; return the states."""
+    apart()
     one, zero = fill(1.0), fill(0.0)
     error, best, state = load(V, at.error), load(V, at.best), load(V, at.state)
     active = pick(state, zero, zero, one)
@@ -217,7 +225,7 @@ def judge(at: Any, V: Any, tol: Any, last: Any) -> Any:
     verdict = fill(STOPPED) if last else pick(waiting, patience, fill(STOPPED), zero)
     verdict = pick(fill(CERTIFIED), load(V, at.unbounded), fill(UNBOUNDED), verdict)
     verdict = pick(fill(CERTIFIED), load(V, at.infeasible), fill(INFEASIBLE), verdict)
-    verdict = pick(error, fill(tol), verdict, fill(SOLVED))
+    verdict = pick(fill(tol), error, fill(SOLVED), verdict)
     state = pick(active, zero, verdict, state)
     store(V, at.state, state)
     return state
@@ -226,6 +234,7 @@ def judge(at: Any, V: Any, tol: Any, last: Any) -> Any:
 @kernel
 def step(plan: Any, at: Any, V: Any, eps: Any, rounds: Any, active: Any) -> None:
     """One predictor-corrector step of the active lanes."""
+    apart()
     tau, kappa, gap, mu = load(V, at.tau), load(V, at.kappa), load(V, at.gap), load(V, at.mu)
     over = 1.0 / tau
     one = fill(1.0)
@@ -256,13 +265,15 @@ def step(plan: Any, at: Any, V: Any, eps: Any, rounds: Any, active: Any) -> None
     dkappa = -(product + kappa * dtau) * over
     add(V, at.x1, at.x2, at.n, dtau)
     fastest = step_rate(plan, at, V, tau, kappa, dtau, dkappa)
-    alpha = minimum(one, (1.0 - minimum(fill(BACK), 0.1 * mu)) / maximum(fastest, fill(1e-300)))
+    back = fill(BACK) if at.count else minimum(fill(BACK), 0.1 * mu)
+    alpha = minimum(one, (1.0 - back) / maximum(fastest, fill(1e-300)))
     advance(at, V, alpha, dtau, dkappa, active)
 
 
 @kernel
 def constant_direction(plan: Any, at: Any, V: Any, rounds: Any, active: Any) -> Any:
     """(x2, y2), and what dtau is divided by: kappa / tau + |x / tau - x2|_P^2 + y2'H y2 > 0."""
+    apart()
     over = 1.0 / load(V, at.tau)
     for i in range(at.n):
         store(V, at.x1 + i, -load(V, at.q + i))
@@ -286,6 +297,7 @@ def along(at: Any, V: Any, over: Any) -> Any:
 @kernel
 def finish(plan: Any, at: Any, V: Any, dtau: Any) -> None:
     """dy = y1 + dtau y2 and ds = -c - H dy."""
+    apart()
     for i in range(at.m):
         store(V, at.dy + i, load(V, at.y1 + i) + dtau * load(V, at.y2 + i))
     H_times(plan, at, V, at.dy, at.ds)
@@ -304,6 +316,7 @@ def step_rate(plan: Any, at: Any, V: Any, tau: Any, kappa: Any, dtau: Any, dkapp
 @kernel
 def advance(at: Any, V: Any, alpha: Any, dtau: Any, dkappa: Any, active: Any) -> None:
     """Take the step in the active lanes; one whose step is not finite stops."""
+    apart()
     zero = fill(0.0)
     total = dtau * dtau + dkappa * dkappa + dot(V, at.x1, at.x1, at.n)
     total += dot(V, at.dy, at.dy, at.m) + dot(V, at.ds, at.ds, at.m)
@@ -321,6 +334,7 @@ def advance(at: Any, V: Any, alpha: Any, dtau: Any, dkappa: Any, active: Any) ->
 @kernel
 def keep(at: Any, V: Any, which: Any, over: Any) -> None:
     """Keep the points over tau in these lanes."""
+    apart()
     half = fill(0.5)
     for i in range(at.n):
         store(V, at.kept_x + i, pick(which, half, load(V, at.x + i) * over, load(V, at.kept_x + i)))
@@ -332,6 +346,7 @@ def keep(at: Any, V: Any, which: Any, over: Any) -> None:
 @kernel
 def write(at: Any, V: Any, column: Any, x: Any, y: Any, s: Any, info: Any) -> None:
     """Write the best points, or the certificates, in the units given, and what became of each lane."""
+    apart()
     one, zero = fill(1.0), fill(0.0)
     state, best, cost = load(V, at.state), load(V, at.best), load(V, at.cost)
     certificate = pick(state, fill(SOLVED), pick(fill(STOPPED), state, one, zero), zero)

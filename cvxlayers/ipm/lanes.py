@@ -24,6 +24,7 @@ __all__ = [
     "LANES",
     "W",
     "absolute",
+    "apart",
     "fill",
     "highest",
     "index",
@@ -153,6 +154,17 @@ def store_to(typingctx, V, i, j, value):  # type: ignore[no-untyped-def]
         return context.get_dummy_value()
 
     return types.void(V, i, j, LANES), generate
+
+
+@intrinsic
+def apart(typingctx):  # type: ignore[no-untyped-def]
+    """Keep the kernel in which this stands from being copied into its callers, which would take long to compile."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        builder.function.attributes.add("noinline")
+        return context.get_dummy_value()
+
+    return types.void(), generate
 
 
 @intrinsic

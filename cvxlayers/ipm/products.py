@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cvxlayers.ipm.kernel import kernel
-from cvxlayers.ipm.lanes import absolute, fill, index, load, maximum, store
+from cvxlayers.ipm.lanes import absolute, apart, fill, index, load, maximum, store
 
 __all__ = ["A_and_transpose_times", "P_times", "dot", "largest"]
 
@@ -13,6 +13,7 @@ __all__ = ["A_and_transpose_times", "P_times", "dot", "largest"]
 @kernel
 def P_times(plan: Any, at: Any, V: Any, x: Any, Px: Any) -> None:
     """Px from the upper triangle of P, by columns."""
+    apart()
     starts, rows, P = at.P_start, at.P_row, at.P
     for j in range(at.n):
         xj = load(V, x + j)
@@ -29,6 +30,7 @@ def P_times(plan: Any, at: Any, V: Any, x: Any, Px: Any) -> None:
 @kernel
 def A_and_transpose_times(plan: Any, at: Any, V: Any, x: Any, y: Any, Ax: Any, Aty: Any) -> None:
     """Ax and A'y in one pass over A, by columns."""
+    apart()
     starts, rows, A = at.A_start, at.A_row, at.A
     zero = fill(0.0)
     for i in range(at.m):

@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import Any
 
 from cvxlayers.ipm.kernel import kernel
-from cvxlayers.ipm.lanes import fill, index, load, maximum, minimum, pick, sqrt, store
+from cvxlayers.ipm.lanes import apart, fill, index, load, maximum, minimum, pick, sqrt, store
 
 __all__ = ["H_times", "correct", "rate", "rescale", "shift", "unit_scaling", "write_scaling"]
 
@@ -49,6 +49,7 @@ def cone(plan: Any, at: Any, c: Any) -> Any:
 @kernel
 def unit_scaling(plan: Any, at: Any, V: Any) -> None:
     """H = I, and 0 for equalities."""
+    apart()
     for i in range(at.m):
         store(V, at.h + i, fill(1.0 if at.first <= i < at.cones else 0.0))
         store(V, at.w + i, fill(0.0))
@@ -60,6 +61,7 @@ def unit_scaling(plan: Any, at: Any, V: Any) -> None:
 @kernel
 def rescale(plan: Any, at: Any, V: Any) -> None:
     """The scaling at s and y, which lie inside their cones."""
+    apart()
     s, y, w = at.s, at.y, at.w
     for i in range(at.first, at.cones):
         store(V, at.h + i, load(V, s + i) / load(V, y + i))
@@ -77,11 +79,23 @@ def rescale(plan: Any, at: Any, V: Any) -> None:
             store(V, w + i, value)
         store(V, w + start, sqrt(1.0 + total))  # w'Jw = 1 to the last digit
         store(V, at.eta + c, sqrt(size_s / size_y))
+        store(V, at.l_det + c, size_s * size_y)
+        # l = W y without the cancellation of this product (Vandenberghe 2010, equation 14): over sqrt(l'Jl), l0 is
+        # half = sqrt((1 + s'y) / 2), and l1 is the mean of s1 and y1 with the weights half + y0 and half + s0.
+        half = 0.5 / g
+        over_s, over_y, root = 1.0 / size_s, 1.0 / size_y, sqrt(size_s * size_y)
+        s0, y0 = load(V, s + start) * over_s, load(V, y + start) * over_y
+        scale = root / (s0 + y0 + 2.0 * half)
+        by_s, by_y = scale * (half + y0) * over_s, scale * (half + s0) * over_y
+        store(V, at.l + start, root * half)
+        for i in range(start + 1, stop):
+            store(V, at.l + i, by_s * load(V, s + i) + by_y * load(V, y + i))
 
 
 @kernel
 def write_scaling(plan: Any, at: Any, V: Any, eps: Any) -> None:
     """Write -(H + eps I) into K's entries and diagonal."""
+    apart()
     rows = at.place + at.n
     for i in range(at.cones):
         store(V, at.diagonal + index(plan, rows + i), -(load(V, at.h + i) + eps))
@@ -95,6 +109,7 @@ def write_scaling(plan: Any, at: Any, V: Any, eps: Any) -> None:
 @kernel
 def write_small(plan: Any, at: Any, V: Any, c: Any, eps: Any) -> None:
     """-eta^2 (2 w w' - J) as a block."""
+    apart()
     start, stop = cone(plan, at, c)
     e = at.cone_map + index(plan, at.cone_entry + c)
     scale = load(V, at.eta + c) * load(V, at.eta + c)
@@ -110,6 +125,7 @@ def write_small(plan: Any, at: Any, V: Any, c: Any, eps: Any) -> None:
 @kernel
 def write_large(plan: Any, at: Any, V: Any, c: Any, eps: Any) -> None:
     """-eta^2 D, and the columns eta v and eta u."""
+    apart()
     # With a = w0^2 + |w1|^2: D = diag(1 / (2a), 1, ...), u = (u0, u1 w1), v = (0, v1 w1), u0^2 = a - 1 / (2a),
     # u1 = 2 w0 / u0 and v1^2 = u1^2 - 2 = (4 + 2 / a) / (2a - 1 / a). Then D + uu' - vv' = 2ww' - J.
     start, stop = cone(plan, at, c)
@@ -138,6 +154,7 @@ def write_large(plan: Any, at: Any, V: Any, c: Any, eps: Any) -> None:
 @kernel
 def H_times(plan: Any, at: Any, V: Any, v: Any, Hv: Any) -> None:
     """Hv."""
+    apart()
     w = at.w
     for i in range(at.cones):
         store(V, Hv + i, load(V, at.h + i) * load(V, v + i))
@@ -154,6 +171,7 @@ def H_times(plan: Any, at: Any, V: Any, v: Any, Hv: Any) -> None:
 @kernel
 def W_times(at: Any, V: Any, c: Any, start: Any, stop: Any, v: Any, Wv: Any) -> None:
     """W v = eta (w0 v0 + w1'v1, v1 + (v0 + w1'v1 / (1 + w0)) w1) on the rows of cone c."""
+    apart()
     w = at.w
     root, w0, v0 = load(V, at.eta + c), load(V, w + start), load(V, v + start)
     along = tail_dot(V, w, v, start, stop)
@@ -165,7 +183,8 @@ def W_times(at: Any, V: Any, c: Any, start: Any, stop: Any, v: Any, Wv: Any) -> 
 
 @kernel
 def correct(plan: Any, at: Any, V: Any, sigma_mu: Any) -> None:
-    """c for the combined step, from the affine one, which is in ds and dy; ey and ty are work space."""
+    """c for the combined step, from the affine one, which is in ds and dy; ty is work space."""
+    apart()
     s, y, c, ds, dy = at.s, at.y, at.c, at.ds, at.dy
     for i in range(at.first, at.cones):
         product = load(V, ds + i) * load(V, dy + i)
@@ -177,9 +196,9 @@ def correct(plan: Any, at: Any, V: Any, sigma_mu: Any) -> None:
 @kernel
 def correct_cone(plan: Any, at: Any, V: Any, k: Any, sigma_mu: Any) -> None:
     """The rows of c of second-order cone k."""
-    s, y, c, l, u = at.s, at.y, at.c, at.ey, at.ty  # noqa: E741 - the letter of the formula
+    apart()
+    s, y, c, l, u = at.s, at.y, at.c, at.l, at.ty  # noqa: E741 - the letter of the formula
     start, stop = cone(plan, at, k)
-    W_times(at, V, k, start, stop, y, l)
     W_times(at, V, k, start, stop, at.dy, u)
     l0, u0 = load(V, l + start), load(V, u + start)
     # p = -(l + u) o u, with a o b = (a'b, a0 b1 + b0 a1); then r = l \ p, the solution of l o r = p.
@@ -190,7 +209,7 @@ def correct_cone(plan: Any, at: Any, V: Any, k: Any, sigma_mu: Any) -> None:
         p = -((l0 + u0) * ui + u0 * (li + ui))
         along += li * p
         store(V, u + i, p)
-    r0 = (l0 * p0 - along) / determinant(V, l, start, stop)
+    r0 = (l0 * p0 - along) / load(V, at.l_det + k)
     store(V, u + start, r0)
     for i in range(start + 1, stop):
         store(V, u + i, (load(V, u + i) - r0 * load(V, l + i)) / l0)
@@ -204,6 +223,7 @@ def correct_cone(plan: Any, at: Any, V: Any, k: Any, sigma_mu: Any) -> None:
 @kernel
 def rate(plan: Any, at: Any, V: Any, v: Any, dv: Any) -> Any:
     """The inverse of the longest step for which v + step dv stays in the cones; 0 if it may be of any length."""
+    apart()
     found = fill(0.0)
     for i in range(at.first, at.cones):
         found = maximum(found, -(load(V, dv + i) / load(V, v + i)))
@@ -225,6 +245,7 @@ def rate(plan: Any, at: Any, V: Any, v: Any, dv: Any) -> Any:
 @kernel
 def inside(plan: Any, at: Any, V: Any, v: Any) -> Any:
     """The smallest of v_i and v0 - |v1| over the cones, and the sum of those that are positive."""
+    apart()
     zero = fill(0.0)
     least, total = fill(1e300), fill(0.0)
     for i in range(at.first, at.cones):
@@ -240,6 +261,7 @@ def inside(plan: Any, at: Any, V: Any, v: Any) -> Any:
 @kernel
 def shift(plan: Any, at: Any, V: Any, v: Any) -> None:
     """Move v well inside its cones, along their units, by the same length for all; unless it is there already."""
+    apart()
     degree = at.cones - at.first + at.count
     if degree == 0:
         return
