@@ -12,8 +12,8 @@ from cvxlayers.ipm.scaling import H_times, write_scaling
 
 __all__ = ["add", "constant_entries", "factorize_kkt", "solve_kkt", "substitute"]
 
-ENOUGH = 1e-12
-"""The residual, relative to the right-hand side, at which refinement ends."""
+ENOUGH, FALLS = 1e-12, 0.5
+"""The residual, relative to the right-hand side, at which refinement ends; and how much it must fall to go on."""
 
 
 @kernel
@@ -59,7 +59,8 @@ def solve_kkt(plan: Any, at: Any, V: Any, rx: Any, ry: Any, dx: Any, dy: Any, ac
             if highest(worse) > 0:
                 add(V, dx, tx, n, -worse)
                 add(V, dy, ty, m, -worse)
-            error = pick(worse, fill(0.5), fill(0.0), error)
+            # Where the residual no longer falls, as that of an inconsistent system, nothing is left to do.
+            error = pick(error, FALLS * before, fill(0.0), pick(worse, fill(0.5), fill(0.0), error))
         if k == rounds or highest(error * active) <= ENOUGH:
             return
         before = error

@@ -40,10 +40,13 @@ __all__ = ["INFEASIBLE", "RUNNING", "SOLVED", "STOPPED", "UNBOUNDED", "solve_gro
 RUNNING, SOLVED, INFEASIBLE, UNBOUNDED, STOPPED = 0.0, 1.0, 2.0, 3.0, 4.0
 """What has become of a lane."""
 
-CERTIFIED = 1e-9
-"""How small A'y must be beside -b'y, or Px and Ax + s beside -q'x, for a certificate."""
+CERTIFIED, FAR = 3e-8, 1e-2
+"""A certificate of infeasibility y has |A'y| <= 3e-8 |y| in scaled units and |A'y| <= 3e-6 |b'y| in those given: A with
+a relative change of 3e-8 is infeasible, and no x of moderate size is feasible for A itself. The second alone would
+condemn x1 + x2 = 10^9. Likewise Ax + s beside x and q'x for a problem without a minimum; and Px, which may be larger by
+another factor, as it falls only like the root of x'Px, which is what counts."""
 
-KEPT = 1e-5
+KEPT = 1e-4
 """Points of smaller error are kept while others are tried."""
 
 FALLS, PATIENCE, SMALL_ERROR, SMALL_PATIENCE = 0.9, 15.0, 1e-8, 2.0
@@ -155,7 +158,7 @@ def measure(plan: Any, at: Any, V: Any) -> None:
     qx = dot(V, at.q, at.x, at.n)
     by = dot(V, at.b, at.y, at.m)
     dual, slope, curved = dual_residual(at, V, tau)
-    primal, ray, primal_size = primal_residual(at, V, tau)
+    primal, ray, scaled_ray, primal_size = primal_residual(at, V, tau)
     dual = dual * unit / (1.0 + maximum(maximum(slope, curved) * unit, load(V, at.q_norm)))
     primal = primal * over / (1.0 + maximum(primal_size * over, load(V, at.b_norm)))
     half = 0.5 * xPx * over
@@ -166,11 +169,14 @@ def measure(plan: Any, at: Any, V: Any) -> None:
     degree = 1.0 + (at.cones - at.first) + at.count
     store(V, at.mu, (dot(V, at.s, at.y, at.m) + tau * kappa) / degree)
     # y proves that no x is feasible if A'y = 0 and b'y < 0, x that there is no minimum if Px = 0, Ax + s = 0, q'x < 0.
-    never, zero = fill(HUGE), fill(0.0)
-    infeasible = pick(-by, zero, slope / maximum(-by, fill(1e-300)), never)
-    unbounded = pick(-qx, zero, maximum(curved, cost * ray) / maximum(-qx, fill(1e-300)), never)
-    store(V, at.infeasible, pick(kappa, tau, infeasible, never))
-    store(V, at.unbounded, pick(kappa, tau, unbounded, never))
+    never, zero, tiny = fill(HUGE), fill(0.0), fill(1e-300)
+    y_size, x_size = maximum(largest(V, at.y, at.m), tiny), maximum(largest(V, at.x, at.n), tiny)
+    low, down = maximum(-by, tiny), maximum(-qx, tiny)
+    infeasible = maximum(largest(V, at.Aty, at.n) / y_size, FAR * slope / low)
+    flat = FAR * maximum(largest(V, at.Px, at.n) / x_size, FAR * curved / down)
+    unbounded = maximum(maximum(scaled_ray / x_size, FAR * cost * ray / down), flat)
+    store(V, at.infeasible, pick(-by, zero, infeasible, never))
+    store(V, at.unbounded, pick(-qx, zero, unbounded, never))
 
 
 @kernel
@@ -190,17 +196,20 @@ def dual_residual(at: Any, V: Any, tau: Any) -> Any:
 
 @kernel
 def primal_residual(at: Any, V: Any, tau: Any) -> Any:
-    """ry = b tau - Ax - s; the largest entries of it, of Ax + s, and of Ax and s, over E."""
+    """ry = b tau - Ax - s; the largest entries of it over E; how far -Ax lies outside K, over E and in scaled units (for
+    second-order cones |Ax + s| bounds it); and the largest entries of Ax and s over E."""
     apart()
-    worst, ray, size = fill(0.0), fill(0.0), fill(0.0)
+    worst, ray, scaled_ray, size = fill(0.0), fill(0.0), fill(0.0), fill(0.0)
     for i in range(at.m):
         e, Ax, s = load(V, at.E_inverse + i), load(V, at.Ax + i), load(V, at.s + i)
         r = load(V, at.b + i) * tau - Ax - s
         store(V, at.ry + i, r)
         worst = maximum(absolute(r) * e, worst)
-        ray = maximum(absolute(Ax + s) * e, ray)
+        outside = maximum(Ax, fill(0.0)) if at.first <= i < at.cones else absolute(Ax + s)
+        scaled_ray = maximum(outside, scaled_ray)
+        ray = maximum(outside * e, ray)
         size = maximum(maximum(absolute(Ax), absolute(s)) * e, size)
-    return worst, ray, size
+    return worst, ray, scaled_ray, size
 
 
 @kernel
