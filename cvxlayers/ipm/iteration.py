@@ -24,6 +24,7 @@ from cvxlayers.ipm.lanes import (
     apart,
     fill,
     highest,
+    index,
     load,
     load_from,
     maximum,
@@ -41,10 +42,10 @@ RUNNING, SOLVED, INFEASIBLE, UNBOUNDED, STOPPED = 0.0, 1.0, 2.0, 3.0, 4.0
 """What has become of a lane."""
 
 CERTIFIED, FAR = 3e-8, 1e-2
-"""A certificate of infeasibility y has |A'y| <= 3e-8 |y| in scaled units and |A'y| <= 3e-6 |b'y| in those given: A with
-a relative change of 3e-8 is infeasible, and no x of moderate size is feasible for A itself. The second alone would
-condemn x1 + x2 = 10^9. Likewise Ax + s beside x and q'x for a problem without a minimum; and Px, which may be larger by
-another factor, as it falls only like the root of x'Px, which is what counts."""
+"""A certificate of infeasibility y has |A'y| <= 3e-8 |y| where A's columns are scaled to one, and |A'y| <= 3e-6 |b'y|
+in the units given: A with a relative change of 3e-8 is infeasible, and no x of moderate size is feasible for A itself.
+The second alone would condemn x1 + x2 = 10^9. Likewise Ax + s beside x and q'x for a problem without a minimum; and Px,
+which may be larger by another factor, as it falls only like the root of x'Px, which is what counts."""
 
 KEPT = 1e-4
 """Points of smaller error are kept while others are tried."""
@@ -106,6 +107,11 @@ def load_problem(plan: Any, at: Any, V: Any, P: Any, q: Any, A: Any, b: Any, col
         store(V, at.P + k, load(V, at.P + k) * cost)
     for i in range(at.n):
         store(V, at.q + i, load(V, at.q + i) * cost)
+    for j in range(at.n):
+        size = fill(0.0)
+        for k in range(index(plan, at.A_start + j), index(plan, at.A_start + j + 1)):
+            size = maximum(absolute(load(V, at.A + k)), size)
+        store(V, at.A_size + j, maximum(size, fill(1e-300)))
     store(V, at.cost, cost)
     store(V, at.q_norm, q_norm)
     store(V, at.b_norm, b_norm)
@@ -157,7 +163,7 @@ def measure(plan: Any, at: Any, V: Any) -> None:
     xPx = dot(V, at.x, at.Px, at.n)
     qx = dot(V, at.q, at.x, at.n)
     by = dot(V, at.b, at.y, at.m)
-    dual, slope, curved = dual_residual(at, V, tau)
+    dual, slope, curved, scaled_slope, x_size = dual_residual(at, V, tau)
     primal, ray, scaled_ray, primal_size = primal_residual(at, V, tau)
     dual = dual * unit / (1.0 + maximum(maximum(slope, curved) * unit, load(V, at.q_norm)))
     primal = primal * over / (1.0 + maximum(primal_size * over, load(V, at.b_norm)))
@@ -170,9 +176,9 @@ def measure(plan: Any, at: Any, V: Any) -> None:
     store(V, at.mu, (dot(V, at.s, at.y, at.m) + tau * kappa) / degree)
     # y proves that no x is feasible if A'y = 0 and b'y < 0, x that there is no minimum if Px = 0, Ax + s = 0, q'x < 0.
     never, zero, tiny = fill(HUGE), fill(0.0), fill(1e-300)
-    y_size, x_size = maximum(largest(V, at.y, at.m), tiny), maximum(largest(V, at.x, at.n), tiny)
+    y_size, x_size = maximum(largest(V, at.y, at.m), tiny), maximum(x_size, tiny)
     low, down = maximum(-by, tiny), maximum(-qx, tiny)
-    infeasible = maximum(largest(V, at.Aty, at.n) / y_size, FAR * slope / low)
+    infeasible = maximum(scaled_slope / y_size, FAR * slope / low)
     flat = FAR * maximum(largest(V, at.Px, at.n) / x_size, FAR * curved / down)
     unbounded = maximum(maximum(scaled_ray / x_size, FAR * cost * ray / down), flat)
     store(V, at.infeasible, pick(-by, zero, infeasible, never))
@@ -181,9 +187,10 @@ def measure(plan: Any, at: Any, V: Any) -> None:
 
 @kernel
 def dual_residual(at: Any, V: Any, tau: Any) -> Any:
-    """rx = -(Px + A'y + q tau); the largest entries of it, of A'y and of Px over D."""
+    """rx = -(Px + A'y + q tau); the largest entries of it, of A'y and of Px over D; of A'y over, and of x times, the
+    sizes of A's columns."""
     apart()
-    worst, slope, curved = fill(0.0), fill(0.0), fill(0.0)
+    worst, slope, curved, scaled_slope, x_size = fill(0.0), fill(0.0), fill(0.0), fill(0.0), fill(0.0)
     for i in range(at.n):
         d, Px, Aty = load(V, at.D_inverse + i), load(V, at.Px + i), load(V, at.Aty + i)
         r = -(Px + Aty + load(V, at.q + i) * tau)
@@ -191,7 +198,10 @@ def dual_residual(at: Any, V: Any, tau: Any) -> Any:
         worst = maximum(absolute(r) * d, worst)
         slope = maximum(absolute(Aty) * d, slope)
         curved = maximum(absolute(Px) * d, curved)
-    return worst, slope, curved
+        size = load(V, at.A_size + i)
+        scaled_slope = maximum(absolute(Aty) / size, scaled_slope)
+        x_size = maximum(absolute(load(V, at.x + i)) * size, x_size)
+    return worst, slope, curved, scaled_slope, x_size
 
 
 @kernel

@@ -20,7 +20,7 @@ _INDICES = (
     "place", "sign", "l_start", "l_row", "r_start", "r_column", "r_entry", "k_start", "k_entry", "P_start", "P_row",
     "P_entry", "A_start", "A_row", "A_entry", "cone_start", "cone_extra", "cone_entry", "cone_map", "slot",
 )  # fmt: skip
-_OF_VARIABLES = ("q", "D", "D_inverse", "x", "kept_x", "Px", "Aty", "rx", "x1", "x2", "ex", "tx", "Pt")
+_OF_VARIABLES = ("q", "D", "D_inverse", "A_size", "x", "kept_x", "Px", "Aty", "rx", "x1", "x2", "ex", "tx", "Pt")
 _OF_ROWS = ("b", "E", "E_inverse", "y", "s", "kept_y", "kept_s", "Ax", "ry", "r", "c", "y1", "y2", "dy", "ds", "ey",
             "ty", "Ht", "h", "w", "l")  # fmt: skip
 _OF_PLACES = ("diagonal", "pivot", "inverse", "v")
