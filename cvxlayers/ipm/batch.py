@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -64,7 +65,7 @@ def solve_batch(layout: Layout, values: Values, method: Method, threads: int) ->
 def _spread(work_on: Callable[[int, int], None], groups: int, count: int) -> None:
     """Share the groups among threads; this one works as well."""
     bounds = [groups * k // count for k in range(count + 1)] if count else []
-    parts = list(zip(bounds, bounds[1:], strict=False))
+    parts = list(itertools.pairwise(bounds))
     others = [threading.Thread(target=work_on, args=part) for part in parts[1:]]
     for thread in others:
         thread.start()

@@ -41,7 +41,9 @@ def proves_unbounded(structure: Structure, values: Values, x: Array) -> NDArray[
     rows, columns = _sizes(structure.A, values.A)
     direction = -structure.A.times(values.A, x)
     outside = projection.distance(structure.cones, direction)
-    vanishes = projection.distance(structure.cones, direction / _shared(structure, rows)) <= TOLERANCE * _largest(x * columns)
+    vanishes = projection.distance(structure.cones, direction / _shared(structure, rows)) <= TOLERANCE * _largest(
+        x * columns
+    )
     curved = np.einsum("ib,ib->b", x, structure.P_times(values.P, x))
     down = np.einsum("ib,ib->b", values.q, x)
     return vanishes & _falls(values.q, x, outside) & (curved <= 1e-9 * down**2)
@@ -54,7 +56,7 @@ def _falls(prices: Array, point: Array, left: Array) -> NDArray[np.bool_]:
 
 
 def _sizes(A: Pattern, values: Array) -> tuple[Array, Array]:
-    """Sizes of A's rows and columns by which to divide them, so that the largest entry of each is about 1 (Ruiz 2001)."""
+    """Sizes of A's rows and columns by which to divide them for entries of about 1 at most in each (Ruiz 2001)."""
     rows, columns = np.ones((A.shape[0], values.shape[1])), np.ones((A.shape[1], values.shape[1]))
     for _ in range(PASSES):
         entries = np.abs(values) / (rows[A.rows] * columns[A.columns])

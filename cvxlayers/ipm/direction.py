@@ -100,7 +100,7 @@ def substitute(plan: Any, at: Any, V: Any, rx: Any, ry: Any, dx: Any, dy: Any) -
 def residual(plan: Any, at: Any, V: Any, rx: Any, ry: Any, dx: Any, dy: Any) -> Any:
     """The residual into ex and ey; return the larger of their norms."""
     apart()
-    ex, ey, tx, ty = at.ex, at.ey, at.tx, at.ty
+    ex, ey = at.ex, at.ey
     P_times(plan, at, V, dx, at.Pt)
     A_and_transpose_times(plan, at, V, dx, dy, ey, ex)
     H_times(plan, at, V, dy, at.Ht)

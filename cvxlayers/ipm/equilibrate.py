@@ -5,7 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from cvxlayers.ipm.kernel import kernel
-from cvxlayers.ipm.lanes import absolute, apart, fill, highest, index, load, load_from, maximum, minimum, pick, sqrt, store
+from cvxlayers.ipm.lanes import (
+    absolute,
+    apart,
+    fill,
+    highest,
+    index,
+    load,
+    load_from,
+    maximum,
+    minimum,
+    pick,
+    sqrt,
+    store,
+)
 
 __all__ = ["equilibrate", "load_scaled"]
 

@@ -206,8 +206,8 @@ def dual_residual(at: Any, V: Any, tau: Any) -> Any:
 
 @kernel
 def primal_residual(at: Any, V: Any, tau: Any) -> Any:
-    """ry = b tau - Ax - s; the largest entries of it over E; how far -Ax lies outside K, over E and in scaled units (for
-    second-order cones |Ax + s| bounds it); and the largest entries of Ax and s over E."""
+    """ry = b tau - Ax - s; the largest entries of it over E; how far -Ax lies outside K (for second-order cones a bound
+    of that), over E and in scaled units; and the largest entries of Ax and s over E."""
     apart()
     worst, ray, scaled_ray, size = fill(0.0), fill(0.0), fill(0.0), fill(0.0)
     for i in range(at.m):

@@ -1,9 +1,9 @@
 """A value of W lanes: one number for each of W problems, held in vector registers.
 
-Kernels keep their values as arrays (entries, lanes). ``load(V, i)`` gives row i of an array with W columns as one value,
+Kernels keep their values as arrays (entries, lanes). ``load(V, i)`` gives row i of an array of W columns as one value,
 ``+ - * /``, ``maximum``, ``sqrt`` and so on work lane by lane, and ``store`` writes it back. Each operation is a vector
 instruction by construction: Numba's own loops over lanes are vectorized only where LLVM can prove that no two arrays
-overlap, and run up to ten times slower where it cannot.
+overlap, and run several times slower where it cannot.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.core import cgutils
 from numba.core.extending import intrinsic, models, register_model
@@ -54,6 +54,10 @@ class LanesType(types.Type):
 
 LANES = LanesType()
 
+operation: Any = intrinsic
+"""Marks a function that returns the types of an operation and what writes its instructions; kernels call it without the
+first argument."""
+
 
 @register_model(LanesType)
 class LanesModel(models.PrimitiveModel):
@@ -84,8 +88,8 @@ def _splat(builder: Any, number: Any) -> Any:
     return builder.shuffle_vector(one, ir.Constant(_VECTOR, ir.Undefined), zeros)
 
 
-@intrinsic
-def load(typingctx, V, i):  # type: ignore[no-untyped-def]
+@operation
+def load(typingctx: Any, V: Any, i: Any) -> Any:
     """Row i of V (rows, W)."""
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -95,8 +99,8 @@ def load(typingctx, V, i):  # type: ignore[no-untyped-def]
     return LANES(V, i), generate
 
 
-@intrinsic
-def index(typingctx, plan, k):  # type: ignore[no-untyped-def]
+@operation
+def index(typingctx: Any, plan: Any, k: Any) -> Any:
     """Entry k >= 0 of an array of int32, as int64; unlike plan[k] it does not ask whether k is negative."""
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -107,8 +111,8 @@ def index(typingctx, plan, k):  # type: ignore[no-untyped-def]
     return types.int64(plan, k), generate
 
 
-@intrinsic
-def store(typingctx, V, i, value):  # type: ignore[no-untyped-def]
+@operation
+def store(typingctx: Any, V: Any, i: Any, value: Any) -> Any:
     """Write row i of V (rows, W)."""
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -119,8 +123,8 @@ def store(typingctx, V, i, value):  # type: ignore[no-untyped-def]
     return types.void(V, i, LANES), generate
 
 
-@intrinsic
-def load_from(typingctx, V, i, j):  # type: ignore[no-untyped-def]
+@operation
+def load_from(typingctx: Any, V: Any, i: Any, j: Any) -> Any:
     """V[i, j : j + W] of a contiguous array V (rows, batch); V[i, 0] in all lanes if the array has one column."""
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -144,8 +148,8 @@ def load_from(typingctx, V, i, j):  # type: ignore[no-untyped-def]
     return LANES(V, i, j), generate
 
 
-@intrinsic
-def store_to(typingctx, V, i, j, value):  # type: ignore[no-untyped-def]
+@operation
+def store_to(typingctx: Any, V: Any, i: Any, j: Any, value: Any) -> Any:
     """Write V[i, j : j + W] of a contiguous array V (rows, batch)."""
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -156,8 +160,8 @@ def store_to(typingctx, V, i, j, value):  # type: ignore[no-untyped-def]
     return types.void(V, i, j, LANES), generate
 
 
-@intrinsic
-def apart(typingctx):  # type: ignore[no-untyped-def]
+@operation
+def apart(typingctx: Any) -> Any:
     """Keep the kernel in which this stands from being copied into its callers, which would take long to compile."""
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -167,8 +171,8 @@ def apart(typingctx):  # type: ignore[no-untyped-def]
     return types.void(), generate
 
 
-@intrinsic
-def fill(typingctx, number):  # type: ignore[no-untyped-def]
+@operation
+def fill(typingctx: Any, number: Any) -> Any:
     """One number in all lanes."""
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -177,8 +181,8 @@ def fill(typingctx, number):  # type: ignore[no-untyped-def]
     return LANES(number), generate
 
 
-@intrinsic
-def pick(typingctx, a, b, yes, no):  # type: ignore[no-untyped-def]
+@operation
+def pick(typingctx: Any, a: Any, b: Any, yes: Any, no: Any) -> Any:
     """yes in the lanes with a > b, no in the others (also where a or b is NaN)."""
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -187,8 +191,8 @@ def pick(typingctx, a, b, yes, no):  # type: ignore[no-untyped-def]
     return LANES(LANES, LANES, LANES, LANES), generate
 
 
-@intrinsic
-def highest(typingctx, a):  # type: ignore[no-untyped-def]
+@operation
+def highest(typingctx: Any, a: Any) -> Any:
     """The largest of the W numbers, as one number; NaN does not count."""
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -211,14 +215,14 @@ def _call(name: str) -> Callable[[Any, Any, Any, Any], Any]:
     return generate
 
 
-@intrinsic
-def sqrt(typingctx, a):  # type: ignore[no-untyped-def]
+@operation
+def sqrt(typingctx: Any, a: Any) -> Any:
     """The square root."""
     return LANES(LANES), _call("llvm.sqrt")
 
 
-@intrinsic
-def absolute(typingctx, a):  # type: ignore[no-untyped-def]
+@operation
+def absolute(typingctx: Any, a: Any) -> Any:
     """The absolute value."""
     return LANES(LANES), _call("llvm.fabs")
 
@@ -230,14 +234,14 @@ def _chosen(sign: str) -> Callable[[Any, Any, Any, Any], Any]:
     return generate
 
 
-@intrinsic
-def maximum(typingctx, a, b):  # type: ignore[no-untyped-def]
+@operation
+def maximum(typingctx: Any, a: Any, b: Any) -> Any:
     """The larger of a and b; b where one of them is NaN."""
     return LANES(LANES, LANES), _chosen(">")
 
 
-@intrinsic
-def minimum(typingctx, a, b):  # type: ignore[no-untyped-def]
+@operation
+def minimum(typingctx: Any, a: Any, b: Any) -> Any:
     """The smaller of a and b; b where one of them is NaN."""
     return LANES(LANES, LANES), _chosen("<")
 
@@ -245,7 +249,7 @@ def minimum(typingctx, a, b):  # type: ignore[no-untyped-def]
 def _operator(symbol: Any, instruction: str) -> None:
     """An operator on two values of W lanes, or on one and a number."""
 
-    class Template(AbstractTemplate):  # type: ignore[misc]
+    class Template(AbstractTemplate):
         def generic(self, args: Any, kws: Any) -> Any:
             known = all(kind is LANES or isinstance(kind, types.Number) for kind in args)
             return signature(LANES, *args) if known and LANES in args else None
@@ -273,7 +277,7 @@ for _symbol, _inplace, _instruction in (
 
 
 @infer_global(operator.neg)
-class _NegativeTemplate(AbstractTemplate):  # type: ignore[misc]
+class _NegativeTemplate(AbstractTemplate):
     def generic(self, args: Any, kws: Any) -> Any:
         return signature(LANES, LANES) if args == (LANES,) else None
 

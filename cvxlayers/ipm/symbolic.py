@@ -156,5 +156,7 @@ def _cone_pattern(cones: Cones, n: int, extra: int) -> tuple[Index, Index, Index
         start += d
         starts.append(start)
         entries.append(sum(part.size for part in rows))
-    joined = [np.concatenate(part) if part else np.zeros(0, dtype=np.int64) for part in (rows, columns)]
-    return np.array(starts), np.array(extras, dtype=np.int64), *joined, np.array(entries)
+    none = [np.zeros(0, dtype=np.int64)]
+    parts = (starts, extras, np.concatenate(rows + none), np.concatenate(columns + none), entries)
+    first, second, third, fourth, fifth = (np.asarray(part, dtype=np.int32) for part in parts)
+    return first, second, third, fourth, fifth

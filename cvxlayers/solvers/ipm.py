@@ -81,7 +81,9 @@ class IPM(Solver):
     @classmethod
     def refusal(cls, structure: Structure) -> str:
         if structure.cones.kinds() <= cls.kinds:
-            return f"The solver {cls.name} cannot take a problem as large as this one: its factors would fill the memory."
+            return (
+                f"The solver {cls.name} cannot take a problem as large as this one: its factors would fill the memory."
+            )
         return super().refusal(structure)
 
     def solve(self, values: Values, warm: Solution | None = None) -> Solution:

@@ -19,7 +19,7 @@ from cvxlayers.solvers.scs import SCS
 __all__ = ["SOLVERS", "choose", "fallbacks", "names", "solver_class", "solver_for", "unfit"]
 
 SOLVERS: Mapping[str, type[Solver]] = MappingProxyType(
-    {solver.name: solver for solver in (Clarabel, SCS, ECOS, IPM, Diffcp)}
+    {solver.name: solver for solver in (Clarabel, SCS, ECOS, Diffcp, IPM)}
 )
 """Every solver by its name; the first installed one that can take a problem is its default."""
 
