@@ -19,7 +19,9 @@ FINGERPRINT = zlib.crc32(b"".join(path.read_bytes() for path in sorted(Path(__fi
 """Changes with the source of any kernel. Numba's cache looks at the file of the outermost kernel alone; one that has
 this number among its closure's variables is compiled anew when any of the kernels that it calls changes."""
 
-kernel: Any = numba.njit(**_OPTIONS, **dict.fromkeys(("no_cpython_wrapper", "no_cfunc_wrapper"), True))
+_INNER: dict[str, Any] = {**_OPTIONS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+
+kernel: Any = numba.njit(**_INNER)
 """A kernel that other kernels call."""
 
 
