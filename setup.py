@@ -38,6 +38,7 @@ JAX = ["jax>=0.8.1"]
 # work on cvxlayers), so `all` leaves it out.
 ECOS = ["ecos>=2.0.14"]
 PLOT = ["matplotlib>=3.9"]
+FAST = ["numba>=0.61"]
 
 EXTRAS = {
     "torch": TORCH,
@@ -45,6 +46,7 @@ EXTRAS = {
     "jax": JAX,
     "ecos": ECOS,
     "plot": PLOT,
+    "fast": FAST,
     "dev": [
         "pytest>=8.3",
         "pytest-xdist>=3.6",
@@ -60,9 +62,10 @@ EXTRAS = {
         *JAX,
         *ECOS,
         *PLOT,
+        *FAST,
     ],
-    "bench": ["cvxpylayers>=1.2", "threadpoolctl>=3.5", *TORCH, *PLOT],
-    "all": [*TORCH, *TENSORFLOW, *JAX, *PLOT],
+    "bench": ["cvxpylayers>=1.2", "threadpoolctl>=3.5", *TORCH, *PLOT, *FAST],
+    "all": [*TORCH, *TENSORFLOW, *JAX, *PLOT, *FAST],
 }
 
 setup(

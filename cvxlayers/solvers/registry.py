@@ -13,12 +13,13 @@ from cvxlayers.solvers.base import Solver
 from cvxlayers.solvers.clarabel import Clarabel
 from cvxlayers.solvers.diffcp import Diffcp
 from cvxlayers.solvers.ecos import ECOS
+from cvxlayers.solvers.ipm import IPM
 from cvxlayers.solvers.scs import SCS
 
 __all__ = ["SOLVERS", "choose", "fallbacks", "names", "solver_class", "solver_for", "unfit"]
 
 SOLVERS: Mapping[str, type[Solver]] = MappingProxyType(
-    {solver.name: solver for solver in (Clarabel, SCS, ECOS, Diffcp)}
+    {solver.name: solver for solver in (Clarabel, SCS, ECOS, Diffcp, IPM)}
 )
 """Every solver by its name; the first installed one that can take a problem is its default."""
 

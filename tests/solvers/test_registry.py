@@ -25,13 +25,13 @@ def missing(monkeypatch: pytest.MonkeyPatch) -> Missing:
 
 
 def test_names() -> None:
-    assert names() == ("CLARABEL", "SCS", "ECOS", "DIFFCP")
+    assert names() == ("CLARABEL", "SCS", "ECOS", "DIFFCP", "IPM")
     assert all(SOLVERS[name].name == name for name in names())
 
 
 def test_names_of_installed_solvers(missing: Missing) -> None:
     missing("SCS")
-    assert names() == ("CLARABEL", "SCS", "ECOS", "DIFFCP")
+    assert names() == ("CLARABEL", "SCS", "ECOS", "DIFFCP", "IPM")
     assert "SCS" not in names(installed=True)
 
 

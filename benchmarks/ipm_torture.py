@@ -1,0 +1,73 @@
+"""The IPM solver on many hard random problems: which it solves, which it gives up on, and whether it is ever wrong.
+
+Run it as ``python -m benchmarks.ipm_torture --trials 500``. Each trial is a batch of problems, degenerate, badly
+scaled, infeasible or unbounded. Wrong is a point called optimal whose residual exceeds 1e-6, a certificate for a
+problem with a solution, or a solution of one without; the command then fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from cvxlayers.program import Structure, Values
+from cvxlayers.solution import Status, measure
+from cvxlayers.solvers.base import Settings
+from cvxlayers.solvers.ipm import IPM
+from tests.ipm.problems import feasible, infeasible, random_cones, unbounded
+
+__all__ = ["main"]
+
+BATCH = 16
+
+
+def scaled(decades: float) -> Callable[..., tuple[Structure, Values]]:
+    """Feasible problems in units that differ by so many decades each way."""
+    return lambda *arguments: feasible(*arguments, decades=decades)
+
+
+FAMILIES: dict[str, tuple[Callable[..., tuple[Structure, Values]], set[Status]]] = {
+    "feasible": (scaled(0.0), {Status.INFEASIBLE, Status.UNBOUNDED}),
+    "1e-1..1e1": (scaled(1.0), {Status.INFEASIBLE, Status.UNBOUNDED}),
+    "1e-3..1e3": (scaled(3.0), {Status.INFEASIBLE, Status.UNBOUNDED}),
+    "infeasible": (infeasible, {Status.OPTIMAL}),
+    "unbounded": (unbounded, {Status.OPTIMAL, Status.INFEASIBLE}),
+}
+
+
+def run(make: Callable[..., Any], rng: np.random.Generator, wrong: set[Status], trials: int) -> tuple[Any, int, float]:
+    """Counts of the statuses, the number of wrong ones, and the mean number of iterations."""
+    counts, errors, steps = np.zeros(len(Status), dtype=int), 0, 0.0
+    for trial in range(trials):
+        n = int(rng.integers(2, 20))
+        structure, values = make(rng, n, random_cones(rng, n, trial % 2 == 1), BATCH, trial % 4 < 2)
+        found = IPM(structure, Settings(threads=2)).solve(values)
+        counts += np.bincount(found.status, minlength=len(Status))
+        residual = measure(structure, values, found.x, found.y, found.s).worst
+        errors += int(np.isin(found.status, list(wrong)).sum())
+        errors += int((~(residual <= 1e-6) & (found.status == Status.OPTIMAL)).sum())
+        steps += float(found.iterations.mean()) / trials
+    return counts, errors, steps
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trials", type=int, default=100, help=f"batches of {BATCH} problems in each family")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    print(f"{'family':12}" + "".join(f"{status!s:>12}" for status in Status) + f"{'wrong':>8}{'its':>7}")
+    bad = 0
+    for number, (name, (make, wrong)) in enumerate(FAMILIES.items()):
+        rng = np.random.default_rng([arguments.seed, number])
+        counts, errors, steps = run(make, rng, wrong, arguments.trials)
+        bad += errors
+        print(f"{name:12}" + "".join(f"{count:12}" for count in counts) + f"{errors:8}{steps:7.1f}", flush=True)
+    sys.exit(bad > 0)
+
+
+if __name__ == "__main__":
+    main()

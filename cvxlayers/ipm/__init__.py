@@ -1,0 +1,11 @@
+"""The batched interior-point solver. Its kernels need Numba, which loads only when a solver is made.
+
+ordering, elimination   a fill-reducing order and the symbolic factorization
+symbolic, layout        the KKT matrix of a structure; where the kernels find things
+lanes, kernel           values of W lanes in vector registers; how kernels are compiled
+factor, products        numeric factorization, products with P and A
+equilibrate, scaling    scaling of the problem, and of the cones
+direction, iteration    linear solutions, refined; the method itself
+entry, batch            what Python calls; groups of lanes and threads
+certificate             proofs of infeasibility and unboundedness
+"""

@@ -1,0 +1,381 @@
+"""The primal-dual interior-point method on the homogeneous embedding, for W elements of a batch at a time.
+
+It looks for x, y, s, tau >= 0, kappa >= 0, with s and y in their cones, and
+
+    Px + A'y + q tau = 0,    Ax + s = b tau,    kappa + q'x + b'y + x'Px / tau = 0,    s'y = tau kappa = 0,
+
+the embedding of Goulart and Chen (2024, section 2; Andersen and Ye 1999). With tau > 0 the point over tau solves the
+problem; with kappa > 0 one of b'y < 0 and q'x < 0 holds, and y or x proves that there is no solution. Each Newton step
+
+    (dx, dy) = (x1, y1) + dtau (x2, y2),    K (x1, y1) = (rx, ry + c),    K (x2, y2) = (-q, b)
+
+takes one factorization and three solutions: (x2, y2), the affine step, and the combined one (Mehrotra 1992).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cvxlayers.ipm.direction import add, constant_entries, factorize_kkt, solve_kkt, substitute
+from cvxlayers.ipm.equilibrate import load_scaled
+from cvxlayers.ipm.kernel import kernel
+from cvxlayers.ipm.lanes import (
+    absolute,
+    apart,
+    fill,
+    highest,
+    index,
+    load,
+    load_from,
+    maximum,
+    minimum,
+    pick,
+    store,
+    store_to,
+)
+from cvxlayers.ipm.products import A_and_transpose_times, P_times, dot, largest
+from cvxlayers.ipm.scaling import H_times, correct, rate, rescale, shift, unit_scaling
+
+__all__ = ["INFEASIBLE", "RUNNING", "SOLVED", "STOPPED", "UNBOUNDED", "solve_group"]
+
+RUNNING, SOLVED, INFEASIBLE, UNBOUNDED, STOPPED = 0.0, 1.0, 2.0, 3.0, 4.0
+"""What has become of a lane."""
+
+CERTIFIED, FAR = 3e-8, 1e-2
+"""A certificate of infeasibility y has |A'y| <= 3e-8 |y| where A's columns are scaled to one, and |A'y| <= 3e-6 |b'y|
+in the units given: A with a relative change of 3e-8 is infeasible, and no x of moderate size is feasible for A itself.
+The second alone would condemn x1 + x2 = 10^9. Likewise Ax + s beside x and q'x for a problem without a minimum; and Px,
+which may be larger by another factor, as it falls only like the root of x'Px, which is what counts."""
+
+KEPT = 1e-4
+"""Points of smaller error are kept while others are tried."""
+
+FALLS, PATIENCE, SMALL_ERROR, SMALL_PATIENCE = 0.9, 15.0, 1e-8, 2.0
+"""A lane stops when more than ``PATIENCE`` steps in a row have not made its error fall by the first factor; fewer
+suffice once the error is small."""
+
+BACK = 0.01
+"""Steps end before the boundary, by this part of the way; without second-order cones, by a tenth of mu if that is less,
+which makes the last steps converge faster. (Close to the boundary of a second-order cone there is no way back.)"""
+
+HUGE = 1e300
+
+
+@kernel
+def solve_group(plan: Any, at: Any, V: Any, P: Any, q: Any, A: Any, b: Any, column: Any, settings: Any, x: Any, y: Any,
+                s: Any, info: Any) -> None:  # fmt: skip
+    """Solve the elements column, ..., column + W - 1 of the batch; D and E are in V.
+
+    settings: tolerance, static regularization, largest number of iterations, rounds of refinement.
+    """
+    tol, eps, limit, rounds = settings[0], settings[1], int(settings[2]), int(settings[3])
+    load_problem(plan, at, V, P, q, A, b, column)
+    constant_entries(plan, at, V, eps)
+    begin(plan, at, V, eps, rounds)
+    one, zero = fill(1.0), fill(0.0)
+    active = one
+    for iteration in range(limit + 1):
+        measure(plan, at, V)
+        state = judge(at, V, tol, iteration == limit)
+        active = pick(state, zero, zero, one)
+        if highest(active) == 0.0:
+            break
+        store(V, at.steps, load(V, at.steps) + active)
+        step(plan, at, V, eps, rounds, active)
+    write(at, V, column, x, y, s, info)
+
+
+@kernel
+def load_problem(plan: Any, at: Any, V: Any, P: Any, q: Any, A: Any, b: Any, column: Any) -> None:
+    """Load and scale W elements, also their objectives; keep the norms of q and b as given."""
+    apart()
+    q_norm, b_norm, size = fill(0.0), fill(0.0), fill(0.0)
+    for i in range(at.n):
+        value = load_from(q, i, column)
+        q_norm = maximum(absolute(value), q_norm)
+        value = value * load(V, at.D + i)
+        size = maximum(absolute(value), size)
+        store(V, at.q + i, value)
+    for i in range(at.m):
+        value = load_from(b, i, column)
+        b_norm = maximum(absolute(value), b_norm)
+        store(V, at.b + i, value * load(V, at.E + i))
+    load_scaled(plan, at, V, P, A, column, fill(1.0))
+    size = maximum(size, largest(V, at.P, at.P_nnz))
+    cost = 1.0 / minimum(maximum(pick(size, fill(0.0), size, fill(1.0)), fill(1e-4)), fill(1e4))
+    for k in range(at.P_nnz):
+        store(V, at.P + k, load(V, at.P + k) * cost)
+    for i in range(at.n):
+        store(V, at.q + i, load(V, at.q + i) * cost)
+    for j in range(at.n):
+        size = fill(0.0)
+        for k in range(index(plan, at.A_start + j), index(plan, at.A_start + j + 1)):
+            size = maximum(absolute(load(V, at.A + k)), size)
+        store(V, at.A_size + j, maximum(size, fill(1e-300)))
+    store(V, at.cost, cost)
+    store(V, at.q_norm, q_norm)
+    store(V, at.b_norm, b_norm)
+
+
+@kernel
+def begin(plan: Any, at: Any, V: Any, eps: Any, rounds: Any) -> None:
+    """The point from which to start: of least norm without the cones, then moved into them (Vandenberghe 2010)."""
+    apart()
+    n, m, rx, ry, x, y, s = at.n, at.m, at.rx, at.ry, at.x, at.y, at.s
+    one, zero = fill(1.0), fill(0.0)
+    unit_scaling(plan, at, V)
+    factorize_kkt(plan, at, V, eps)
+    for i in range(n):
+        store(V, rx + i, -load(V, at.q + i))
+    if at.P_nnz:
+        solve_kkt(plan, at, V, rx, at.b, x, y, one, rounds)
+        for i in range(m):
+            store(V, s + i, -load(V, y + i))
+    else:
+        for i in range(n):
+            store(V, at.x1 + i, zero)
+        solve_kkt(plan, at, V, at.x1, at.b, x, s, one, rounds)
+        for i in range(m):
+            store(V, s + i, -load(V, s + i))
+            store(V, ry + i, zero)
+        solve_kkt(plan, at, V, rx, ry, at.x1, y, one, rounds)
+    for i in range(at.first):
+        store(V, s + i, zero)
+    shift(plan, at, V, s)
+    shift(plan, at, V, y)
+    store(V, at.tau, one)
+    store(V, at.kappa, one)
+    store(V, at.best, fill(HUGE))
+    store(V, at.merit, fill(HUGE))
+    for k in (at.state, at.steps, at.waiting):
+        store(V, k, zero)
+
+
+@kernel
+def measure(plan: Any, at: Any, V: Any) -> None:
+    """Residuals, gap, mu, and how far the point is from a solution or a certificate, in the units given."""
+    apart()
+    tau, kappa, cost = load(V, at.tau), load(V, at.kappa), load(V, at.cost)
+    over = 1.0 / tau
+    unit = over / cost
+    P_times(plan, at, V, at.x, at.Px)
+    A_and_transpose_times(plan, at, V, at.x, at.y, at.Ax, at.Aty)
+    xPx = dot(V, at.x, at.Px, at.n)
+    qx = dot(V, at.q, at.x, at.n)
+    by = dot(V, at.b, at.y, at.m)
+    dual, slope, curved, scaled_slope, x_size = dual_residual(at, V, tau)
+    primal, ray, scaled_ray, primal_size = primal_residual(at, V, tau)
+    dual = dual * unit / (1.0 + maximum(maximum(slope, curved) * unit, load(V, at.q_norm)))
+    primal = primal * over / (1.0 + maximum(primal_size * over, load(V, at.b_norm)))
+    half = 0.5 * xPx * over
+    balance = qx + by + xPx * over
+    gap = absolute(balance) * unit / (1.0 + maximum(absolute(half + qx), absolute(half + by)) * unit)
+    store(V, at.error, maximum(maximum(dual, primal), gap))
+    store(V, at.gap, kappa + balance)
+    degree = 1.0 + (at.cones - at.first) + at.count
+    store(V, at.mu, (dot(V, at.s, at.y, at.m) + tau * kappa) / degree)
+    # y proves that no x is feasible if A'y = 0 and b'y < 0, x that there is no minimum if Px = 0, Ax + s = 0, q'x < 0.
+    never, zero, tiny = fill(HUGE), fill(0.0), fill(1e-300)
+    y_size, x_size = maximum(largest(V, at.y, at.m), tiny), maximum(x_size, tiny)
+    low, down = maximum(-by, tiny), maximum(-qx, tiny)
+    infeasible = maximum(scaled_slope / y_size, FAR * slope / low)
+    flat = FAR * maximum(largest(V, at.Px, at.n) / x_size, FAR * curved / down)
+    unbounded = maximum(maximum(scaled_ray / x_size, FAR * cost * ray / down), flat)
+    store(V, at.infeasible, pick(-by, zero, infeasible, never))
+    store(V, at.unbounded, pick(-qx, zero, unbounded, never))
+
+
+@kernel
+def dual_residual(at: Any, V: Any, tau: Any) -> Any:
+    """rx = -(Px + A'y + q tau); the largest entries of it, of A'y and of Px over D; of A'y over, and of x times, the
+    sizes of A's columns."""
+    apart()
+    worst, slope, curved, scaled_slope, x_size = fill(0.0), fill(0.0), fill(0.0), fill(0.0), fill(0.0)
+    for i in range(at.n):
+        d, Px, Aty = load(V, at.D_inverse + i), load(V, at.Px + i), load(V, at.Aty + i)
+        r = -(Px + Aty + load(V, at.q + i) * tau)
+        store(V, at.rx + i, r)
+        worst = maximum(absolute(r) * d, worst)
+        slope = maximum(absolute(Aty) * d, slope)
+        curved = maximum(absolute(Px) * d, curved)
+        size = load(V, at.A_size + i)
+        scaled_slope = maximum(absolute(Aty) / size, scaled_slope)
+        x_size = maximum(absolute(load(V, at.x + i)) * size, x_size)
+    return worst, slope, curved, scaled_slope, x_size
+
+
+@kernel
+def primal_residual(at: Any, V: Any, tau: Any) -> Any:
+    """ry = b tau - Ax - s; the largest entries of it over E; how far -Ax lies outside K (for second-order cones a bound
+    of that), over E and in scaled units; and the largest entries of Ax and s over E."""
+    apart()
+    worst, ray, scaled_ray, size = fill(0.0), fill(0.0), fill(0.0), fill(0.0)
+    for i in range(at.m):
+        e, Ax, s = load(V, at.E_inverse + i), load(V, at.Ax + i), load(V, at.s + i)
+        r = load(V, at.b + i) * tau - Ax - s
+        store(V, at.ry + i, r)
+        worst = maximum(absolute(r) * e, worst)
+        outside = maximum(Ax, fill(0.0)) if at.first <= i < at.cones else absolute(Ax + s)
+        scaled_ray = maximum(outside, scaled_ray)
+        ray = maximum(outside * e, ray)
+        size = maximum(maximum(absolute(Ax), absolute(s)) * e, size)
+    return worst, ray, scaled_ray, size
+
+
+@kernel
+def judge(at: Any, V: Any, tol: Any, last: Any) -> Any:
+    """Keep the points that are the best so far, and decide which lanes go on; return the states."""
+    apart()
+    one, zero = fill(1.0), fill(0.0)
+    error, best, state = load(V, at.error), load(V, at.best), load(V, at.state)
+    active = pick(state, zero, zero, one)
+    better = pick(active, zero, pick(best, error, one, zero), zero)
+    kept = better * pick(fill(KEPT), error, one, zero)
+    if highest(kept) > 0.0:
+        keep(at, V, kept, 1.0 / load(V, at.tau))
+    best = pick(better, zero, error, best)
+    store(V, at.best, best)
+    now = minimum(error, minimum(load(V, at.infeasible), load(V, at.unbounded)))
+    merit = load(V, at.merit)
+    waiting = pick(FALLS * merit, now, zero, load(V, at.waiting) + 1.0)
+    store(V, at.waiting, waiting)
+    store(V, at.merit, minimum(merit, now))
+    patience = pick(fill(SMALL_ERROR), best, fill(SMALL_PATIENCE), fill(PATIENCE))
+    verdict = fill(STOPPED) if last else pick(waiting, patience, fill(STOPPED), zero)
+    verdict = pick(fill(CERTIFIED), load(V, at.unbounded), fill(UNBOUNDED), verdict)
+    verdict = pick(fill(CERTIFIED), load(V, at.infeasible), fill(INFEASIBLE), verdict)
+    verdict = pick(fill(tol), error, fill(SOLVED), verdict)
+    state = pick(active, zero, verdict, state)
+    store(V, at.state, state)
+    return state
+
+
+@kernel
+def step(plan: Any, at: Any, V: Any, eps: Any, rounds: Any, active: Any) -> None:
+    """One predictor-corrector step of the active lanes."""
+    apart()
+    tau, kappa, gap, mu = load(V, at.tau), load(V, at.kappa), load(V, at.gap), load(V, at.mu)
+    over = 1.0 / tau
+    one = fill(1.0)
+    rescale(plan, at, V)
+    factorize_kkt(plan, at, V, eps)
+    slack = constant_direction(plan, at, V, rounds, active)
+    # The affine step: c = s, for which no refinement pays.
+    for i in range(at.m):
+        c = load(V, at.s + i)
+        store(V, at.c + i, c)
+        store(V, at.r + i, load(V, at.ry + i) + c)
+    substitute(plan, at, V, at.rx, at.r, at.x1, at.y1)
+    dtau = (gap - kappa + along(at, V, over)) / slack
+    finish(plan, at, V, dtau)
+    dkappa = -kappa - kappa * dtau * over
+    rest = 1.0 - 1.0 / maximum(step_rate(plan, at, V, tau, kappa, dtau, dkappa), one)
+    sigma = rest * rest * rest
+    # The combined step.
+    product = tau * kappa + dtau * dkappa - sigma * mu
+    correct(plan, at, V, sigma * mu)
+    for i in range(at.n):
+        store(V, at.rx + i, (1.0 - sigma) * load(V, at.rx + i))
+    for i in range(at.m):
+        store(V, at.r + i, (1.0 - sigma) * load(V, at.ry + i) + load(V, at.c + i))
+    solve_kkt(plan, at, V, at.rx, at.r, at.x1, at.y1, active, rounds)
+    dtau = ((1.0 - sigma) * gap - product * over + along(at, V, over)) / slack
+    finish(plan, at, V, dtau)
+    dkappa = -(product + kappa * dtau) * over
+    add(V, at.x1, at.x2, at.n, dtau)
+    fastest = step_rate(plan, at, V, tau, kappa, dtau, dkappa)
+    back = fill(BACK) if at.count else minimum(fill(BACK), 0.1 * mu)
+    alpha = minimum(one, (1.0 - back) / maximum(fastest, fill(1e-300)))
+    advance(at, V, alpha, dtau, dkappa, active)
+
+
+@kernel
+def constant_direction(plan: Any, at: Any, V: Any, rounds: Any, active: Any) -> Any:
+    """(x2, y2), and what dtau is divided by: kappa / tau + |x / tau - x2|_P^2 + y2'H y2 > 0."""
+    apart()
+    over = 1.0 / load(V, at.tau)
+    for i in range(at.n):
+        store(V, at.x1 + i, -load(V, at.q + i))
+    solve_kkt(plan, at, V, at.x1, at.b, at.x2, at.y2, active, rounds)
+    for i in range(at.n):
+        store(V, at.ex + i, load(V, at.x + i) * over - load(V, at.x2 + i))
+    P_times(plan, at, V, at.ex, at.Pt)
+    H_times(plan, at, V, at.y2, at.Ht)
+    return load(V, at.kappa) * over + dot(V, at.ex, at.Pt, at.n) + dot(V, at.y2, at.Ht, at.m)
+
+
+@kernel
+def along(at: Any, V: Any, over: Any) -> Any:
+    """(q + 2 P x / tau)'x1 + b'y1."""
+    total = fill(0.0)
+    for i in range(at.n):
+        total += (load(V, at.q + i) + 2.0 * over * load(V, at.Px + i)) * load(V, at.x1 + i)
+    return total + dot(V, at.b, at.y1, at.m)
+
+
+@kernel
+def finish(plan: Any, at: Any, V: Any, dtau: Any) -> None:
+    """dy = y1 + dtau y2 and ds = -c - H dy."""
+    apart()
+    for i in range(at.m):
+        store(V, at.dy + i, load(V, at.y1 + i) + dtau * load(V, at.y2 + i))
+    H_times(plan, at, V, at.dy, at.ds)
+    for i in range(at.m):
+        store(V, at.ds + i, -(load(V, at.c + i) + load(V, at.ds + i)))
+
+
+@kernel
+def step_rate(plan: Any, at: Any, V: Any, tau: Any, kappa: Any, dtau: Any, dkappa: Any) -> Any:
+    """The inverse of the longest step that keeps s, y, tau and kappa where they must be."""
+    found = maximum(-(dtau / tau), -(dkappa / kappa))
+    found = maximum(found, rate(plan, at, V, at.s, at.ds))
+    return maximum(found, rate(plan, at, V, at.y, at.dy))
+
+
+@kernel
+def advance(at: Any, V: Any, alpha: Any, dtau: Any, dkappa: Any, active: Any) -> None:
+    """Take the step in the active lanes; one whose step is not finite stops."""
+    apart()
+    zero = fill(0.0)
+    total = dtau * dtau + dkappa * dkappa + dot(V, at.x1, at.x1, at.n)
+    total += dot(V, at.dy, at.dy, at.m) + dot(V, at.ds, at.ds, at.m)
+    sound = pick(fill(1e280), total, active, zero)
+    state = load(V, at.state)
+    store(V, at.state, pick(active, sound, fill(STOPPED), state))
+    alpha = pick(sound, zero, alpha, zero)
+    add(V, at.x, at.x1, at.n, alpha)
+    add(V, at.y, at.dy, at.m, alpha)
+    add(V, at.s, at.ds, at.m, alpha)
+    store(V, at.tau, load(V, at.tau) + pick(sound, zero, alpha * dtau, zero))
+    store(V, at.kappa, load(V, at.kappa) + pick(sound, zero, alpha * dkappa, zero))
+
+
+@kernel
+def keep(at: Any, V: Any, which: Any, over: Any) -> None:
+    """Keep the points over tau in these lanes."""
+    apart()
+    half = fill(0.5)
+    for i in range(at.n):
+        store(V, at.kept_x + i, pick(which, half, load(V, at.x + i) * over, load(V, at.kept_x + i)))
+    for i in range(at.m):
+        store(V, at.kept_y + i, pick(which, half, load(V, at.y + i) * over, load(V, at.kept_y + i)))
+        store(V, at.kept_s + i, pick(which, half, load(V, at.s + i) * over, load(V, at.kept_s + i)))
+
+
+@kernel
+def write(at: Any, V: Any, column: Any, x: Any, y: Any, s: Any, info: Any) -> None:
+    """Write the best points, or the certificates, in the units given, and what became of each lane."""
+    apart()
+    one, zero = fill(1.0), fill(0.0)
+    state, best, cost = load(V, at.state), load(V, at.best), load(V, at.cost)
+    certificate = pick(state, fill(SOLVED), pick(fill(STOPPED), state, one, zero), zero)
+    last = pick(fill(KEPT), best, certificate, one)
+    keep(at, V, last, 1.0 / load(V, at.tau))
+    for i in range(at.n):
+        store_to(x, i, column, load(V, at.kept_x + i) * load(V, at.D + i))
+    for i in range(at.m):
+        store_to(y, i, column, load(V, at.kept_y + i) * load(V, at.E + i) / cost)
+        store_to(s, i, column, load(V, at.kept_s + i) * load(V, at.E_inverse + i))
+    store_to(info, 0, column, state)
+    store_to(info, 1, column, load(V, at.steps))
+    store_to(info, 2, column, best)

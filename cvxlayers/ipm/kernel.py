@@ -1,0 +1,42 @@
+"""How kernels are compiled: once for fixed types, without the interpreter's lock, and kept on disk."""
+
+from __future__ import annotations
+
+import warnings
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+
+__all__ = ["FINGERPRINT", "compiled", "kernel"]
+
+# Not the full fastmath: that would delete every test for NaN and infinity.
+_OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": {"reassoc", "contract", "nsz", "arcp"}, "error_model": "numpy"}
+
+FINGERPRINT = zlib.crc32(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))))
+"""Changes with the source of any kernel. Numba's cache looks at the file of the outermost kernel alone; one that has
+this number among its closure's variables is compiled anew when any of the kernels that it calls changes."""
+
+_INNER: dict[str, Any] = {**_OPTIONS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+
+kernel: Any = numba.njit(**_INNER)
+"""A kernel that other kernels call."""
+
+
+def compiled(signature: Any, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a kernel that Python calls, for these types, or load it from Numba's cache.
+
+    Where no folder for the cache can be written to, that costs a warning and the compilation.
+    """
+    try:
+        return numba.njit([signature], cache=True, **_OPTIONS)(function)
+    except (RuntimeError, OSError) as error:
+        warnings.warn(
+            f"The compiled kernels cannot be kept on disk ({error}), so each process compiles them anew. Let the "
+            "environment variable NUMBA_CACHE_DIR name a folder that can be written to.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return numba.njit([signature], **_OPTIONS)(function)

@@ -1,0 +1,287 @@
+"""A value of W lanes: one number for each of W problems, held in vector registers.
+
+Kernels keep their values as arrays (entries, lanes). ``load(V, i)`` gives row i of an array of W columns as one value,
+``+ - * /``, ``maximum``, ``sqrt`` and so on work lane by lane, and ``store`` writes it back. Each operation is a vector
+instruction by construction: Numba's own loops over lanes are vectorized only where LLVM can prove that no two arrays
+overlap, and run several times slower where it cannot.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import types
+from numba.core import cgutils
+from numba.core.extending import intrinsic, models, register_model
+from numba.core.imputils import lower_builtin
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.np import arrayobj
+
+__all__ = [
+    "LANES",
+    "W",
+    "absolute",
+    "apart",
+    "fill",
+    "highest",
+    "index",
+    "load",
+    "load_from",
+    "maximum",
+    "minimum",
+    "pick",
+    "sqrt",
+    "store",
+    "store_to",
+]
+
+W = 8
+"""How many problems one kernel works on at a time: 8 doubles are one cache line."""
+
+_VECTOR = ir.VectorType(ir.DoubleType(), W)
+_INT32, _INT64 = ir.IntType(32), ir.IntType(64)
+
+
+class LanesType(types.Type):
+    """Numba's type of a value of W lanes."""
+
+    def __init__(self) -> None:
+        super().__init__(name=f"Lanes{W}")
+
+
+LANES = LanesType()
+
+operation: Any = intrinsic
+"""Marks a function that returns the types of an operation and what writes its instructions; kernels call it without the
+first argument."""
+
+
+@register_model(LanesType)
+class LanesModel(models.PrimitiveModel):
+    """Such a value is one LLVM vector."""
+
+    def __init__(self, dmm: Any, fe_type: Any) -> None:
+        super().__init__(dmm, fe_type, _VECTOR)
+
+
+def _pointer(context: Any, builder: Any, array_type: Any, array: Any, row: Any, column: Any | None = None) -> Any:
+    """The address of W neighbours in a row of a contiguous array; without a column the array has W columns."""
+    struct = arrayobj.make_array(array_type)(context, builder, array)
+    if column is None:
+        offset = builder.mul(row, ir.Constant(_INT64, W))
+    else:
+        columns = cgutils.unpack_tuple(builder, struct.shape)[1]
+        offset = builder.add(builder.mul(row, columns), column)
+    return builder.bitcast(builder.gep(struct.data, [offset]), _VECTOR.as_pointer())
+
+
+def _integers(context: Any, builder: Any, sig: Any, args: Any, *which: int) -> list[Any]:
+    return [context.cast(builder, args[k], sig.args[k], types.int64) for k in which]
+
+
+def _splat(builder: Any, number: Any) -> Any:
+    one = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), number, ir.Constant(_INT32, 0))
+    zeros = ir.Constant(ir.VectorType(_INT32, W), [0] * W)
+    return builder.shuffle_vector(one, ir.Constant(_VECTOR, ir.Undefined), zeros)
+
+
+@operation
+def load(typingctx: Any, V: Any, i: Any) -> Any:
+    """Row i of V (rows, W)."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        (row,) = _integers(context, builder, sig, args, 1)
+        return builder.load(_pointer(context, builder, sig.args[0], args[0], row), align=8)
+
+    return LANES(V, i), generate
+
+
+@operation
+def index(typingctx: Any, plan: Any, k: Any) -> Any:
+    """Entry k >= 0 of an array of int32, as int64; unlike plan[k] it does not ask whether k is negative."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        (place,) = _integers(context, builder, sig, args, 1)
+        struct = arrayobj.make_array(sig.args[0])(context, builder, args[0])
+        return builder.sext(builder.load(builder.gep(struct.data, [place])), _INT64)
+
+    return types.int64(plan, k), generate
+
+
+@operation
+def store(typingctx: Any, V: Any, i: Any, value: Any) -> Any:
+    """Write row i of V (rows, W)."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        (row,) = _integers(context, builder, sig, args, 1)
+        builder.store(args[2], _pointer(context, builder, sig.args[0], args[0], row), align=8)
+        return context.get_dummy_value()
+
+    return types.void(V, i, LANES), generate
+
+
+@operation
+def load_from(typingctx: Any, V: Any, i: Any, j: Any) -> Any:
+    """V[i, j : j + W] of a contiguous array V (rows, batch); V[i, 0] in all lanes if the array has one column."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        row, column = _integers(context, builder, sig, args, 1, 2)
+        struct = arrayobj.make_array(sig.args[0])(context, builder, args[0])
+        columns = cgutils.unpack_tuple(builder, struct.shape)[1]
+        shared = builder.icmp_signed("==", columns, ir.Constant(_INT64, 1))
+        with builder.if_else(shared) as (then, otherwise):
+            with then:
+                same = _splat(builder, builder.load(builder.gep(struct.data, [row])))
+                from_one = builder.block
+            with otherwise:
+                address = _pointer(context, builder, sig.args[0], args[0], row, column)
+                several = builder.load(address, align=8)
+                from_many = builder.block
+        value = builder.phi(_VECTOR)
+        value.add_incoming(same, from_one)
+        value.add_incoming(several, from_many)
+        return value
+
+    return LANES(V, i, j), generate
+
+
+@operation
+def store_to(typingctx: Any, V: Any, i: Any, j: Any, value: Any) -> Any:
+    """Write V[i, j : j + W] of a contiguous array V (rows, batch)."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        row, column = _integers(context, builder, sig, args, 1, 2)
+        builder.store(args[3], _pointer(context, builder, sig.args[0], args[0], row, column), align=8)
+        return context.get_dummy_value()
+
+    return types.void(V, i, j, LANES), generate
+
+
+@operation
+def apart(typingctx: Any) -> Any:
+    """Keep the kernel in which this stands from being copied into its callers, which would take long to compile."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        builder.function.attributes.add("noinline")
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+@operation
+def fill(typingctx: Any, number: Any) -> Any:
+    """One number in all lanes."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _splat(builder, context.cast(builder, args[0], sig.args[0], types.float64))
+
+    return LANES(number), generate
+
+
+@operation
+def pick(typingctx: Any, a: Any, b: Any, yes: Any, no: Any) -> Any:
+    """yes in the lanes with a > b, no in the others (also where a or b is NaN)."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.select(builder.fcmp_ordered(">", args[0], args[1]), args[2], args[3])
+
+    return LANES(LANES, LANES, LANES, LANES), generate
+
+
+@operation
+def highest(typingctx: Any, a: Any) -> Any:
+    """The largest of the W numbers, as one number; NaN does not count."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        lanes = [builder.extract_element(args[0], ir.Constant(_INT32, k)) for k in range(W)]
+        found = ir.Constant(ir.DoubleType(), float("-inf"))
+        for lane in lanes:
+            found = builder.select(builder.fcmp_ordered(">", lane, found), lane, found)
+        return found
+
+    return types.float64(LANES), generate
+
+
+def _call(name: str) -> Callable[[Any, Any, Any, Any], Any]:
+    """An intrinsic function of LLVM, lane by lane."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        function = builder.module.declare_intrinsic(f"{name}.v{W}f64", (), ir.FunctionType(_VECTOR, [_VECTOR]))
+        return builder.call(function, [args[0]])
+
+    return generate
+
+
+@operation
+def sqrt(typingctx: Any, a: Any) -> Any:
+    """The square root."""
+    return LANES(LANES), _call("llvm.sqrt")
+
+
+@operation
+def absolute(typingctx: Any, a: Any) -> Any:
+    """The absolute value."""
+    return LANES(LANES), _call("llvm.fabs")
+
+
+def _chosen(sign: str) -> Callable[[Any, Any, Any, Any], Any]:
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.select(builder.fcmp_ordered(sign, args[0], args[1]), args[0], args[1])
+
+    return generate
+
+
+@operation
+def maximum(typingctx: Any, a: Any, b: Any) -> Any:
+    """The larger of a and b; b where one of them is NaN."""
+    return LANES(LANES, LANES), _chosen(">")
+
+
+@operation
+def minimum(typingctx: Any, a: Any, b: Any) -> Any:
+    """The smaller of a and b; b where one of them is NaN."""
+    return LANES(LANES, LANES), _chosen("<")
+
+
+def _operator(symbol: Any, instruction: str) -> None:
+    """An operator on two values of W lanes, or on one and a number."""
+
+    class Template(AbstractTemplate):
+        def generic(self, args: Any, kws: Any) -> Any:
+            known = all(kind is LANES or isinstance(kind, types.Number) for kind in args)
+            return signature(LANES, *args) if known and LANES in args else None
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        sides = [
+            arg if kind is LANES else _splat(builder, context.cast(builder, arg, kind, types.float64))
+            for kind, arg in zip(sig.args, args, strict=True)
+        ]
+        return getattr(builder, instruction)(*sides)
+
+    infer_global(symbol)(Template)
+    for kinds in ((LanesType, LanesType), (LanesType, types.Number), (types.Number, LanesType)):
+        lower_builtin(symbol, *kinds)(generate)
+
+
+for _symbol, _inplace, _instruction in (
+    (operator.add, operator.iadd, "fadd"),
+    (operator.sub, operator.isub, "fsub"),
+    (operator.mul, operator.imul, "fmul"),
+    (operator.truediv, operator.itruediv, "fdiv"),
+):
+    _operator(_symbol, _instruction)
+    _operator(_inplace, _instruction)
+
+
+@infer_global(operator.neg)
+class _NegativeTemplate(AbstractTemplate):
+    def generic(self, args: Any, kws: Any) -> Any:
+        return signature(LANES, LANES) if args == (LANES,) else None
+
+
+@lower_builtin(operator.neg, LanesType)
+def _negative(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    return builder.fneg(args[0])

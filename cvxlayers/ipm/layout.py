@@ -1,0 +1,68 @@
+"""Where the kernels find their indices and keep their numbers: all in two arrays, by offsets.
+
+A kernel takes ``plan`` (int32, flat), ``at``, a record of offsets and sizes, and ``V`` (rows, W). ``at.place + i`` is a
+place in the plan, ``at.x + i`` a row of V. Few arguments keep both the compilation and the calls short.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cvxlayers.ipm.symbolic import Analysis
+from cvxlayers.program import Array
+
+__all__ = ["FIELDS", "Layout"]
+
+_INDICES = (
+    "place", "sign", "l_start", "l_row", "r_start", "r_column", "r_entry", "k_start", "k_entry", "P_start", "P_row",
+    "P_entry", "A_start", "A_row", "A_entry", "cone_start", "cone_extra", "cone_entry", "cone_map", "slot",
+)  # fmt: skip
+_OF_VARIABLES = ("q", "D", "D_inverse", "A_size", "x", "kept_x", "Px", "Aty", "rx", "x1", "x2", "ex", "tx", "Pt")
+_OF_ROWS = ("b", "E", "E_inverse", "y", "s", "kept_y", "kept_s", "Ax", "ry", "r", "c", "y1", "y2", "dy", "ds", "ey",
+            "ty", "Ht", "h", "w", "l")  # fmt: skip
+_OF_PLACES = ("diagonal", "pivot", "inverse", "v")
+_OF_LANES = ("tau", "kappa", "gap", "mu", "cost", "q_norm", "b_norm", "error", "infeasible", "unbounded", "state",
+             "best", "merit", "waiting", "steps")  # fmt: skip
+_OTHERS = ("P", "A", "entries", "L", "eta", "l_det")
+_SIZES = ("n", "m", "first", "cones", "count", "size", "P_nnz", "A_nnz")
+
+_ROWS = (*_OF_LANES, *_OF_VARIABLES, *_OF_ROWS, *_OF_PLACES, *_OTHERS)
+FIELDS = np.dtype([(name, np.int64) for name in (*_SIZES, *_INDICES, *_ROWS)])
+"""The record: sizes, offsets in the plan, offsets in V."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The plan, the record, the number of rows of V, and about how many seconds W problems take."""
+
+    plan: NDArray[np.int32]
+    at: np.record
+    rows: int
+    seconds: float
+
+    @classmethod
+    def of(cls, analysis: Analysis) -> Layout:
+        """Lay out what an analysis needs."""
+        plan, cones = analysis.plan, analysis.cones
+        size = analysis.elimination.size
+        count = plan.cone_extra.size
+        first, end = cones.zero, cones.zero + cones.nonneg
+        sizes = (analysis.n, analysis.m, first, end, count, size, plan.P_row.size, plan.A_row.size)
+        lengths = dict.fromkeys(_OF_LANES, 1) | dict.fromkeys(_OF_VARIABLES, analysis.n)
+        lengths |= dict.fromkeys(_OF_ROWS, analysis.m) | dict.fromkeys(_OF_PLACES, size)
+        others = (plan.P_row.size, plan.A_row.size, analysis.entries, analysis.elimination.nnz, count, count)
+        lengths |= dict(zip(_OTHERS, others, strict=True))
+        indices = [*plan, np.zeros(size, dtype=np.int32)]
+        in_plan = np.cumsum([0, *(part.size for part in indices)])
+        in_rows = np.cumsum([0, *(lengths[name] for name in _ROWS)])
+        at = np.array([(*sizes, *in_plan[:-1], *in_rows[:-1])], dtype=FIELDS).view(np.recarray)[0]
+        return cls(np.concatenate(indices), at, int(in_rows[-1]), analysis.seconds)
+
+    def work(self) -> tuple[NDArray[np.int32], Array]:
+        """The plan and V for one thread. Each row of V is one cache line; the plan's ``slot`` is written to."""
+        block = np.zeros((self.rows + 1) * 8)
+        begin = -(block.ctypes.data // block.itemsize) % 8
+        return self.plan.copy(), block[begin : begin + self.rows * 8].reshape(self.rows, 8)

@@ -1,0 +1,140 @@
+"""IPM: cvxlayers' own interior-point solver, for whole batches of small and middle-sized problems."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cvxlayers.errors import EngineError
+from cvxlayers.program import Structure, Values
+from cvxlayers.solution import Solution, Status
+from cvxlayers.solvers.base import Settings, Solver
+
+__all__ = ["IPM"]
+
+GOOD, USABLE = 1e-8, 1e-5
+"""A point at which the solver came to rest is optimal up to the first error and inaccurate up to the second."""
+
+
+class IPM(Solver):
+    """Solves a batch, eight elements at a time in the lanes of vector registers, on several threads (see ``ipm``).
+
+    The first use compiles the kernels, which takes some 15 seconds; Numba keeps them on disk for later processes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cvxlayers.cones.product import Cones
+    >>> from cvxlayers.program import Pattern, Structure, Values
+    >>> one = np.zeros(1, dtype=int)  # minimize x^2 / 2 - x subject to x <= b
+    >>> structure = Structure(Pattern.of(one, one, (1, 1)), Pattern.of(one, one, (1, 1)), Cones(nonneg=1))
+    >>> solver = IPM(structure, Settings())
+    >>> solution = solver.solve(Values(np.ones((1, 2)), -np.ones((1, 2)), np.ones((1, 2)), np.array([[0.5, 2.0]])))
+    >>> solution.x.round(6)
+    array([[0.5, 1. ]])
+    """
+
+    name = "IPM"
+    package = "numba"
+    pip = "numba"
+    kinds = frozenset({"zero", "nonneg", "second_order"})
+    quadratic = True
+    aliases = {"eps": ("tol",), "max_iters": ("max_iters",)}
+    defaults = {"tol": 1e-11, "max_iters": 100, "static_regularization": 1e-7, "refinements": 6}
+    options = {
+        "tol": "residuals and gap, relative to the sizes of their terms, at which an element is done",
+        "max_iters": "largest number of iterations",
+        "static_regularization": "what is added to the diagonal of the scaled KKT matrix",
+        "refinements": "largest number of corrections of a linear solution",
+    }
+    types = {"tol": float, "max_iters": int, "static_regularization": float, "refinements": int}
+
+    def __init__(self, structure: Structure, settings: Settings) -> None:
+        from cvxlayers.ipm import batch, layout, symbolic
+
+        if not self.takes(structure):
+            raise EngineError(self.refusal(structure))
+        self.structure = structure
+        self.settings = settings
+        chosen = {**self.defaults, **settings.options}
+        self._method = batch.Method(
+            chosen["tol"], chosen["static_regularization"], chosen["max_iters"], chosen["refinements"]
+        )
+        analysis = symbolic.analysis_of(structure)
+        assert analysis is not None
+        self._layout = layout.Layout.of(analysis)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"structure": self.structure, "settings": self.settings}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    @classmethod
+    def takes(cls, structure: Structure) -> bool:
+        from cvxlayers.ipm.symbolic import analysis_of
+
+        return super().takes(structure) and analysis_of(structure) is not None
+
+    @classmethod
+    def refusal(cls, structure: Structure) -> str:
+        if structure.cones.kinds() <= cls.kinds:
+            return (
+                f"The solver {cls.name} cannot take a problem as large as this one: its factors would fill the memory."
+            )
+        return super().refusal(structure)
+
+    def solve(self, values: Values, warm: Solution | None = None) -> Solution:
+        finite = np.logical_and.reduce([_finite(part) for part in (values.P, values.q, values.A, values.b)])
+        if finite.all():
+            return self._solve(values)
+        elements = np.flatnonzero(finite)
+        return _scattered(self._solve(values.select(elements)), elements, values.batch)
+
+    def _solve(self, values: Values) -> Solution:
+        """Solve elements whose values are finite."""
+        from cvxlayers.ipm.batch import solve_batch
+
+        answer = solve_batch(self._layout, values, self._method, self.settings.threads)
+        status = self._judged(values, answer)
+        x, y, s = answer.x, answer.y, answer.s
+        certified = np.isin(status, (Status.INFEASIBLE, Status.UNBOUNDED))
+        for part in (x, y, s):
+            part[:, certified] = np.nan
+        iterations = answer.iterations.astype(np.int64)
+        return Solution(x, y, s, status, iterations, np.full(values.batch, self.name))
+
+    def _judged(self, values: Values, answer: Any) -> NDArray[np.int8]:
+        """The statuses: what came to rest counts by its error, and a certificate if the numbers given bear it out."""
+        from cvxlayers.ipm import certificate, iteration
+
+        error = np.where(np.isfinite(answer.error), answer.error, np.inf)
+        status = np.where(error <= GOOD, Status.OPTIMAL, np.where(error <= USABLE, Status.INACCURATE, Status.FAILED))
+        status = np.where(answer.state == iteration.SOLVED, Status.OPTIMAL, status)
+        for state, outcome, proves, point in (
+            (iteration.INFEASIBLE, Status.INFEASIBLE, certificate.proves_infeasible, answer.y),
+            (iteration.UNBOUNDED, Status.UNBOUNDED, certificate.proves_unbounded, answer.x),
+        ):
+            claimed = np.flatnonzero(answer.state == state)
+            if claimed.size:
+                proved = proves(self.structure, values.select(claimed), point[:, claimed])
+                status[claimed] = np.where(proved, outcome, Status.FAILED)
+        return status.astype(np.int8)
+
+
+def _finite(part: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which elements have finite values only, (B,)."""
+    shared = part.shape[1] > 1 and part.strides[1] == 0
+    found = np.isfinite(part[:, :1] if shared else part).all(axis=0)
+    return np.broadcast_to(found, part.shape[1:])
+
+
+def _scattered(solution: Solution, elements: NDArray[np.intp], batch: int) -> Solution:
+    """The solutions of some elements among all; the others are failed, without a point."""
+    x, y, s = (np.full((part.shape[0], batch), np.nan) for part in (solution.x, solution.y, solution.s))
+    x[:, elements], y[:, elements], s[:, elements] = solution.x, solution.y, solution.s
+    status, iterations = np.full(batch, Status.FAILED, dtype=np.int8), np.zeros(batch, dtype=np.int64)
+    status[elements], iterations[elements] = solution.status, solution.iterations
+    return Solution(x, y, s, status, iterations, np.full(batch, IPM.name))
