@@ -125,8 +125,9 @@ def _cvxpylayers(label: str, options: dict[str, Any], solver: str | None = None)
 def _tuned(threads: int) -> list[Setting]:
     """The settings of cvxpylayers among which the fastest correct one is sought.
 
-    The interior-point solvers at their own accuracy, SCS at its own (cvxpylayers' default) and at 1e-8; each way to solve
-    diffcp's linear system; one thread (diffcp's threads wait for each other in Python's code) and all.
+    The interior-point solvers at their own accuracy, SCS at its own (cvxpylayers' default) and at 1e-8;
+    each way to solve diffcp's linear system; one thread (diffcp's threads wait for each other in Python's code) and
+    all.
     """
     methods: list[tuple[str, dict[str, Any]]] = [
         ("Clarabel", {"solve_method": "Clarabel"}),
