@@ -25,7 +25,10 @@ def code_blocks() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("name", "code"), code_blocks(), ids=[name for name, _ in code_blocks()])
-def test_python_blocks_of_the_documentation_run(name: str, code: str) -> None:
+def test_python_blocks_of_the_documentation_run(
+    name: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # some write files
     exec(compile(code, name, "exec"), {"__name__": "__documentation__"})
 
 
