@@ -203,7 +203,7 @@ def train_for_utility(
         optimizer.step()
         decay.step()
         average.update_parameters(model)
-        if step % 10 == 0 or step == steps:
+        if step % 15 == 0 or step == steps:
             curve[step] = YEAR * evaluate(layer, average, held_out).utility.mean().item()
     return average, curve
 
