@@ -290,4 +290,5 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)  # the network is small: threads would cost more than they do
     main()
