@@ -15,18 +15,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from cvxlayers.derivative import least_squares
 from cvxlayers.derivative.base import Derivative, DerivativeReport, Linearization, kink_margin
 from cvxlayers.derivative.operators import is_shared
-from cvxlayers.derivative.paths import Path, Paths
-from cvxlayers.derivative.refinement import Factor, nearly_singular, refine
+from cvxlayers.derivative.part import ACCEPTED, Part
+from cvxlayers.derivative.paths import Paths
 from cvxlayers.derivative.smoothing import smoothed_projection
 from cvxlayers.derivative.system import Layout, System
 from cvxlayers.errors import OptionError
@@ -35,10 +32,6 @@ from cvxlayers.solution import Solution
 
 __all__ = ["ExactDerivative", "ExactLinearization"]
 
-# Relative residuals above which a better solution is looked for, and above which a solution is not trusted.
-_GOOD, _ACCEPTED = 1e-12, 1e-9
-# The regularization where J is nearly singular, or badly scaled.
-_CAUTIOUS = 1e-6
 # The predicted nanoseconds of work for which another thread is started.
 _THREAD = 1e7
 # Bytes that the factors of one part of the batch may take, and all that are kept for later applications.
@@ -79,28 +72,6 @@ class ExactDerivative(Derivative):
         return ExactLinearization(self, values, solution)
 
 
-@dataclass(frozen=True)
-class _Part:
-    """A part of the batch: its systems, factorized."""
-
-    system: System
-    factor: Factor
-    cautious: _Cautious | None
-
-
-@dataclass(frozen=True)
-class _Cautious:
-    """The elements of a part whose J is singular, nearly so, or badly scaled, factorized once more.
-
-    Now the regularization suits the scale of each row and column, and it is larger, so that the rounding it leaves in
-    the directions of J's kernel is smaller.
-    """
-
-    elements: NDArray[np.intp]
-    system: System
-    factor: Factor
-
-
 class ExactLinearization(Linearization):
     """The derivative at the solutions of one batch. It factorizes at the first application and keeps the factors."""
 
@@ -119,7 +90,7 @@ class ExactLinearization(Linearization):
         self._threads = int(np.clip(self._path.cost(batch) // _THREAD, 1, derivative.threads))
         self._slices = _slices(batch, self._path.bytes_per_element, self._threads)
         self._keep = batch * self._path.bytes_per_element <= _KEPT
-        self._parts: dict[int, _Part] = {}
+        self._parts: dict[int, Part] = {}
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -175,7 +146,7 @@ class ExactLinearization(Linearization):
             for _ in pool.map(task, range(count)):
                 pass
 
-    def _part(self, i: int) -> _Part:
+    def _part(self, i: int) -> Part:
         """The i-th part of the batch, factorized."""
         with self._lock:
             found = self._parts.get(i)
@@ -183,10 +154,7 @@ class ExactLinearization(Linearization):
             return found
         lanes, derivative = self._slices[i], self._derivative
         values = Values(*(part[:, lanes] for part in (self._values.P, self._values.q, self._values.A, self._values.b)))
-        system = System(derivative.layout, values, self._v[:, lanes], derivative.smoothing)
-        factor = self._path.factorize(system)
-        suspects = np.flatnonzero(nearly_singular(system, factor))
-        found = _Part(system, factor, _cautious(derivative.paths.careful, system, suspects) if suspects.size else None)
+        found = Part.of(self._path, System(derivative.layout, values, self._v[:, lanes], derivative.smoothing))
         if self._keep:
             with self._lock:
                 self._parts[i] = found
@@ -194,26 +162,11 @@ class ExactLinearization(Linearization):
 
     def _solve(self, i: int, f: Array, g: Array) -> tuple[Array, Array]:
         """dx and dy = D dv for J (dx, dv) = (f, g) on the i-th part of the batch."""
-        part = self._part(i)
-        solved = refine(part.system, part.factor, f, g)
-        dx, dy, residual = solved.dx, part.system.D.matvec(solved.dv), solved.residual
-        if part.cautious is not None:
-            again = part.cautious
-            solved = refine(again.system, again.factor, f[:, again.elements], g[:, again.elements])
-            dx[:, again.elements], dy[:, again.elements] = solved.dx, again.system.D.matvec(solved.dv)
-            residual[again.elements] = solved.residual
-        poor = np.flatnonzero(~(residual <= _GOOD))
-        if poor.size:
-            other = least_squares.solve(part.system.select(poor), f[:, poor], g[:, poor])
-            better = ~(residual[poor] <= _ACCEPTED) | (other.residual < residual[poor])
-            chosen = poor[better]
-            dx[:, chosen], dy[:, chosen] = other.dx[:, better], other.dy[:, better]
-            residual[chosen] = other.residual[better]
+        solved, lanes = self._part(i).solve(f, g), self._slices[i]
         with self._lock:
-            lanes = self._slices[i]
-            self._residual[lanes] = np.maximum(self._residual[lanes], residual)
-            self._fallback[lanes] |= ~(residual <= _ACCEPTED)
-        return dx, dy
+            self._residual[lanes] = np.maximum(self._residual[lanes], solved.residual)
+            self._fallback[lanes] |= ~(solved.residual <= ACCEPTED)
+        return solved.dx, solved.dy
 
     def _cotangents(self, rx: Array, rv: Array) -> Values:
         """The cotangents of the values for the multipliers rx and rv."""
@@ -242,11 +195,6 @@ class ExactLinearization(Linearization):
             f -= structure.A.transpose_times(dvalues.A, self._y)
             g -= structure.A.times(dvalues.A, self._x)
         return f, g
-
-
-def _cautious(path: Path, system: System, elements: NDArray[np.intp]) -> _Cautious:
-    chosen = replace(system.select(elements), regularization=_CAUTIOUS, equilibrated=True)
-    return _Cautious(elements, chosen, path.factorize(chosen))
 
 
 def _slices(batch: int, bytes_per_element: int, threads: int) -> list[slice]:

@@ -77,12 +77,12 @@ class LanesFactor:
 
     def solve(self, f: Array, g: Array, elements: NDArray[np.intp]) -> tuple[Array, Array]:
         """M^-1 (f, g) for some elements; the columns of the others have no meaning."""
-        z = self.matrix.right(f, g)
+        z = self.matrix.right(self.system, f, g)
         with np.errstate(all="ignore"):
             self.solves.forward(self.L, z)
             z *= self.reciprocal
             self.solves.backward(self.L, z)
-            return self.matrix.solution(z, self.system, g)
+            return self.matrix.solution(self.system, z, g)
 
 
 @dataclass(frozen=True)

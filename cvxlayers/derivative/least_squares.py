@@ -6,7 +6,7 @@ With E = D^(1/2), which commutes with D, and rho = E dv, the system J (dx, dv) =
 
 The kernel of K has the directions dx that nothing fixes (P dx = 0, D A dx = 0) and the multipliers that constraints
 share (D dv = dv, A'dv = 0), and no slacks, as J's would. Where there is a kernel, norms and residuals are measured in
-the scales S of the equilibration, so that units do not matter: S pinv(S K S) S takes the place of the inverse of K. It
+the scales S of the system's units: S pinv(S K S) S takes the place of the inverse of K. It
 is symmetric, so that both directions of the derivative, which apply it, are each other's adjoints even there.
 """
 
@@ -50,7 +50,8 @@ def solve(system: System, f: Array, g: Array) -> LeastSquares:
     dx, dy, residual = np.empty_like(f), np.empty_like(g), np.empty(system.batch)
     for i in range(system.batch):
         one = system.select(np.array([i]))
-        scale = np.concatenate(one.equilibration)[:, 0]
+        columns, rows = one.units
+        scale = np.concatenate([np.broadcast_to(columns[:, 0], f.shape[0]), np.broadcast_to(rows[:, 0], g.shape[0])])
         right = scale * np.concatenate([f[:, i : i + 1], one.root.matvec(g[:, i : i + 1])])[:, 0]
         z, residual[i] = _solve_element(one, scale, right)
         z *= scale

@@ -20,8 +20,6 @@ __all__ = ["Path", "Paths"]
 
 # Beyond this n, a dense H of one element takes more than 72 MB, and is not considered.
 _LARGEST_DENSE = 3000
-# Up to this n, elements with a singular J go the dense way.
-_CAREFULLY_DENSE = 300
 # A matrix of larger order and density than these is not considered as sparse.
 _SMALL, _DENSE = 200, 0.15
 # Fill beyond which the elimination is not simulated, and that of all elements at once not considered.
@@ -41,18 +39,9 @@ class Path(Protocol):
 
 @dataclass(frozen=True)
 class Paths:
-    """The ways that may be the fastest, each for some size of the batch.
-
-    Attributes
-    ----------
-    candidates : tuple of Path
-    careful : Path
-        The way for elements whose J is singular or nearly so. It leaves out of M the directions on which D is zero, as
-        the elimination of all elements at once cannot; with them, the solution would not be that of least norm.
-    """
+    """The ways that may be the fastest, each for some size of the batch."""
 
     candidates: tuple[Path, ...]
-    careful: Path
 
     @classmethod
     def of(cls, layout: Layout) -> Paths:
@@ -60,14 +49,12 @@ class Paths:
         found: list[Path] = []
         if structure.n <= _LARGEST_DENSE:
             found.append(CondensedPath(structure))
-        careful = found[0] if structure.n <= _CAREFULLY_DENSE else None
         order = structure.n + structure.m
         nonzeros = structure.n + layout.P.nnz + 2 * structure.A.nnz + ConicBlocks.of(structure.cones).rows.size
         if not found or order <= _SMALL or nonzeros <= _DENSE * order**2:
             sparse, lanes = _sparse(layout, min((path.cost(1) for path in found), default=np.inf))
             found += [sparse, *lanes]
-            careful = careful or sparse
-        return cls(tuple(found), careful or found[0])
+        return cls(tuple(found))
 
     def fastest(self, batch: int) -> Path:
         """The way with the least predicted cost for this size of the batch."""

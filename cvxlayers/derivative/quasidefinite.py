@@ -2,9 +2,10 @@
 
 With u = D dv and C nearly W^-1, but defined where D is singular,
 
-    [[P + delta I, A'], [A, -C]] (dx, u) = (f, g),    dv = A dx - g + (I - eps) u,
+    [[P + delta I, A'], [A, -C]] (dx, u) = (f, g),    dv = A dx - g + (I - eps) u.
 
-where -C may be written with additional unknowns (see ``conic_blocks``).
+Rows on which D is zero have u = 0, and are not coupled to the others; -C may be written with additional unknowns (see
+``conic_blocks``).
 
 The matrix is quasi-definite: it has triangular factors L diag(d) L' for every order of its rows (Vanderbei 1995), so
 that one fill-reducing order serves all elements, and no pivoting is needed.
@@ -82,14 +83,15 @@ class QuasiDefinite:
         on = np.flatnonzero(layout.diagonal >= 0)
         diagonal[on] += system.values.P[layout.diagonal[on]]
         blocks = ConicBlocks.values(system.C)
-        return np.concatenate([diagonal, system.values.P[layout.source], system.values.A, *blocks])
+        A = system.values.A * ~system.idle[layout.structure.A.rows] if system.idle.any() else system.values.A
+        return np.concatenate([diagonal, system.values.P[layout.source], A, *blocks])
 
-    def right(self, f: Array, g: Array) -> Array:
+    def right(self, system: System, f: Array, g: Array) -> Array:
         """The right-hand side (f, g, 0) in the fill-reducing order, (order, B)."""
         extra = np.zeros((self.order.size - f.shape[0] - g.shape[0], f.shape[1]))
-        return np.concatenate([f, g, extra])[self.order]
+        return np.concatenate([f, g * ~system.idle, extra])[self.order]
 
-    def solution(self, z: Array, system: System, g: Array) -> tuple[Array, Array]:
+    def solution(self, system: System, z: Array, g: Array) -> tuple[Array, Array]:
         """dx and dv of a solution in the fill-reducing order."""
         n, m = system.layout.structure.n, g.shape[0]
         solved = np.empty_like(z)

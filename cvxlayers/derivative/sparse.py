@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import splu
 
 from cvxlayers.derivative.quasidefinite import SUPERLU, QuasiDefinite
-from cvxlayers.derivative.spectral import vanishing_rows
 from cvxlayers.derivative.system import System
 from cvxlayers.program import Array
 
@@ -42,7 +41,7 @@ class SparsePath:
         values = np.take(matrix.values(system).T, matrix.source, axis=1)
         kept = np.ones((system.batch, matrix.order.size), dtype=bool)
         n, m = system.layout.structure.n, system.layout.structure.m
-        kept[:, n : n + m] = ~vanishing_rows(system.D).T
+        kept[:, n : n + m] = ~system.idle.T
         kept = np.take(kept, matrix.order, axis=1)
         factors = [_factor(matrix, values[i], kept[i]) for i in range(system.batch)]
         usable = np.array([factor is not None for factor in factors], dtype=bool)
@@ -61,12 +60,12 @@ class SparseFactor:
 
     def solve(self, f: Array, g: Array, elements: NDArray[np.intp]) -> tuple[Array, Array]:
         """M^-1 (f, g) for some elements; the columns of the others have no meaning."""
-        right = np.ascontiguousarray(self.matrix.right(f, g).T)
+        right = np.ascontiguousarray(self.matrix.right(self.system, f, g).T)
         z = np.zeros_like(right)
         for i in elements:
             kept = self.kept[i]
             z[i, kept] = self.factors[i].solve(right[i, kept])
-        return self.matrix.solution(np.ascontiguousarray(z.T), self.system, g)
+        return self.matrix.solution(self.system, np.ascontiguousarray(z.T), g)
 
 
 def _factor(pattern: QuasiDefinite, values: Array, kept: NDArray[np.bool_]) -> Any | None:

@@ -28,7 +28,7 @@ from cvxlayers.cones.projection import DualDerivative, dual_derivative
 from cvxlayers.derivative.equilibration import equilibrate
 from cvxlayers.derivative.operators import Operator, is_shared, operator
 from cvxlayers.derivative.smoothing import smoothed_derivative
-from cvxlayers.derivative.spectral import mapped, with_eigenvectors
+from cvxlayers.derivative.spectral import mapped, vanishing_rows, with_eigenvectors
 from cvxlayers.program import Array, Pattern, Structure, Values
 
 __all__ = ["Layout", "System", "largest"]
@@ -126,13 +126,24 @@ class System:
         return operator(self.layout.structure.A, self.values.A)
 
     def residual(self, dx: Array, dv: Array, f: Array, g: Array) -> tuple[Array, Array, Array]:
-        """(f, g) - J (dx, dv), and its largest entry relative to the terms that it is the sum of, (B,)."""
+        """(f, g) - J (dx, dv), and its largest entry relative to those of the terms that it is the sum of, (B,).
+
+        Entries are compared in the scales of ``units``.
+        """
         Ddv = self.D.matvec(dv)
-        Px, ADv, Ax = self.P.times(dx), self.A.transpose_times(Ddv), self.A.times(dx)
-        rest_f, rest_g = f - Px - ADv, g - Ax - Ddv + dv
-        error_f = _ratio(largest(rest_f), largest(f) + largest(Px) + largest(ADv))
-        error_g = _ratio(largest(rest_g), largest(g) + largest(Ax) + largest(Ddv) + largest(dv))
-        return rest_f, rest_g, np.maximum(error_f, error_g)
+        # D dv - dv counts as one term: multipliers that grow without bound, because they have no effect, must not make
+        # a residual look small.
+        Px, ADv, Ax, rest = self.P.times(dx), self.A.transpose_times(Ddv), self.A.times(dx), Ddv - dv
+        rest_f, rest_g = f - Px - ADv, g - Ax - rest
+        c, r = self.units
+        whole = sum(largest(c * part) for part in (f, Px, ADv)) + sum(largest(r * part) for part in (g, Ax, rest))
+        part = np.maximum(largest(c * rest_f), largest(r * rest_g))
+        return rest_f, rest_g, np.asarray(part / np.where(whole == 0, 1.0, whole))
+
+    @cached_property
+    def idle(self) -> NDArray[np.bool_]:
+        """The rows (m, B) of cones on whose block D is zero."""
+        return vanishing_rows(self.D)
 
     @cached_property
     def scales(self) -> tuple[Array, Array]:
@@ -142,23 +153,26 @@ class System:
         return np.broadcast_to(np.where(p > 0, p, square), (self.batch,)), np.broadcast_to(square, (self.batch,))
 
     @cached_property
-    def equilibration(self) -> tuple[Array, Array]:
-        """Scales of columns and rows, (n, B) and (m, B)."""
-        layout, values = self.layout, self.values
-        return equilibrate(layout.P, values.P[layout.source], layout.structure.A, values.A, self.D)
+    def units(self) -> tuple[Array, Array]:
+        """Scales of columns, (1, B) or (n, B), and of rows, (1, B) or (m, B), in which P and A have the size one."""
+        if self.equilibrated:
+            layout, values = self.layout, self.values
+            return equilibrate(layout.P, values.P[layout.source], layout.structure.A, values.A, self.D)
+        p, a = self.scales
+        return 1.0 / np.sqrt(p)[None], np.sqrt(p / a)[None]
 
     @cached_property
     def delta(self) -> Array:
         """What is added to P's diagonal in M, (1, B) or (n, B)."""
         if self.equilibrated:
-            return np.asarray(self.regularization / self.equilibration[0] ** 2)
+            return np.asarray(self.regularization / self.units[0] ** 2)
         return self.regularization * self.scales[0][None]
 
     @cached_property
     def eps(self) -> Array:
         """How far M keeps the eigenvalues of D - I from zero, at least where D is one; (1, B) or (m, B)."""
         if self.equilibrated:
-            return np.asarray(self.regularization / self.equilibration[1] ** 2)
+            return np.asarray(self.regularization / self.units[1] ** 2)
         # With an active row, the error of (A P^-1 A' + eps I)^-1 is eps over A P^-1 A'. Cones with curvature act like
         # a P of the size of A'A.
         p, a = self.scales
@@ -205,7 +219,3 @@ def largest(v: Array) -> Array:
 def _size(values: Array) -> Array:
     """The largest absolute value for each element, (B,) or (1,)."""
     return largest(values[:, :1] if is_shared(values) else values)
-
-
-def _ratio(part: Array, whole: Array) -> Array:
-    return np.asarray(part / np.where(whole == 0, 1.0, whole))

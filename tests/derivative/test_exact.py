@@ -60,9 +60,7 @@ def _lanes(matrix: QuasiDefinite) -> LanesPath:
 
 
 def derivative(structure: Structure, path: str, threads: int = 1) -> ExactDerivative:
-    chosen = PATHS[path](structure)
-    careful = CondensedPath(structure) if path == "lanes" else chosen
-    return ExactDerivative(structure, threads, paths=Paths((chosen,), careful))
+    return ExactDerivative(structure, threads, paths=Paths((PATHS[path](structure),)))
 
 
 def made(name: str, batch: int = 3, seed: int = 1, **options: object) -> Problem:
