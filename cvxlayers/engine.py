@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cvxlayers.derivative import derivative_for
+from cvxlayers.derivative import derivative_for, exact_derivative
 from cvxlayers.derivative.base import Derivative
 from cvxlayers.errors import EngineError
 from cvxlayers.program import Structure
@@ -57,13 +57,11 @@ class Workshop:
         if not chosen.takes(structure):
             raise EngineError(registry.unfit(chosen, structure))
         settings, derivative = options.parse(solver_args, chosen)
-        newton = derivative_for(chosen.name, structure, derivative)
-        smooth = (
-            None if self._smoothing is None else derivative_for(chosen.name, structure, derivative, self._smoothing)
-        )
+        newton = exact_derivative(structure, derivative["threads"])
+        own = chosen.name == "DIFFCP" or self._smoothing is not None
         return Engine(
             chosen(structure, settings),
-            smooth or newton,
+            derivative_for(chosen.name, structure, derivative, self._smoothing) if own else newton,
             newton,
             options.tolerance(settings),
             tuple(other.name for other in registry.fallbacks(chosen.name, structure)),

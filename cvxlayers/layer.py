@@ -28,7 +28,7 @@ __all__ = ["Layer", "Record"]
 POLICIES = ("raise", "nan", "zero_grad")
 
 # The natural residual above which a solution is polished, and by how many Newton steps at the most.
-COMPLEMENTARY, STEPS = 1e-8, 2
+COMPLEMENTARY, STEPS = 1e-9, 2
 
 
 class Layer:
@@ -217,7 +217,7 @@ class Layer:
                 "parameters; "
                 "hand in the record.point of a call with them."
             )
-        x, y, s, status = np.split(point.reshape(batch, -1).T, [n, n + m, n + 2 * m])
+        x, y, s, status = np.split(point.reshape(batch, n + 2 * m + 1).T, [n, n + m, n + 2 * m])
         nothing = np.full(batch, np.nan)
         residuals = Residuals(nothing, nothing, nothing, nothing)
         zeros, engines = np.zeros(batch, dtype=np.int64), np.full(batch, "", dtype="U16")

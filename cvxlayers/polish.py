@@ -24,6 +24,9 @@ from cvxlayers.solution import Solution
 
 __all__ = ["natural_residual", "polish"]
 
+# Residual of a complementary point, relative to 1 + the size of x and y - s, at which no further step is worth it.
+ENOUGH = 1e-12
+
 
 def natural_residual(structure: Structure, solution: Solution) -> Array:
     """|y - Proj_{K*}(y - s)| / (1 + |y - s|) in the largest entry, (B,): zero at a complementary point.
@@ -51,6 +54,8 @@ def polish(structure: Structure, values: Values, solution: Solution, derivative:
     size = np.maximum(_largest(R1), _largest(R2))
     unchanged = [np.broadcast_to(np.zeros((part.shape[0], 1)), part.shape) for part in (values.P, values.A)]
     for _ in range(steps):
+        if (size <= ENOUGH * (1 + np.maximum(_largest(now.x), _largest(v)))).all():
+            break
         dx, dy, ds = derivative.linearize(values, now).jvp(Values(unchanged[0], R1, unchanged[1], -R2))
         trial = _complementary(structure, solution, now.x + dx, v + dy - ds)
         S1, S2 = _residuals(structure, values, trial)

@@ -9,7 +9,7 @@ from cvxlayers.derivative.base import Derivative, DerivativeReport, Linearizatio
 from cvxlayers.errors import OptionError
 from cvxlayers.program import Structure
 
-__all__ = ["Derivative", "DerivativeReport", "Linearization", "derivative_for"]
+__all__ = ["Derivative", "DerivativeReport", "Linearization", "derivative_for", "exact_derivative"]
 
 
 def derivative_for(
@@ -25,6 +25,11 @@ def derivative_for(
         from cvxlayers.derivative.diffcp import DiffcpDerivative
 
         return DiffcpDerivative(structure, **options)
+    return exact_derivative(structure, options["threads"], smoothing)
+
+
+def exact_derivative(structure: Structure, threads: int, smoothing: float | None = None) -> Derivative:
+    """This package's own derivative, exact or smoothed."""
     from cvxlayers.derivative.exact import ExactDerivative
 
-    return ExactDerivative(structure, threads=options["threads"], smoothing=smoothing)
+    return ExactDerivative(structure, threads=threads, smoothing=smoothing)
