@@ -52,6 +52,28 @@ class ExactDerivative(Derivative):
         at a vertex or a kink where the solution would go. It tends to the exact derivative where there is one.
     paths : Paths, optional
         The ways to factorize, where those that the structure suggests are not wanted.
+
+    Raises
+    ------
+    OptionError
+        Where ``smoothing`` is not positive.
+
+    Examples
+    --------
+    minimize x^2 / 2 + q x subject to x >= 0 has the solution max(-q, 0), here for q = -3 and q = 3:
+
+    >>> from cvxlayers.cones import Cones
+    >>> from cvxlayers.program import Pattern
+    >>> one = Pattern.of(np.array([0]), np.array([0]), (1, 1))
+    >>> structure = Structure(P=one, A=one, cones=Cones(nonneg=1))
+    >>> values = Values(P=np.ones((1, 2)), q=np.array([[-3.0, 3.0]]), A=-np.ones((1, 2)), b=np.zeros((1, 2)))
+    >>> x, y = np.array([[3.0, 0.0]]), np.array([[0.0, 3.0]])
+    >>> solution = Solution(x, y, x, np.zeros(2, np.int8), np.zeros(2, int), np.full(2, "by hand"))
+    >>> linearization = ExactDerivative(structure).linearize(values, solution)
+    >>> linearization.vjp(np.ones((1, 2)), np.zeros((1, 2))).q + 0.0
+    array([[-1.,  0.]])
+    >>> linearization.report.fallback
+    array([False, False])
     """
 
     def __init__(

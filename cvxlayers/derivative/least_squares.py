@@ -1,4 +1,4 @@
-"""The last resort, element by element: LU where the system is regular after all, else least squares of least norm.
+"""The last resort where refinement does not help: LU or, for singular systems, least squares of least norm.
 
 With E = D^(1/2), which commutes with D, and rho = E dv, the system J (dx, dv) = (f, g) becomes symmetric:
 
@@ -6,8 +6,8 @@ With E = D^(1/2), which commutes with D, and rho = E dv, the system J (dx, dv) =
 
 The kernel of K has the directions dx that nothing fixes (P dx = 0, D A dx = 0) and the multipliers that constraints
 share (D dv = dv, A'dv = 0), and no slacks, as J's would. Where there is a kernel, norms and residuals are measured in
-the scales S of the system's units: S pinv(S K S) S takes the place of the inverse of K. It
-is symmetric, so that both directions of the derivative, which apply it, are each other's adjoints even there.
+the scales S of the system's units: S pinv(S K S) S takes the place of the inverse of K. It is symmetric, so that both
+directions of the derivative, which apply it, are each other's adjoints even there.
 """
 
 from __future__ import annotations
@@ -23,14 +23,17 @@ from cvxlayers.derivative.operators import stack
 from cvxlayers.derivative.system import System
 from cvxlayers.program import Array
 
-__all__ = ["LeastSquares", "solve"]
+__all__ = ["DENSE", "LeastSquares", "solve"]
+
+DENSE = 1500
+"""Up to this order K is decomposed; beyond, LSMR works with products alone."""
 
 # Reciprocal condition number of S K S below which K counts as singular, and its eigenvalues, relative to the largest,
 # that count as zero.
 _SINGULAR = 1e-12
-# Up to this order K is decomposed; beyond, LSMR works with products alone.
-_DENSE = 1500
 _REFINEMENTS = 3
+# Iterations of LSMR for each unknown, and at most.
+_ITERATIONS, _MOST_ITERATIONS = 10, 10_000
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ def solve(system: System, f: Array, g: Array) -> LeastSquares:
 
 def _solve_element(system: System, scale: Array, right: Array) -> tuple[Array, float]:
     """The solution of the scaled system, and its relative residual."""
-    if right.size > _DENSE:
+    if right.size > DENSE:
         return _iterated(system, scale, right)
     K = scale[:, None] * _matrix(system) * scale
     if not (np.isfinite(K).all() and np.isfinite(right).all()):
@@ -121,6 +124,7 @@ def _iterated(system: System, scale: Array, right: Array) -> tuple[Array, float]
         return scale * np.concatenate([upper, lower])[:, 0]
 
     K = LinearOperator((right.size, right.size), matvec=product, rmatvec=product, dtype=np.float64)
-    z = lsmr(K, right, atol=1e-14, btol=1e-14, conlim=1 / _SINGULAR, maxiter=10 * right.size)[0]
+    steps = min(_ITERATIONS * right.size, _MOST_ITERATIONS)
+    z = lsmr(K, right, atol=1e-14, btol=1e-14, conlim=1 / _SINGULAR, maxiter=steps)[0]
     rest, whole = np.abs(right - product(z)).max(), np.abs(right).max() + np.abs(z).max()
     return z, float(rest / whole) if whole else 0.0

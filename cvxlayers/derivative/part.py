@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from cvxlayers.derivative import least_squares
 from cvxlayers.derivative.paths import Path
-from cvxlayers.derivative.refinement import Factor, Health, Refined, examine, refine, without_kernel
+from cvxlayers.derivative.refinement import Factor, Health, choose, examine, in_range, refine, without_kernel
 from cvxlayers.derivative.system import System
 from cvxlayers.program import Array
 
@@ -29,6 +29,11 @@ class Solved:
     dx: Array
     dy: Array
     residual: Array
+
+    def enter(self, elements: NDArray[np.intp], other: Solved) -> None:
+        """Put the solutions of some elements in place."""
+        self.dx[:, elements], self.dy[:, elements] = other.dx, other.dy
+        self.residual[elements] = other.residual
 
 
 @dataclass(frozen=True)
@@ -61,29 +66,35 @@ class Part:
 
     def solve(self, f: Array, g: Array) -> Solved:
         """Solve J (dx, dv) = (f, g), by least squares where there is no solution."""
-        found = refine(self.system, self.factor, f, g)
-        consistent = self.health.singular & (found.residual <= ACCEPTED)
-        if consistent.any():
-            found = without_kernel(self.system, self.factor, f, g, found, consistent)
-        solved = self._rescued(found, f, g)
+        system, factor = self.system, self.factor
+        own = np.ones(system.batch, dtype=bool)
+        if self.slow is not None:
+            own[self.slow[0]] = False
+        found, inner_f, inner_g = refine(system, factor, f, g), f, g
+        suspect = self.health.singular & factor.usable & own
+        lost = suspect & ~(found.residual <= ACCEPTED)
+        if lost.any():
+            inner_f, inner_g = in_range(system, factor, f, g, lost)
+            found = found.merged(lost, refine(system, factor, inner_f, inner_g, lost))
+        solvable = suspect & (found.residual <= ACCEPTED)
+        if solvable.any():
+            found = without_kernel(system, factor, inner_f, inner_g, found, solvable)
+        solved = Solved(found.dx, system.D.matvec(found.dv), found.residual)
+        if lost.any():
+            whole = system.residual(found.dx, found.dv, f, g)[2]
+            solved = replace(solved, residual=choose(lost & solvable, whole, found.residual))
+        limit = _GOOD if f.shape[0] + g.shape[0] <= least_squares.DENSE else ACCEPTED
+        self._rescue(solved, np.flatnonzero(own & ~(found.residual <= limit)), f, g)
         if self.slow is not None:
             elements, part = self.slow
-            other = part.solve(f[:, elements], g[:, elements])
-            solved.dx[:, elements], solved.dy[:, elements] = other.dx, other.dy
-            solved.residual[elements] = other.residual
+            solved.enter(elements, part.solve(f[:, elements], g[:, elements]))
         return solved
 
-    def _rescued(self, found: Refined, f: Array, g: Array) -> Solved:
-        """The same, where refinement did not end well by other means; slow elements are left to their own part."""
-        dx, dy, residual = found.dx, self.system.D.matvec(found.dv), found.residual
-        poor = ~(residual <= _GOOD)
-        if self.slow is not None:
-            poor[self.slow[0]] = False
-        elements = np.flatnonzero(poor)
-        if elements.size:
-            other = least_squares.solve(self.system.select(elements), f[:, elements], g[:, elements])
-            better = ~(residual[elements] <= ACCEPTED) | (other.residual < residual[elements])
-            chosen = elements[better]
-            dx[:, chosen], dy[:, chosen] = other.dx[:, better], other.dy[:, better]
-            residual[chosen] = other.residual[better]
-        return Solved(dx, dy, residual)
+    def _rescue(self, solved: Solved, elements: NDArray[np.intp], f: Array, g: Array) -> None:
+        """Enter better solutions for elements where refinement did not end well."""
+        if not elements.size:
+            return
+        other = least_squares.solve(self.system.select(elements), f[:, elements], g[:, elements])
+        before = solved.residual[elements]
+        better = ~(before <= ACCEPTED) | (other.residual < before)
+        solved.enter(elements[better], Solved(other.dx[:, better], other.dy[:, better], other.residual[better]))

@@ -27,7 +27,7 @@ _LARGEST_FILL = 1_000_000
 
 
 class Path(Protocol):
-    """A way of factorizing M: its memory for one element, its predicted nanoseconds for a batch, and its deed."""
+    """A way of factorizing M, with the memory that it takes for an element and the nanoseconds for a batch."""
 
     @property
     def bytes_per_element(self) -> int: ...

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cvxlayers.derivative.system import System, largest
 from cvxlayers.program import Array
 
-__all__ = ["Factor", "Health", "Refined", "examine", "refine", "without_kernel"]
+__all__ = ["Factor", "Health", "Refined", "choose", "examine", "in_range", "refine", "without_kernel"]
 
 Flags = NDArray[np.bool_]
 
@@ -20,8 +20,8 @@ _TARGET = 1e-14
 # The least that one step has to gain for another to follow, and the largest number of steps.
 _GAIN = 0.3
 _STEPS = 12
-# The largest power of N, less one, that is taken for a projection.
-_POWERS = 4
+# The largest power of N or N' that is taken for a projection.
+_POWERS = 5
 # Relative change that the regularization may make in the solution for a random right-hand side. It is 1e-8 times a
 # condition number, and near one where J is singular.
 _HARMLESS = 3e-3
@@ -46,6 +46,11 @@ class Refined:
     dv: Array
     residual: Array
 
+    def merged(self, where: Flags, other: Refined) -> Refined:
+        """The other solutions for the elements that are flagged."""
+        dx, dv = choose(where, other.dx, self.dx), choose(where, other.dv, self.dv)
+        return Refined(dx, dv, choose(where, other.residual, self.residual))
+
 
 @dataclass(frozen=True)
 class Health:
@@ -58,15 +63,15 @@ class Health:
     slow: Flags
 
 
-def refine(system: System, factor: Factor, f: Array, g: Array) -> Refined:
-    """Solve J (dx, dv) = (f, g) with M's factor.
+def refine(system: System, factor: Factor, f: Array, g: Array, where: Flags | None = None) -> Refined:
+    """Solve J (dx, dv) = (f, g) with M's factor, for all elements or for some.
 
     With e the error, one step leaves (I - M^-1 J) e = M^-1 (M - J) e, and M - J = diag(delta I, -eps D) is small: the
     proximal method of multipliers as a linear iteration. Where J is singular but the system consistent, the
     iterates stay orthogonal to J's kernel, so that they tend to the solution of least norm.
     """
     dx, dv, rest_f, rest_g = np.zeros_like(f), np.zeros_like(g), f, g
-    residual, asked = np.full(system.batch, np.inf), factor.usable
+    residual, asked = np.full(system.batch, np.inf), factor.usable if where is None else factor.usable & where
     for _ in range(_STEPS):
         if not asked.any():
             break
@@ -75,10 +80,25 @@ def refine(system: System, factor: Factor, f: Array, g: Array) -> Refined:
         next_f, next_g, error = system.residual(next_x, next_v, f, g)
         better = asked & (error < residual)
         asked = better & (error > _TARGET) & (error < _GAIN * residual)
-        dx, dv = _choose(better, next_x, dx), _choose(better, next_v, dv)
-        rest_f, rest_g = _choose(better, next_f, rest_f), _choose(better, next_g, rest_g)
-        residual = _choose(better, error, residual)
+        dx, dv = choose(better, next_x, dx), choose(better, next_v, dv)
+        rest_f, rest_g = choose(better, next_f, rest_f), choose(better, next_g, rest_g)
+        residual = choose(better, error, residual)
     return Refined(dx, dv, residual)
+
+
+def in_range(system: System, factor: Factor, f: Array, g: Array, where: Flags) -> tuple[Array, Array]:
+    """(f, g) without its part in the cokernel of J, where asked: what is left has a solution.
+
+    J is symmetric up to D, and its cokernel is spanned by directions (x0, 0), with P x0 = 0 and D A x0 = 0, and
+    (0, v1), with D v1 = v1 and A'v1 = 0. On these, N' = (M - J) M^-1 is the identity, and it is small on the range of
+    J, which is orthogonal to them, so that N'^k tends to the orthogonal projection onto the cokernel; orthogonal in
+    the units in which delta and eps are the same for all rows and columns.
+    """
+    lost_f, lost_g, elements = f, g, np.flatnonzero(where)
+    for _ in range(_POWERS):
+        dx, dv = factor.solve(lost_f, lost_g, elements)
+        lost_f, lost_g = system.delta * dx, -system.eps * system.D.matvec(dv)
+    return choose(where, f - lost_f, f), choose(where, g - lost_g, g)
 
 
 def without_kernel(system: System, factor: Factor, f: Array, g: Array, found: Refined, where: Flags) -> Refined:
@@ -90,22 +110,20 @@ def without_kernel(system: System, factor: Factor, f: Array, g: Array, found: Re
     """
     dx, dv, residual = found.dx, found.dv, found.residual
     limit = np.maximum(_TARGET, 4.0 * residual)
-    kernel_x, kernel_v = _toward_kernel(system, factor, dx, dv, where)
-    for _ in range(_POWERS):
-        if not where.any():
+    kernel_x, kernel_v = dx, dv
+    for power in range(_POWERS):
+        elements = np.flatnonzero(where)
+        if not elements.size:
             break
-        kernel_x, kernel_v = _toward_kernel(system, factor, kernel_x, kernel_v, where)
+        kernel_x, kernel_v = factor.solve(system.delta * kernel_x, -system.eps * system.D.matvec(kernel_v), elements)
+        if power == 0:
+            continue
         next_x, next_v = found.dx - kernel_x, found.dv - kernel_v
         error = system.residual(next_x, next_v, f, g)[2]
         done = where & (error <= limit)
-        dx, dv, residual = _choose(done, next_x, dx), _choose(done, next_v, dv), _choose(done, error, residual)
+        dx, dv, residual = choose(done, next_x, dx), choose(done, next_v, dv), choose(done, error, residual)
         where = where & ~done
     return Refined(dx, dv, residual)
-
-
-def _toward_kernel(system: System, factor: Factor, dx: Array, dv: Array, where: Flags) -> tuple[Array, Array]:
-    """N (dx, dv) = M^-1 (delta dx, -eps D dv)."""
-    return factor.solve(system.delta * dx, -system.eps * system.D.matvec(dv), np.flatnonzero(where))
 
 
 def examine(system: System, factor: Factor) -> Health:
@@ -130,5 +148,6 @@ def examine(system: System, factor: Factor) -> Health:
     return Health(np.asarray(singular), np.asarray(slow))
 
 
-def _choose(flags: Flags, new: Array, old: Array) -> Array:
+def choose(flags: Flags, new: Array, old: Array) -> Array:
+    """The new array for the elements (the last axis) that are flagged, the old one for the others."""
     return new if flags.all() else np.where(flags, new, old)

@@ -79,8 +79,12 @@ def _vanishes(part: BlockDerivative) -> NDArray[np.bool_]:
 def _decomposed(part: BlockDerivative) -> BlockDerivative:
     if not isinstance(part, DenseBlocks):
         return part
-    eigenvalues, Q = np.linalg.eigh(np.moveaxis(part.D, -1, 0))
-    return EigenBlocks(Q, np.clip(eigenvalues, 0.0, 1.0), part.gap)
+    blocks = np.moveaxis(part.D, -1, 0)
+    finite = np.isfinite(blocks).all(axis=(1, 2))
+    # LAPACK need not return from NaN.
+    eigenvalues, Q = np.linalg.eigh(blocks if finite.all() else np.where(finite[:, None, None], blocks, 0.0))
+    eigenvalues = np.where(finite[:, None], np.clip(eigenvalues, 0.0, 1.0), np.nan)
+    return EigenBlocks(Q, eigenvalues, part.gap)
 
 
 def _mapped(part: BlockDerivative, function: Callable[[Array, Array], Array], eps: Array) -> BlockDerivative:

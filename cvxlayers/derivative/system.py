@@ -136,9 +136,9 @@ class System:
         Px, ADv, Ax, rest = self.P.times(dx), self.A.transpose_times(Ddv), self.A.times(dx), Ddv - dv
         rest_f, rest_g = f - Px - ADv, g - Ax - rest
         c, r = self.units
-        whole = sum(largest(c * part) for part in (f, Px, ADv)) + sum(largest(r * part) for part in (g, Ax, rest))
-        part = np.maximum(largest(c * rest_f), largest(r * rest_g))
-        return rest_f, rest_g, np.asarray(part / np.where(whole == 0, 1.0, whole))
+        whole = sum(largest(c * term) for term in (f, Px, ADv)) + sum(largest(r * term) for term in (g, Ax, rest))
+        error = np.maximum(largest(c * rest_f), largest(r * rest_g)) / np.where(whole == 0, 1.0, whole)
+        return rest_f, rest_g, np.asarray(error)
 
     @cached_property
     def idle(self) -> NDArray[np.bool_]:

@@ -8,6 +8,7 @@ import pytest
 from cvxlayers.cones.product import Cones
 from cvxlayers.derivative import least_squares
 from cvxlayers.derivative.exact import ExactDerivative
+from cvxlayers.derivative.part import Part
 from cvxlayers.derivative.system import Layout, System
 from cvxlayers.program import Structure, Values
 from tests.derivative.problems import (
@@ -205,11 +206,26 @@ def test_semidefinite_solutions_of_low_rank(path: str, rng: np.random.Generator)
     assert not linearization.report.fallback.any()
 
 
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("kind", ["redundant", "flat"])
+def test_projections_by_the_factors_are_the_pseudoinverse(
+    path: str, kind: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = redundant(rng) if kind == "redundant" else flat(rng)[0]
+    f, g, _ = cotangents(problem, rng)
+    expected = least_squares.solve(system(problem), f, g)
+    monkeypatch.setattr(least_squares, "solve", None)  # not needed for them
+    solved = Part.of(PATHS[path](problem.structure), system(problem)).solve(f, g)
+    assert relative(solved.dx, expected.dx) < 1e-11
+    assert relative(solved.dy, expected.dy) < 1e-11
+    assert (solved.residual > 1e-6).all()
+
+
 def test_dense_and_iterative_least_squares_agree(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     for problem in (redundant(rng), flat(rng)[0]):
         f, g, _ = cotangents(problem, rng)
         dense = least_squares.solve(system(problem), f, g)
-        monkeypatch.setattr(least_squares, "_DENSE", 0)
+        monkeypatch.setattr(least_squares, "DENSE", 0)
         iterated = least_squares.solve(system(problem), f, g)
         monkeypatch.undo()
         assert relative(iterated.dx, dense.dx) < 1e-8
