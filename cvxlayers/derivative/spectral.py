@@ -80,7 +80,7 @@ def _decomposed(part: BlockDerivative) -> BlockDerivative:
     if not isinstance(part, DenseBlocks):
         return part
     blocks = np.moveaxis(part.D, -1, 0)
-    finite = np.isfinite(blocks).all(axis=(1, 2))
+    finite = np.asarray(np.isfinite(blocks).all(axis=(1, 2)))
     # LAPACK need not return from NaN.
     eigenvalues, Q = np.linalg.eigh(blocks if finite.all() else np.where(finite[:, None, None], blocks, 0.0))
     eigenvalues = np.where(finite[:, None], np.clip(eigenvalues, 0.0, 1.0), np.nan)
