@@ -63,6 +63,7 @@ EXTRAS = {
         *ECOS,
         *PLOT,
         *FAST,
+        "cvxpylayers>=1.2",  # its answers are compared with ours
     ],
     "bench": ["cvxpylayers>=1.2", "threadpoolctl>=3.5", *TORCH, *PLOT, *FAST],
     "all": [*TORCH, *TENSORFLOW, *JAX, *PLOT, *FAST],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -104,6 +105,8 @@ class IPM(Solver):
         for part in (x, y, s):
             part[:, certified] = np.nan
         iterations = answer.iterations.astype(np.int64)
+        if self.settings.verbose:
+            sys.stdout.write(_log(status, iterations, answer.error))
         return Solution(x, y, s, status, iterations, np.full(values.batch, self.name))
 
     def _judged(self, values: Values, answer: Any) -> NDArray[np.int8]:
@@ -122,6 +125,16 @@ class IPM(Solver):
                 proved = proves(self.structure, values.select(claimed), point[:, claimed])
                 status[claimed] = np.where(proved, outcome, Status.FAILED)
         return status.astype(np.int8)
+
+
+def _log(status: NDArray[np.int8], iterations: NDArray[np.int64], error: NDArray[np.float64]) -> str:
+    """A line for each element, as the log of a batch that is solved at once."""
+    lines = [
+        f"{i:>8}  {Status(code)!s:<11} {steps:>10}  {wrong:>9.1e}"
+        for i, (code, steps, wrong) in enumerate(zip(status, iterations, error, strict=True))
+    ]
+    heading = f"IPM, batched interior-point method: {status.size} elements"
+    return "\n".join([heading, " element  status      iterations      error", *lines, ""])
 
 
 def _finite(part: NDArray[np.float64]) -> NDArray[np.bool_]:
