@@ -69,6 +69,14 @@ class ConicBlocks:
         return cls(rows, columns, source, extra)
 
     @staticmethod
+    def count(cones: Cones) -> int:
+        """The number of entries, without forming them."""
+        total = cones.zero + cones.nonneg
+        for group in groups(cones):
+            total += group.count * (5 * group.dimension + 2 if _wide(group) else group.dimension**2)
+        return total
+
+    @staticmethod
     def values(C: DualDerivative) -> list[Array]:
         """The values, in arrays (., B) to be concatenated."""
         listed = [-C.diagonal[: C.cones.zero + C.cones.nonneg]]

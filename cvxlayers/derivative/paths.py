@@ -18,8 +18,8 @@ from cvxlayers.derivative.system import Layout, System
 
 __all__ = ["Path", "Paths"]
 
-# Beyond this n, a dense H of one element takes more than 72 MB, and is not considered.
-_LARGEST_DENSE = 3000
+# Beyond this n, a dense H of one element takes more than 288 MB, and is not considered.
+_LARGEST_DENSE = 6000
 # A matrix of larger order and density than these is not considered as sparse.
 _SMALL, _DENSE = 200, 0.15
 # Fill beyond which the elimination is not simulated, and that of all elements at once not considered.
@@ -50,7 +50,7 @@ class Paths:
         if structure.n <= _LARGEST_DENSE:
             found.append(CondensedPath(structure))
         order = structure.n + structure.m
-        nonzeros = structure.n + layout.P.nnz + 2 * structure.A.nnz + ConicBlocks.of(structure.cones).rows.size
+        nonzeros = structure.n + layout.P.nnz + 2 * structure.A.nnz + ConicBlocks.count(structure.cones)
         if not found or order <= _SMALL or nonzeros <= _DENSE * order**2:
             sparse, lanes = _sparse(layout, min((path.cost(1) for path in found), default=np.inf))
             found += [sparse, *lanes]

@@ -7,6 +7,7 @@ import pytest
 
 from cvxlayers.cones.product import Cones
 from cvxlayers.derivative.condensed import CondensedPath
+from cvxlayers.derivative.conic_blocks import ConicBlocks
 from cvxlayers.derivative.exact import ExactDerivative
 from cvxlayers.derivative.lanes import LanesPath
 from cvxlayers.derivative.normal import DenseNormal, PairNormal
@@ -114,6 +115,11 @@ def test_wide_cones_take_few_nonzeros() -> None:
         pattern(np.zeros((n, n), bool)), pattern(np.ones((d, n), bool)), Cones(second_order=(d,)), frozenset("q")
     )
     assert QuasiDefinite.of(Layout.of(structure)).source.size < 20 * d
+
+
+def test_the_entries_of_the_blocks_are_counted() -> None:
+    for cones in (ALL, Cones(), Cones(zero=3), Cones(second_order=(2, 9, 30, 9), psd=(4, 4))):
+        assert ConicBlocks.count(cones) == ConicBlocks.of(cones).rows.size
 
 
 def test_the_choice_of_a_path() -> None:
