@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from cvxlayers.compiled import CompiledProblem
     from cvxlayers.compiler import compile
     from cvxlayers.layer import Layer
+    from cvxlayers.qp import QP
 
 __all__ = [
     "ArtefactError",
@@ -51,6 +52,7 @@ __all__ = [
     "NotDPPError",
     "OptionError",
     "ParameterError",
+    "QP",
     "SolveError",
     "UnknownLeafError",
     "__version__",
@@ -63,6 +65,7 @@ _LAZY = {
     "CompiledProblem": "cvxlayers.compiled",
     "compile": "cvxlayers.compiler",
     "Layer": "cvxlayers.layer",
+    "QP": "cvxlayers.qp",
     "load": "cvxlayers.artefact",
 }
 

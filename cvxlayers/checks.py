@@ -97,9 +97,23 @@ def _not_hermitian(array: np.ndarray) -> NDArray[np.bool_]:
 def _not_psd(array: np.ndarray) -> NDArray[np.bool_]:
     asymmetric = _not_hermitian(array).any(axis=(-2, -1))
     finite = np.isfinite(array).all(axis=(-2, -1))
-    safe = np.where(finite[..., None, None], array, 0)
-    lowest = np.linalg.eigvalsh((safe + np.swapaxes(safe, -2, -1).conj()) / 2)[..., 0]
-    return (asymmetric | (lowest < -_RELATIVE * _scale(safe)[..., 0, 0])) & finite
+    return (asymmetric & finite) | _indefinite(array)
+
+
+def _indefinite(array: np.ndarray) -> NDArray[np.bool_]:
+    """Where the Hermitian part of finite matrices has an eigenvalue below zero, by more than rounding: (...).
+
+    Cholesky factors tell that none has, in a tenth of the time that eigenvalues take.
+    """
+    finite = np.isfinite(array).all(axis=(-2, -1))
+    safe = array if finite.all() else np.where(finite[..., None, None], array, 0)
+    part = (safe + np.swapaxes(safe, -2, -1).conj()) / 2
+    slack = _RELATIVE * _scale(safe)
+    try:
+        np.linalg.cholesky(part + np.where(slack > 0, slack, 1.0) * np.eye(array.shape[-1]))
+    except np.linalg.LinAlgError:
+        return np.asarray(np.linalg.eigvalsh(part)[..., 0] < -slack[..., 0, 0]) & finite
+    return np.zeros(array.shape[:-2], dtype=bool)
 
 
 def _off_diagonal(array: np.ndarray) -> NDArray[np.bool_]:
@@ -114,6 +128,7 @@ _BROKEN: dict[str, Condition] = {
     "symmetric": _asymmetric,
     "hermitian": _not_hermitian,
     "PSD": _not_psd,
+    "PSD in its symmetric part": _indefinite,
     "NSD": lambda a: _not_psd(-a),
     "diag": _off_diagonal,
     "boolean": lambda a: (a != 0) & (a != 1) & ~np.isnan(a),
@@ -133,6 +148,7 @@ _MEANING = {
     "symmetric": "symmetric",
     "hermitian": "Hermitian",
     "PSD": "symmetric positive semidefinite",
+    "PSD in its symmetric part": "positive semidefinite there",
     "NSD": "symmetric negative semidefinite",
     "diag": "diagonal",
 }

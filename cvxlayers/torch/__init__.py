@@ -14,5 +14,6 @@ tensor([1., 0.])
 from __future__ import annotations
 
 from cvxlayers.torch.layer import CvxpyLayer
+from cvxlayers.torch.qp import QPFunction, QPLayer, QPSolution, solve_qp
 
-__all__ = ["CvxpyLayer"]
+__all__ = ["CvxpyLayer", "QPFunction", "QPLayer", "QPSolution", "solve_qp"]
