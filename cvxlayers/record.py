@@ -12,6 +12,7 @@ import numpy as np
 from cvxlayers import packing
 from cvxlayers.compiled import CompiledProblem
 from cvxlayers.derivative.base import Derivative, Linearization
+from cvxlayers.derivative.second import SecondDerivative
 from cvxlayers.packing import Packed
 from cvxlayers.program import Array, Values
 from cvxlayers.report import Info
@@ -56,12 +57,21 @@ class Record:
         return np.flatnonzero(self.solution.ok)
 
     @cached_property
-    def _linearization(self) -> Linearization:
+    def _solved(self) -> tuple[Values, Solution]:
+        """The elements that have a solution."""
         solution, values = self.solution, self.values
         if self._good.size < solution.batch:
             values = values.select(np.searchsorted(self.elements, self._good))
             solution = solution.select(self._good)
-        return self.derivative.linearize(values, solution)
+        return values, solution
+
+    @cached_property
+    def _linearization(self) -> Linearization:
+        return self.derivative.linearize(*self._solved)
+
+    @cached_property
+    def _second(self) -> SecondDerivative:
+        return SecondDerivative(self.compiled.structure, *self._solved, self._linearization)
 
     def vjp(self, cotangents: Sequence[Any]) -> tuple[np.ndarray, ...]:
         """The cotangents of the parameters, in the shapes in which they came, for cotangents of the outputs (None:
@@ -71,28 +81,78 @@ class Record:
         ("nan").
         """
         with self.info.seconds.measure("derivative"):
-            drows = packing.pack_cotangents(self.compiled, self.rows, cotangents, self.packed.batch)
-            bad = ~self.solution.ok
-            poisoned = bad & (drows != 0).any(axis=0) if self.on_failure == "nan" else np.zeros_like(bad)
-            dtheta = np.zeros_like(self.packed.theta)
-            dx, dy = self.compiled.recover_adjoint(drows[:, self._good] if bad.any() else drows)
-            dvalues = self._linearization.vjp(dx, dy)
-            dtheta[:, self._good] = self._pullback(dvalues)
-            dtheta[:, poisoned] = np.nan
-            self.info.linearization = self._linearization
-            return packing.unpack_cotangents(self.compiled, self.packed, dtheta)
+            drows, poisoned = self._weights(cotangents)
+            good = drows if self._good.size == self.solution.batch else drows[:, self._good]
+            return self._gradients(
+                self._pullback(self._linearization.vjp(*self.compiled.recover_adjoint(good))), poisoned
+            )
 
     def jvp(self, tangents: Sequence[Any]) -> tuple[np.ndarray, ...]:
         """The tangents of the outputs for tangents of the parameters (None: zero), broadcast as the parameters are."""
         with self.info.seconds.measure("derivative"):
-            dtheta = packing.pack_tangents(self.compiled, self.packed, tangents)[:, self._good]
-            compiled = self.compiled
-            dvalues = Values(*(part.pushforward(dtheta) for part in (compiled.P, compiled.q, compiled.A, compiled.b)))
-            dx, dy, _ = self._linearization.jvp(dvalues)
-            drows = np.full_like(self.rows, np.nan if self.on_failure == "nan" else 0.0)
-            drows[:, self._good] = compiled.recover(dx, dy)
-            self.info.linearization = self._linearization
-            return packing.unpack_tangents(compiled, self.rows, drows, self.packed.batch)
+            dx, dy, _ = self._linearization.jvp(self._moved(self._directions(tangents)))
+            return self._unpacked(self.compiled.recover(dx, dy))
+
+    def second_vjp(self, cotangents: Sequence[Any], tangents: Sequence[Any]) -> tuple[np.ndarray, ...]:
+        """How ``vjp(cotangents)`` changes where the parameters move along these tangents (None: zero).
+
+        This is the Hessian of <cotangents, outputs>, applied to the tangents. Being symmetric it is also the gradient
+        of <vjp(cotangents), tangents>, and of <cotangents, jvp(tangents)>, in the parameters. Failed elements as in
+        ``vjp``.
+
+        Raises
+        ------
+        DerivativeError
+            There are semidefinite, exponential or power cones, ``smoothing``, or the engine is DIFFCP.
+        """
+        compiled, exponential, logarithmic = self.compiled, *curved_rows(self.compiled)
+        with self.info.seconds.measure("derivative"):
+            drows, poisoned = self._weights(cotangents)
+            dtheta = self._directions(tangents)
+            moved = self._moved(dtheta)
+            values, change = self._second.vjp(*compiled.recover_adjoint(drows[:, self._good]), moved)
+            found = self._pullback(change)
+            if exponential.any():  # the derivative of exp(row) is exp(row), which moves, too
+                dx, dy, _ = self._linearization.jvp(moved)
+                bent = drows[:, self._good] * compiled.recover(dx, dy) * exponential[:, None]
+                found += self._pullback(self._linearization.vjp(*compiled.recover_adjoint(bent)))
+            if logarithmic.any():  # that of log(p) is 1 / p
+                found -= self._pullback(values) * dtheta * logarithmic[:, None]
+            return self._gradients(found, poisoned)
+
+    def second_jvp(self, first: Sequence[Any], second: Sequence[Any]) -> tuple[np.ndarray, ...]:
+        """The second derivative of the outputs along two tangents of the parameters (None: zero); see ``second_vjp``.
+
+        Raises
+        ------
+        DerivativeError
+            As for ``second_vjp``.
+        """
+        compiled, exponential, logarithmic = self.compiled, *curved_rows(self.compiled)
+        with self.info.seconds.measure("derivative"):
+            one, other = self._directions(first), self._directions(second)
+            rows = compiled.recover(*self._second.jvp(self._moved(one), self._moved(other)))
+            if logarithmic.any():
+                dx, dy, _ = self._linearization.jvp(self._moved(-one * other * logarithmic[:, None]))
+                rows += compiled.recover(dx, dy)
+            if exponential.any():
+                both = [compiled.recover(*self._linearization.jvp(self._moved(part))[:2]) for part in (one, other)]
+                rows += both[0] * both[1] * exponential[:, None]
+            return self._unpacked(rows)
+
+    def _weights(self, cotangents: Sequence[Any]) -> tuple[Array, np.ndarray]:
+        """The cotangents of the rows, and which elements' gradients are NaN."""
+        drows = packing.pack_cotangents(self.compiled, self.rows, cotangents, self.packed.batch)
+        bad = ~self.solution.ok
+        return drows, bad & (drows != 0).any(axis=0) if self.on_failure == "nan" else np.zeros_like(bad)
+
+    def _directions(self, tangents: Sequence[Any]) -> Array:
+        """The tangents of theta, of the elements that have a solution."""
+        return packing.pack_tangents(self.compiled, self.packed, tangents)[:, self._good]
+
+    def _moved(self, dtheta: Array) -> Values:
+        compiled = self.compiled
+        return Values(*(part.pushforward(dtheta) for part in (compiled.P, compiled.q, compiled.A, compiled.b)))
 
     def _pullback(self, dvalues: Values) -> Array:
         compiled = self.compiled
@@ -102,3 +162,28 @@ class Record:
             if part.varies:
                 dtheta += part.pullback(cotangent)
         return dtheta
+
+    def _gradients(self, good: Array, poisoned: np.ndarray) -> tuple[np.ndarray, ...]:
+        """The cotangents of the parameters for those of theta of the elements that have a solution."""
+        dtheta = np.zeros_like(self.packed.theta)
+        dtheta[:, self._good] = good
+        dtheta[:, poisoned] = np.nan
+        self.info.linearization = self._linearization
+        return packing.unpack_cotangents(self.compiled, self.packed, dtheta)
+
+    def _unpacked(self, good: Array) -> tuple[np.ndarray, ...]:
+        """The tangents of the outputs for those of the rows of the elements that have a solution."""
+        drows = np.full_like(self.rows, np.nan if self.on_failure == "nan" else 0.0)
+        drows[:, self._good] = good
+        self.info.linearization = self._linearization
+        return packing.unpack_tangents(self.compiled, self.rows, drows, self.packed.batch)
+
+
+def curved_rows(compiled: CompiledProblem) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of the outputs that are exponentials, (rows,), and the rows of theta that are logarithms, (k,)."""
+    exponential, logarithmic = np.zeros(compiled.primal.shape[0], bool), np.zeros(compiled.k, bool)
+    for spec in compiled.outputs:
+        exponential[spec.start : spec.stop] = spec.exponential
+    for feature in compiled.features:
+        logarithmic[feature.start : feature.stop] = feature.transform == "log"
+    return exponential, logarithmic

@@ -21,13 +21,14 @@ from cvxlayers.cones.arrays import Array, Index, largest
 from cvxlayers.cones.blocks import BlockDerivative
 from cvxlayers.cones.group import Group, groups
 from cvxlayers.cones.product import Cones
-from cvxlayers.errors import ParameterError
+from cvxlayers.errors import DerivativeError, ParameterError
 
 __all__ = [
     "DualDerivative",
     "distance",
     "dual_derivative",
     "dual_distance",
+    "dual_second_derivative",
     "groups",
     "margin",
     "project",
@@ -149,6 +150,37 @@ def dual_derivative(cones: Cones, v: Array) -> DualDerivative:
             gap = np.minimum(gap, group.unfold(part.gap, batch).min(axis=0))
             parts.append((group, part))
     return DualDerivative(cones, diagonal, tuple(parts), gap, largest(v))
+
+
+def dual_second_derivative(cones: Cones, v: Array, a: Array, b: Array) -> Array:
+    """The second derivative of Proj_{K*} at v along a and b, all (m, B): the derivative of D b along a.
+
+    Zero on zero and nonnegative rows, where the projection is linear in pieces, and symmetric in a and b.
+
+    Raises
+    ------
+    DerivativeError
+        There are cones whose second derivative is not known here: semidefinite, exponential or power ones.
+
+    Examples
+    --------
+    >>> v, a, b = (np.array([w]).T for w in ([0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 1.0]))
+    >>> dual_second_derivative(Cones(second_order=(3,)), v, a, b).ravel() + 0.0
+    array([0.5, 0. , 0. ])
+    """
+    v, bent = _checked(cones, v), np.zeros(np.broadcast_shapes(a.shape, b.shape))
+    with np.errstate(invalid="ignore"):
+        for group in groups(cones):
+            second = getattr(_MODULES[group.kind], "second_derivative", None)
+            if second is None:
+                raise DerivativeError(
+                    f"A second derivative was asked for, and this problem has cones of the kind '{group.kind}', for "
+                    "which there is none; there are second derivatives for zero, nonnegative and second-order cones. "
+                    "Use a first-order method, or finite differences of the gradient."
+                )
+            folded = second(group.fold(v), group.fold(a), group.fold(b))
+            bent[group.rows.T] = group.unfold(folded, v.shape[1])
+    return bent
 
 
 def margin(cones: Cones, v: Array) -> Array:

@@ -26,6 +26,7 @@ __all__ = [
     "margin",
     "project",
     "project_dual",
+    "second_derivative",
 ]
 
 
@@ -91,6 +92,36 @@ def linearize_dual(v: Array) -> SecondOrderDerivative:
     w3 = np.where(size == 0, w1, np.where(between, 0.5 * l1 / np.where(between, size, 1.0), l2 >= 0))
     gap = np.minimum(np.abs(l1), np.abs(l2)) / (np.sqrt(2.0) if v.shape[0] > 1 else 1.0)
     return SecondOrderDerivative(e, w1, w2, w3, gap)
+
+
+def second_derivative(v: Array, a: Array, b: Array) -> Array:
+    """The second derivative of Proj_{K*} at v along a and b, all (d, L): the derivative of D b along a.
+
+    Only between K and -K does the projection bend. There, with r = norm(u), tau = t / r, w* = w - e e'w the part of w
+    across e, De = u*/r and Dr = e'u along u,
+
+        Proj(v) = (t + r) / 2 (1, e),
+        D b = 1/2 (b_t + e'b_u) (1, e) + (1 + tau) / 2 (0, b_u*),
+
+    and one more derivative along a, in which the terms with e'a and e'b partly cancel, is
+
+        1/(2r) (a*'b*,  (b_t - tau e'b) a* + (a_t - tau e'a) b* - tau (a*'b*) e),
+
+    symmetric in a and b. The projection is as smooth at v as max(l, 0) is at v's eigenvalues (Fukushima, Luo, Tseng
+    2002), so that this exists everywhere but on the boundaries of K and of -K, where zero is returned.
+    """
+    size, e = _polar(v[1:])
+    between = (v[0] + size > 0) & (v[0] - size < 0)
+    r = np.where(between, size, 1.0)
+    tau = v[0] / r
+    along_a, along_b = np.einsum("il,il->l", e, a[1:]), np.einsum("il,il->l", e, b[1:])
+    across_a, across_b = a[1:] - e * along_a, b[1:] - e * along_b
+    inner = np.einsum("il,il->l", across_a, across_b)
+    bent = np.empty_like(v)
+    bent[0] = inner
+    bent[1:] = (b[0] - tau * along_b) * across_a + (a[0] - tau * along_a) * across_b - tau * inner * e
+    bent *= np.where(between, 0.5 / r, 0.0)
+    return bent
 
 
 def dual_derivative(v: Array) -> Array:

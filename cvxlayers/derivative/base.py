@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cvxlayers.cones import Cones, margin
+from cvxlayers.errors import DerivativeError
 from cvxlayers.program import Array, Structure, Values
 from cvxlayers.solution import Solution
 
@@ -59,6 +60,24 @@ class Linearization(ABC):
     @abstractmethod
     def jvp(self, dvalues: Values) -> tuple[Array, Array, Array]:
         """Tangents of x, y and s for tangents of the values."""
+
+    @property
+    def twice(self) -> bool:
+        """Whether ``multipliers`` are at hand, so that there is a second derivative (see ``second``)."""
+        return False
+
+    def multipliers(self, dx: Array, dy: Array, ds: Array | None = None) -> tuple[Array, Array]:
+        """rx (n, B) and rv (m, B) of the adjoint system behind ``vjp``.
+
+        Raises
+        ------
+        DerivativeError
+            Not ``twice``.
+        """
+        raise DerivativeError(
+            "A second derivative was asked for, and there is none of the engine DIFFCP's derivative, nor of a smoothed "
+            "one; choose another engine and leave smoothing out, or use finite differences of the gradient."
+        )
 
     @property
     @abstractmethod

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from cvxlayers.derivative.base import Derivative, DerivativeReport, Linearization, kink_margin
-from cvxlayers.derivative.operators import is_shared
+from cvxlayers.derivative.pairing import cotangents, right_hand_side
 from cvxlayers.derivative.part import ACCEPTED, Part
 from cvxlayers.derivative.paths import Paths
 from cvxlayers.derivative.smoothing import smoothed_projection
@@ -128,6 +128,18 @@ class ExactLinearization(Linearization):
         return DerivativeReport(residual, kink_margin(self._derivative.structure.cones, self._v), fallback)
 
     def vjp(self, dx: Array, dy: Array, ds: Array | None = None) -> Values:
+        rx, rv = self._adjoint(dx, dy, ds)
+        return cotangents(self._derivative.structure, rx, rv, self._x, self._y)
+
+    @property
+    def twice(self) -> bool:
+        return self._derivative.smoothing is None
+
+    def multipliers(self, dx: Array, dy: Array, ds: Array | None = None) -> tuple[Array, Array]:
+        return self._adjoint(dx, dy, ds) if self.twice else super().multipliers(dx, dy, ds)
+
+    def _adjoint(self, dx: Array, dy: Array, ds: Array | None) -> tuple[Array, Array]:
+        """rx and rv with J'(rx, rv) = (dx, D (dy + ds) - ds)."""
         structure, f = self._derivative.structure, dx
         if ds is not None:
             ds = np.concatenate([np.zeros_like(ds[: structure.cones.zero]), ds[structure.cones.zero :]])
@@ -141,11 +153,11 @@ class ExactLinearization(Linearization):
         self._spread(task)
         if ds is not None:
             rv += ds
-        return self._cotangents(rx, rv)
+        return rx, rv
 
     def jvp(self, dvalues: Values) -> tuple[Array, Array, Array]:
         structure = self._derivative.structure
-        f, g = self._tangents(dvalues)
+        f, g = right_hand_side(structure, dvalues, self._x, self._y)
         dx, dy = np.empty_like(self._x), np.empty_like(self._y)
 
         def task(i: int) -> None:
@@ -190,34 +202,6 @@ class ExactLinearization(Linearization):
             self._fallback[lanes] |= ~(solved.residual <= ACCEPTED)
         return solved.dx, solved.dy
 
-    def _cotangents(self, rx: Array, rv: Array) -> Values:
-        """The cotangents of the values for the multipliers rx and rv."""
-        structure, x, y = self._derivative.structure, self._x, self._y
-        varying, batch = structure.varying, x.shape[1]
-        P, A = structure.P, structure.A
-        dP, dA = _zeros(P.nnz, batch), _zeros(A.nnz, batch)
-        if "P" in varying and P.nnz:
-            dP = -(rx[P.rows] * x[P.columns] + x[P.rows] * rx[P.columns])
-            dP[P.rows == P.columns] *= 0.5
-        if "A" in varying and A.nnz:
-            dA = y[A.rows] * rx[A.columns]
-            dA += rv[A.rows] * x[A.columns]
-            np.negative(dA, out=dA)
-        dq = -rx if "q" in varying else _zeros(structure.n, batch)
-        db = rv if "b" in varying else _zeros(structure.m, batch)
-        return Values(dP, dq, dA, db)
-
-    def _tangents(self, dvalues: Values) -> tuple[Array, Array]:
-        """-(dP x + dq + dA'y) and -(dA x - db)."""
-        structure = self._derivative.structure
-        f, g = -dvalues.q, np.array(dvalues.b)
-        if not _vanishes(dvalues.P):
-            f -= structure.P_times(dvalues.P, self._x)
-        if not _vanishes(dvalues.A):
-            f -= structure.A.transpose_times(dvalues.A, self._y)
-            g -= structure.A.times(dvalues.A, self._x)
-        return f, g
-
 
 def _slices(batch: int, bytes_per_element: int, threads: int) -> list[slice]:
     """Parts of the batch of equal size, small enough for the memory and enough for the threads."""
@@ -225,12 +209,3 @@ def _slices(batch: int, bytes_per_element: int, threads: int) -> list[slice]:
     parts = max(-(-batch // largest), min(threads, batch))
     bounds = [batch * k // max(parts, 1) for k in range(parts + 1)]
     return [slice(low, high) for low, high in pairwise(bounds)]
-
-
-def _zeros(size: int, batch: int) -> Array:
-    return np.broadcast_to(np.zeros((size, 1)), (size, batch))
-
-
-def _vanishes(part: Array) -> bool:
-    """Whether a tangent is zero, without reading more than one column of one that is constant over the batch."""
-    return not part.size or not (part[:, :1] if is_shared(part) else part).any()

@@ -1,0 +1,58 @@
+"""How the values P, q, A, b enter the optimality conditions: what their tangents do to them, and the adjoint of that.
+
+    R1 = Px + q + A'y,    R2 = Ax + s - b
+
+at a point (x, y). Their change with the values is -(f, g) below; the pairing of (f, g) with multipliers (rx, rv) gives
+the cotangents of the values.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cvxlayers.derivative.operators import is_shared
+from cvxlayers.program import Array, Structure, Values
+
+__all__ = ["cotangents", "right_hand_side"]
+
+
+def right_hand_side(structure: Structure, dvalues: Values, x: Array, y: Array) -> tuple[Array, Array]:
+    """f = -(dP x + dq + dA'y), (n, B), and g = -(dA x - db), (m, B)."""
+    f, g = -dvalues.q, np.array(dvalues.b)
+    if not _vanishes(dvalues.P):
+        f -= structure.P_times(dvalues.P, x)
+    if not _vanishes(dvalues.A):
+        f -= structure.A.transpose_times(dvalues.A, y)
+        g -= structure.A.times(dvalues.A, x)
+    return f, g
+
+
+def cotangents(structure: Structure, rx: Array, rv: Array, x: Array, y: Array) -> Values:
+    """The cotangents of the values for the multipliers rx (n, B) and rv (m, B); zeros for what does not vary.
+
+        dq = -rx,    db = rv,    dA = -(y rx' + rv x'),    dP = -(rx x' + x rx') / 2
+
+    on the patterns of A and P, where an entry of P's upper triangle stands for both of its places.
+    """
+    varying, batch = structure.varying, x.shape[1]
+    P, A = structure.P, structure.A
+    dP, dA = _zeros(P.nnz, batch), _zeros(A.nnz, batch)
+    if "P" in varying and P.nnz:
+        dP = -(rx[P.rows] * x[P.columns] + x[P.rows] * rx[P.columns])
+        dP[P.rows == P.columns] *= 0.5
+    if "A" in varying and A.nnz:
+        dA = y[A.rows] * rx[A.columns]
+        dA += rv[A.rows] * x[A.columns]
+        np.negative(dA, out=dA)
+    dq = -rx if "q" in varying else _zeros(structure.n, batch)
+    db = rv if "b" in varying else _zeros(structure.m, batch)
+    return Values(dP, dq, dA, db)
+
+
+def _zeros(size: int, batch: int) -> Array:
+    return np.broadcast_to(np.zeros((size, 1)), (size, batch))
+
+
+def _vanishes(part: Array) -> bool:
+    """Whether a tangent is zero, without reading more than one column of one that is constant over the batch."""
+    return not part.size or not (part[:, :1] if is_shared(part) else part).any()
