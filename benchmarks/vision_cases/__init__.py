@@ -1,0 +1,13 @@
+"""The nodes of the benchmark: add a file with a dictionary ``CASES`` and a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from benchmarks.vision_cases import projections
+from benchmarks.vision_cases.case import Case
+
+__all__ = ["CASES"]
+
+CASES: dict[str, Callable[[bool], Case]] = {**projections.CASES}
+"""From a name to a function of ``quick`` that makes the case."""
