@@ -181,6 +181,8 @@ def test_other_libraries_are_imported_only_in_their_rooms() -> None:
         ("solvers/scs.py", "from cvxlayers.solution import Solution", False),
         ("torch/layer.py", "from cvxlayers.layer import Layer", False),
         ("cli/check.py", "from cvxlayers import compile", False),
+        ("torch/layer.py", "from cvxlayers.nodes import DeclarativeNode", True),
+        ("nodes/transport.py", "from cvxlayers.report import Info", False),
     ],
 )
 def test_the_import_rule_sees_each_form(

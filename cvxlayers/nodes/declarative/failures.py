@@ -1,0 +1,72 @@
+"""What becomes of elements without a verified solution, when that is not an error."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cvxlayers.nodes.declarative.rules import Attach
+from cvxlayers.nodes.declarative.search import Call
+
+__all__ = ["settle"]
+
+
+def settle(call: Call, z: Tensor, active: Tensor, ok: Tensor, xs: Sequence[Tensor]) -> Tensor:
+    """y (B, n) with the derivative of the verified elements, and NaN or the best point elsewhere.
+
+    The derivative is computed at a verified element in the place of each failed one, and then not used there, so that
+    nothing that is not finite enters it.
+    """
+    assert call.system is not None
+    n = call.system.form.n
+    keep = ok[:, None]
+    if call.on_failure == "nan":
+        lost = _Lost.apply(n, *xs)
+    else:
+        best = z[:, :n]
+        lost = torch.where(best.isfinite().all(-1, keepdim=True), best, 0.0)
+    if call.none:
+        return lost
+    stand_in = torch.where(ok, torch.arange(ok.shape[0], device=ok.device), ok.to(torch.int8).argmax())
+    z, active = z[stand_in], active[stand_in]
+    y = Attach.apply(call.system, z, active, *(x[stand_in] for x in xs))[:, :n]
+    return torch.where(keep, y, lost)
+
+
+class _Lost(torch.autograd.Function):
+    """NaN (B, n), with gradients that are NaN for the elements whose cotangents are not zero."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(n: int, *xs: Tensor) -> Tensor:
+        return torch.full((xs[0].shape[0], n), torch.nan, dtype=_dtype(xs), device=xs[0].device)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.n = inputs[0]
+        ctx.save_for_backward(*inputs[1:])
+
+    @staticmethod
+    def backward(ctx: Any, cotangents: Tensor) -> tuple[Tensor | None, ...]:
+        touched = (cotangents != 0).any(-1)
+        poison = torch.where(touched, torch.nan, 0.0)
+        return (
+            None,
+            *(
+                poison.to(x.dtype).reshape(-1, *[1] * (x.ndim - 1)).expand_as(x) if x.is_floating_point() else None
+                for x in ctx.saved_tensors
+            ),
+        )
+
+    @staticmethod
+    def jvp(ctx: Any, _n: None, *tangents: Tensor | None) -> Tensor:
+        t = next(t for t in tangents if t is not None)
+        return t.new_full((t.shape[0], ctx.n), torch.nan)
+
+
+def _dtype(xs: Sequence[Tensor]) -> torch.dtype:
+    return next((x.dtype for x in xs if x.is_floating_point()), torch.get_default_dtype())

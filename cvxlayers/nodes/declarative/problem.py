@@ -1,0 +1,197 @@
+"""A node on flat batches: y (B, n), multipliers, and the products with derivatives of its Lagrangian.
+
+With multipliers nu of h and lam of g, and a mask a that is 1 on active inequalities and 0 elsewhere, let
+
+    psi(x, z; a) = f + nu'h + (a lam)'g + 1/2 |(1 - a) lam|^2,    z = (y, nu, lam).
+
+Then r = psi_z is the optimality residual: r_y is the gradient of the Lagrangian, r_nu = h, r_lam = a g + (1 - a) lam;
+and K = psi_zz is the KKT matrix [[H, A'], [A, 0]] on equalities and active inequalities, with rows of the identity for
+the inactive ones, whose multipliers are zero. So z(x) is defined by psi_z(x, z) = 0, and every product that derivatives
+of any order need is a gradient of an inner product of gradients of one scalar function (Gould, Hartley, Campbell 2019,
+Prop. 4.5 and 4.6, in KKT form). Reverse mode alone serves for all of them, forward mode included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cvxlayers.errors import ParameterError
+from cvxlayers.nodes.declarative.node import DeclarativeNode
+
+__all__ = ["Formulation", "formulate"]
+
+# Numbers that one vectorized batch of products may hold at once; larger work is done in pieces.
+BUDGET = 2**24
+
+
+@dataclass(frozen=True)
+class Formulation:
+    """A node whose sizes are known: n unknowns, p equalities, q inequalities; N = n + p + q."""
+
+    node: DeclarativeNode
+    shape: tuple[int, ...]
+    n: int
+    p: int
+    q: int
+
+    @property
+    def N(self) -> int:
+        return self.n + self.p + self.q
+
+    def objective(self, xs: Sequence[Tensor], y: Tensor) -> Tensor:
+        """f, (B,)."""
+        return self.node.objective(*xs, y=y.reshape(-1, *self.shape))
+
+    def constraints(self, xs: Sequence[Tensor], y: Tensor) -> Tensor:
+        """h and below it g, (B, p + q)."""
+        shaped = y.reshape(-1, *self.shape)
+        h = self.node.equality_constraints(*xs, y=shaped) if self.p else None
+        g = self.node.inequality_constraints(*xs, y=shaped) if self.q else None
+        parts = [part for part in (h, g) if part is not None]
+        return torch.cat(parts, 1) if parts else y.new_zeros((y.shape[0], 0))
+
+    def split(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """y (B, n), nu (B, p), lam (B, q)."""
+        y, nu, lam = z.split([self.n, self.p, self.q], -1)
+        return y, nu, lam
+
+    def psi(self, xs: Sequence[Tensor], z: Tensor, active: Tensor) -> Tensor:
+        """The function whose gradient in z is the optimality residual, summed over the batch."""
+        y, nu, lam = self.split(z)
+        value = self.objective(xs, y).sum()
+        if self.p + self.q:
+            weights = torch.cat([nu, active * lam], -1)
+            value = value + (weights * self.constraints(xs, y)).sum()
+            value = value + 0.5 * (((1 - active) * lam) ** 2).sum()
+        return value
+
+    def residual(self, xs: Sequence[Tensor], z: Tensor, active: Tensor) -> Tensor:
+        """r = psi_z, (B, N)."""
+        return torch.func.grad(lambda z: self.psi(xs, z, active))(z)
+
+    def along(self, xs: Sequence[Tensor], z: Tensor, active: Tensor, vectors: Tensor) -> Tensor:
+        """<v, r(x, z)>, a number."""
+        return (self.residual(xs, z, active) * vectors).sum()
+
+    def times(self, xs: Sequence[Tensor], z: Tensor, active: Tensor, vectors: Tensor) -> Tensor:
+        """K v for each of vectors (R, B, N)."""
+        pullback = torch.func.vjp(lambda z: self.residual(xs, z, active), z)[1]
+        if vectors.shape[0] == 1:
+            return pullback(vectors[0])[0].unsqueeze(0)
+        return torch.func.vmap(lambda v: pullback(v)[0], chunk_size=self._chunk(z))(vectors)
+
+    def residual_along(
+        self, xs: Sequence[Tensor], z: Tensor, active: Tensor, places: Sequence[int], tangents: Sequence[Tensor]
+    ) -> Tensor:
+        """r_x t for tangents t of the inputs at ``places``: the gradient in z of <t, psi_x>, (B, N)."""
+        if not places:
+            return torch.zeros_like(z)
+        return torch.func.grad(lambda z: _directional(lambda *at: self.psi(at, z, active), xs, places, tangents))(z)
+
+    def times_along(
+        self,
+        xs: Sequence[Tensor],
+        z: Tensor,
+        active: Tensor,
+        vectors: Tensor,
+        places: Sequence[int],
+        tangents: Sequence[Tensor],
+    ) -> Tensor:
+        """dK v for tangents of (z, *xs) at ``places``, for each of vectors (R, B, N)."""
+        if not places:
+            return torch.zeros_like(vectors)
+
+        def one(v: Tensor) -> Tensor:
+            return torch.func.grad(
+                lambda shift: _directional(
+                    lambda z, *xs: self.along(xs, z + shift, active, v), (z, *xs), places, tangents
+                )
+            )(torch.zeros_like(z))
+
+        if vectors.shape[0] == 1:
+            return one(vectors[0]).unsqueeze(0)
+        return torch.func.vmap(one, chunk_size=self._chunk(z))(vectors)
+
+    def matrix(self, xs: Sequence[Tensor], z: Tensor, active: Tensor) -> Tensor:
+        """K, (B, N, N): its first n rows by n products, the others by symmetry."""
+        n, rows = self.n, self.N - self.n
+        first = self.rows(lambda z: self.residual(xs, z, active)[:, :n], z, n)
+        K = z.new_zeros((z.shape[0], self.N, self.N))
+        K[:, :n] = first
+        K[:, n:, :n] = first[:, :, n:].mT
+        if rows:
+            K.diagonal(dim1=1, dim2=2)[:, n + self.p :] = 1 - active
+        return K
+
+    def jacobian(self, xs: Sequence[Tensor], y: Tensor) -> Tensor:
+        """A = the derivative of h and g in y, (B, p + q, n)."""
+        return self.rows(lambda y: self.constraints(xs, y), y, self.p + self.q)
+
+    def rows(self, function: Callable[[Tensor], Tensor], at: Tensor, count: int) -> Tensor:
+        """The Jacobian of a function with ``count`` entries an element, by vectorized pullbacks: (B, count, -1)."""
+        if not count:
+            return at.new_zeros((at.shape[0], 0, at.shape[1]))
+        pullback = torch.func.vjp(function, at)[1]
+        basis = torch.eye(count, dtype=at.dtype, device=at.device)[:, None].expand(count, at.shape[0], count)
+        rows: Tensor = torch.func.vmap(lambda v: pullback(v)[0], chunk_size=self._chunk(at))(basis)
+        return rows.transpose(0, 1)
+
+    def _chunk(self, at: Tensor) -> int:
+        return max(1, BUDGET // max(1, at.numel()))
+
+
+def _directional(
+    function: Callable[..., Tensor], at: Sequence[Tensor], places: Sequence[int], tangents: Sequence[Tensor]
+) -> Tensor:
+    """The derivative of a number along tangents of some of its arguments, by reverse mode."""
+
+    def of_some(*some: Tensor) -> Tensor:
+        changed = list(at)
+        for place, tensor in zip(places, some, strict=True):
+            changed[place] = tensor
+        return function(*changed)
+
+    gradients = torch.func.grad(of_some, argnums=tuple(range(len(places))))(*[at[i] for i in places])
+    return sum((gradient * t).sum() for gradient, t in zip(gradients, tangents, strict=True))
+
+
+def formulate(node: DeclarativeNode, xs: Sequence[Tensor], y: Tensor) -> Formulation:
+    """Look at the functions once, at detached inputs, and find the sizes.
+
+    Raises
+    ------
+    ParameterError
+        A function returns the wrong shape, or depends on a tensor that requires a gradient and is not an input.
+    """
+    batch, name = y.shape[0], type(node).__name__
+    with torch.enable_grad():
+        f = _checked(node.objective(*xs, y=y), f"{name}.objective", batch, 1)
+        h = node.equality_constraints(*xs, y=y)
+        g = node.inequality_constraints(*xs, y=y)
+    p = 0 if h is None else _checked(h, f"{name}.equality_constraints", batch, 2).shape[1]
+    q = 0 if g is None else _checked(g, f"{name}.inequality_constraints", batch, 2).shape[1]
+    del f
+    return Formulation(node, tuple(y.shape[1:]), y[0].numel() if batch else y.shape[1:].numel(), p, q)
+
+
+def _checked(value: Any, what: str, batch: int, ndim: int) -> Tensor:
+    expected = f"({batch},)" if ndim == 1 else f"({batch}, number of constraints)"
+    if not isinstance(value, Tensor):
+        raise ParameterError(f"{what} returned {type(value).__name__}, expected a tensor of shape {expected}.")
+    if value.ndim != ndim or value.shape[0] != batch:
+        raise ParameterError(
+            f"{what} returned a tensor of shape {tuple(value.shape)}, expected {expected}: one row for each element of "
+            "the batch; sum over all dimensions of y but the first."
+        )
+    if value.requires_grad:
+        raise ParameterError(
+            f"{what} depends on a tensor that requires a gradient and is not among the inputs, so that its gradient "
+            "would be lost: hand it to the layer as an input (a parameter shared by the batch as a tensor of batch "
+            "1), or detach it."
+        )
+    return value

@@ -1,0 +1,101 @@
+"""The report of a call, in the form that the convex layers give it, and the error that lists what failed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cvxlayers.errors import SolveError
+from cvxlayers.nodes.declarative.optimality import Point
+from cvxlayers.report import Info, Seconds
+from cvxlayers.solution import Residuals, Status
+
+__all__ = ["NodeInfo", "judge", "report", "solve_error"]
+
+# As for the convex layers: within this factor of the tolerance a point is called inaccurate, beyond it failed.
+_INACCURATE = 1e3
+# A point whose entries are beyond this has run away.
+_FAR = 1e12
+
+
+@dataclass
+class NodeInfo(Info):
+    """The report of one call of a declarative layer, as ``layer.info`` gives it to the thread that made the call.
+
+    Attributes (besides those of ``cvxlayers.report.Info``)
+    ----------
+    active : (B, q) array of bool
+        The inequalities that the solution rests on: those met with equality, with a positive multiplier.
+    multipliers : (B, p + q) array
+        Those of the equality constraints, and after them those of the inequalities (zero where not active).
+    """
+
+    active: NDArray[np.bool_] = None  # type: ignore[assignment]
+    multipliers: NDArray[np.float64] = None  # type: ignore[assignment]
+
+
+def judge(point: Point, n: int, tolerance: float) -> torch.Tensor:
+    """The status of each point, (B,) of ``Status``."""
+    worst = point.worst
+    status = torch.full(worst.shape, int(Status.FAILED), dtype=torch.int8, device=worst.device)
+    status[worst <= _INACCURATE * tolerance] = int(Status.INACCURATE)
+    status[worst <= tolerance] = int(Status.OPTIMAL)
+    y = point.z[:, :n]
+    far = y.isfinite().all(-1) & (y.abs() > _FAR).any(-1) & (status != int(Status.OPTIMAL))
+    status[far] = int(Status.UNBOUNDED)
+    return status
+
+
+def report(
+    point: Point, status: torch.Tensor, objective: torch.Tensor, steps: torch.Tensor, engine: str, n: int, p: int,
+    seconds: Seconds,
+) -> NodeInfo:  # fmt: skip
+    """The report of a batch."""
+    lost = ~point.z.isfinite().all(-1)
+    residuals = Residuals(
+        *(
+            torch.where(lost, torch.nan, part).double().cpu().numpy()
+            for part in (point.primal, point.dual, point.gap, point.cone)
+        )
+    )
+    numbers = status.cpu().numpy()
+    return NodeInfo(
+        statuses=_NAMES[numbers],
+        iterations=steps.cpu().numpy(),
+        engines=np.full(numbers.shape, engine, dtype="U16"),
+        residuals=residuals,
+        objective=torch.where(lost, torch.nan, objective).double().cpu().numpy(),
+        seconds=seconds,
+        active=point.active.bool().cpu().numpy(),
+        multipliers=point.z[:, n:].double().cpu().numpy(),
+    )
+
+
+_NAMES = np.array([str(status) for status in Status])
+_ADVICE = {
+    "infeasible": "infeasible elements have inputs for which no point nearby meets the constraints: soften them, or "
+    "start elsewhere by writing initial(self, *xs)",
+    "unbounded": "unbounded elements have an objective without a minimum: bound y or regularize",
+    "inaccurate": "inaccurate elements stopped short of the tolerance: improve solve, rescale the objective, or pass a "
+    "larger tolerance",
+    "failed": "failed elements are not stationary points that meet the constraints: look at layer.info.residuals, "
+    "check solve and the constraints' signs (g <= 0), or start elsewhere by writing initial(self, *xs)",
+}
+
+
+def solve_error(info: Info) -> SolveError:
+    """The error that lists the failing elements."""
+    indices = np.flatnonzero(info.statuses != "optimal")
+    statuses = info.statuses[indices].tolist()
+    shown = ", ".join(f"{i} ({status})" for i, status in list(zip(indices.tolist(), statuses, strict=True))[:10])
+    more = f" and {len(indices) - 10} more" if len(indices) > 10 else ""
+    advice = "; ".join(_ADVICE[status] for status in sorted(set(statuses)))
+    return SolveError(
+        f"{len(indices)} of {len(info.statuses)} batch elements have no verified solution: {shown}{more}. Advice: "
+        f'{advice}; or pass on_failure="nan" or "zero_grad" to let the other elements go on.',
+        indices.tolist(),
+        statuses,
+    )

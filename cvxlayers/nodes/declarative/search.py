@@ -1,0 +1,149 @@
+"""From inputs to verified solutions, without derivatives: the node's own solve or the default solver, judged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cvxlayers.errors import ParameterError
+from cvxlayers.nodes.declarative import lagrangian
+from cvxlayers.nodes.declarative.node import DeclarativeNode
+from cvxlayers.nodes.declarative.optimality import Point, measure, multipliers
+from cvxlayers.nodes.declarative.polish import polish
+from cvxlayers.nodes.declarative.problem import Formulation, formulate
+from cvxlayers.nodes.declarative.report import NodeInfo, judge, report, solve_error
+from cvxlayers.nodes.declarative.rules import fold, unfold
+from cvxlayers.nodes.declarative.system import Settings, System
+from cvxlayers.report import Seconds
+from cvxlayers.solution import Status
+
+__all__ = ["Call", "Search"]
+
+
+@dataclass
+class Call:
+    """One call of a layer: what it was asked, and what is known after the search."""
+
+    node: DeclarativeNode
+    settings: Settings
+    on_failure: str
+    system: System | None = None
+    info: NodeInfo | None = None
+    complete: bool = True
+    none: bool = False
+
+
+class Search(torch.autograd.Function):
+    """Solutions z, their active sets, and which are verified: ``Search.apply(call, *xs)``; it has no derivative."""
+
+    generate_vmap_rule = False
+
+    @staticmethod
+    def forward(call: Call, *xs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return search(call, xs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.mark_non_differentiable(*output)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Any) -> tuple[None, ...]:
+        return (None,) * len(ctx.needs_input_grad)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], call: Call, *xs: Tensor) -> tuple[Any, tuple[int, ...]]:
+        folded = [fold(x, dim, info.batch_size) for x, dim in zip(xs, in_dims[1:], strict=True)]
+        found = Search.apply(call, *folded)
+        return tuple(unfold(t, info.batch_size) for t in found), (0, 0, 0)
+
+
+def search(call: Call, xs: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Solve and judge; fills in the call's system and report.
+
+    Raises
+    ------
+    ParameterError
+        An input is not finite (with ``on_failure="raise"``), or the node's functions return the wrong shapes.
+    SolveError
+        With ``on_failure="raise"``, when some element has no verified solution.
+    """
+    seconds, batch = Seconds(), xs[0].shape[0]
+    finite = torch.stack([x.isfinite().reshape(batch, -1).all(-1) for x in xs]).all(0)
+    if call.on_failure == "raise" and not bool(finite.all()):
+        raise _not_finite(xs)
+    with seconds.measure("solving"):
+        some = xs if bool(finite.all()) else [x[finite] for x in xs]
+        form, point, steps, engine = _solved(call, some)
+    call.system = System(form, call.settings)
+    with seconds.measure("verification"):
+        status = judge(point, form.n, call.settings.tolerance)
+        objective = form.objective(some, point.z[:, : form.n])
+    if some is not xs:
+        point, status, objective, steps = _spread(form, finite, point, status, objective, steps)
+    call.info = report(point, status, objective, steps, engine, form.n, form.p, seconds)
+    ok = status == int(Status.OPTIMAL)
+    call.complete, call.none = bool(ok.all()), not bool(ok.any())
+    if call.on_failure == "raise" and not call.complete:
+        raise solve_error(call.info)
+    return point.z, point.active, ok
+
+
+def _solved(call: Call, xs: Sequence[Tensor]) -> tuple[Formulation, Point, Tensor, str]:
+    """Points from the node's own solve, with multipliers, or from the default solver."""
+    with torch.enable_grad():
+        given = call.node.solve(*xs)
+    own = given is not None
+    y = _solution_of(call.node, given if own else call.node.initial(*xs), xs, "solve" if own else "initial")
+    form = formulate(call.node, xs, y)
+    flat = y.reshape(y.shape[0], form.n).to(xs[0].dtype if xs[0].is_floating_point() else y.dtype)
+    if not own:
+        point, steps = lagrangian.solve(form, xs, flat.clone(), call.settings.tolerance, call.settings.max_iterations)
+        return form, point, steps, "NEWTON"
+    z, active = multipliers(form, xs, flat, torch.finfo(y.dtype).eps ** 0.5)
+    point = measure(form, xs, z, active)
+    if call.settings.polish:
+        point = polish(form, xs, point)
+    return form, point, torch.zeros(len(flat), dtype=torch.long, device=flat.device), "SOLVE"
+
+
+def _solution_of(node: DeclarativeNode, y: Any, xs: Sequence[Tensor], what: str) -> Tensor:
+    name, batch = f"{type(node).__name__}.{what}", xs[0].shape[0]
+    if not isinstance(y, Tensor):
+        raise ParameterError(f"{name} returned {type(y).__name__}, expected a tensor (B, *shape) with B = {batch}.")
+    shape = tuple(y.shape[1:]) if node.shape is None else tuple(node.shape)
+    if tuple(y.shape) != (batch, *shape):
+        raise ParameterError(
+            f"{name} returned a tensor of shape {tuple(y.shape)}, expected {(batch, *shape)}: one solution for each "
+            "element of the batch."
+        )
+    return y.detach()
+
+
+def _spread(form: Formulation, finite: Tensor, point: Point, *others: Tensor) -> tuple[Any, ...]:
+    """The results of the finite elements in the whole batch; the others are failed, without a point."""
+    batch = len(finite)
+
+    def placed(part: Tensor, filling: float) -> Tensor:
+        whole = torch.full((batch, *part.shape[1:]), filling, dtype=part.dtype, device=part.device)
+        whole[finite] = part
+        return whole
+
+    fillings = {"z": torch.nan, "active": 0.0}
+    parts = {name: placed(value, fillings.get(name, torch.inf)) for name, value in vars(point).items()}
+    status, objective, steps = others
+    return (
+        Point(**parts), placed(status, int(Status.FAILED)), placed(objective, torch.nan), placed(steps, 0),
+    )  # fmt: skip
+
+
+def _not_finite(xs: Sequence[Tensor]) -> ParameterError:
+    place, x = next((i, x) for i, x in enumerate(xs) if not bool(x.isfinite().all()))
+    element = int((~x.isfinite().reshape(x.shape[0], -1).all(-1)).nonzero()[0, 0])
+    return ParameterError(
+        f"input {place}: batch element {element} has a NaN or infinite entry; clean the inputs, or pass "
+        'on_failure="nan" or "zero_grad" to let the other elements go on.'
+    )
