@@ -65,7 +65,7 @@ EXTRAS = {
         *FAST,
         "cvxpylayers>=1.2",  # its answers are compared with ours
     ],
-    "bench": ["cvxpylayers>=1.2", "threadpoolctl>=3.5", *TORCH, *PLOT, *FAST],
+    "bench": ["cvxpylayers>=1.2", "proxsuite>=0.7", "threadpoolctl>=3.5", *TORCH, *PLOT, *FAST],
     "all": [*TORCH, *TENSORFLOW, *JAX, *PLOT, *FAST],
 }
 

@@ -43,8 +43,22 @@ class AffineMap:
         return bool(self.linear.nnz)
 
     @cached_property
+    def columns(self) -> slice:
+        """The rows of theta on which the values depend, and those between them."""
+        used = self.linear.indices
+        return slice(int(used.min()), int(used.max()) + 1) if used.size else slice(0, 0)
+
+    @cached_property
     def _map(self) -> LinearMap:
         return LinearMap(self.linear)
+
+    @cached_property
+    def _narrow(self) -> LinearMap:
+        return LinearMap(sp.csr_array(self.linear[:, self.columns]))
+
+    @cached_property
+    def _shifted(self) -> bool:
+        return bool(self.constant.any())
 
     @cached_property
     def _column(self) -> Array:
@@ -55,7 +69,8 @@ class AffineMap:
         if not self.varies:
             return repeat(self._column, theta.shape[1])
         values = self._map(theta)
-        values += self._column
+        if self._shifted:
+            values += self._column
         return values
 
     def pushforward(self, dtheta: Array) -> Array:
@@ -65,3 +80,7 @@ class AffineMap:
     def pullback(self, dvalues: Array) -> Array:
         """The cotangent of theta for a cotangent of the values, (rows, B) -> (k, B)."""
         return self._map.adjoint(dvalues)
+
+    def pullback_columns(self, dvalues: Array, out: Array | None = None) -> Array:
+        """The rows ``columns`` of that cotangent; the others are zero."""
+        return self._narrow.adjoint(dvalues, out)

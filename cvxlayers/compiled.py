@@ -10,7 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from cvxlayers.affine import AffineMap
-from cvxlayers.linear import LinearMap
+from cvxlayers.linear import LinearMap, repeat
 from cvxlayers.program import Array, Structure, Values
 
 __all__ = ["CompiledProblem", "Feature", "OutputSpec", "ParameterSpec"]
@@ -125,9 +125,50 @@ class CompiledProblem:
         """The number of rows of theta."""
         return self.features[-1].stop if self.features else 0
 
-    def evaluate(self, theta: Array) -> Values:
-        """The values of the standard form at theta (k, B): four sparse products."""
-        return Values(self.P(theta), self.q(theta), self.A(theta), self.b(theta))
+    def evaluate(self, theta: Array, shared: frozenset[int] = frozenset()) -> Values:
+        """The values of the standard form at theta (k, B): four sparse products.
+
+        ``shared`` numbers the features that are the same for the whole batch. What depends on these alone is computed
+        once and comes back as a broadcast view.
+        """
+        batch = theta.shape[1]
+        parts = []
+        for name, part in self._maps:
+            once = shared and part.varies and self._inputs[name] <= shared
+            parts.append(repeat(part(theta[:, :1]), batch) if once else part(theta))
+        return Values(*parts)
+
+    def pullback(self, dvalues: Values) -> Array:
+        """The cotangent of theta for one of the values, (k, B)."""
+        dtheta = np.empty((self.k, dvalues.batch))
+        if not self._adjacent:
+            dtheta[:] = 0.0
+        for name, part in self._maps:
+            if not part.varies:
+                continue
+            if self._adjacent:
+                part.pullback_columns(getattr(dvalues, name), dtheta[part.columns])
+            else:
+                dtheta[part.columns] += part.pullback_columns(getattr(dvalues, name))
+        return dtheta
+
+    @cached_property
+    def _maps(self) -> tuple[tuple[str, AffineMap], ...]:
+        return ("P", self.P), ("q", self.q), ("A", self.A), ("b", self.b)
+
+    @cached_property
+    def _inputs(self) -> dict[str, frozenset[int]]:
+        """The features on which P, q, A and b depend."""
+        starts = [feature.start for feature in self.features]
+        used = {name: np.unique(part.linear.indices) for name, part in self._maps}
+        return {name: frozenset((np.searchsorted(starts, at, "right") - 1).tolist()) for name, at in used.items()}
+
+    @cached_property
+    def _adjacent(self) -> bool:
+        """Whether P, q, A and b depend on rows of theta that follow each other, without gaps."""
+        ends = [0, *(part.columns.stop for _, part in self._maps if part.varies)]
+        starts = [*(part.columns.start for _, part in self._maps if part.varies), self.k]
+        return starts == ends
 
     @cached_property
     def _primal(self) -> LinearMap:

@@ -176,7 +176,7 @@ class Layer:
             elements = self._admit(packed)
             whole = elements.size == packed.theta.shape[1]
             theta = packed.theta if whole else packed.theta[:, elements]
-            values = self.compiled.evaluate(theta)
+            values = self.compiled.evaluate(theta, packed.shared)
         solution = self._verified(engine, values, seconds, self._start(warm, packed, elements))
         structure, batch = self.compiled.structure, packed.theta.shape[1]
         spread = verification.spread(solution, elements, batch, structure.n, structure.m)
@@ -205,7 +205,7 @@ class Layer:
             solution = self._solution_of(np.asarray(point, dtype=np.float64), packed)
             finite = checks.finite_elements(packed.arrays, self.compiled.parameters, packed.batch)
             elements = np.flatnonzero(finite)
-            values = self.compiled.evaluate(packed.theta[:, elements])
+            values = self.compiled.evaluate(packed.theta[:, elements], packed.shared)
         info = _report(solution, np.full(solution.batch, np.nan), seconds)
         return self._record(packed, values, solution, elements, info, engine)
 

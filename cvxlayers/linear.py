@@ -1,4 +1,4 @@
-"""A constant sparse matrix that is applied to a batch, in the faster of two ways."""
+"""A constant sparse matrix that is applied to a batch, in the fastest of three ways."""
 
 from __future__ import annotations
 
@@ -38,7 +38,18 @@ class LinearMap:
 
     matrix: sp.csr_array
 
-    def __call__(self, v: NDArray[np.float64]) -> NDArray[np.float64]:
+    def __call__(self, v: NDArray[np.float64], out: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+        if self._selection is not None:
+            columns, weights = self._selection
+            rows = v.take(columns, axis=0, out=out, mode="clip")  # the columns exist; other modes take a detour to out
+            return rows if weights is None else np.multiply(rows, weights, out=rows)
+        rows = self._product(v)
+        if out is None:
+            return rows
+        out[:] = rows
+        return out
+
+    def _product(self, v: NDArray[np.float64]) -> NDArray[np.float64]:
         if v.shape[1] <= _FEW and self._dense is not None:
             return self._dense @ v
         return np.asarray(self.matrix @ v)
@@ -47,6 +58,15 @@ class LinearMap:
     def adjoint(self) -> LinearMap:
         """The transposed map."""
         return LinearMap(sp.csr_array(self.matrix.T))
+
+    @cached_property
+    def _selection(self) -> tuple[NDArray[np.intp], NDArray[np.float64] | None] | None:
+        """The column and the weight of each row (None: all are one), where every row has one nonzero."""
+        matrix = self.matrix
+        if matrix.nnz != matrix.shape[0] or (np.diff(matrix.indptr) != 1).any():
+            return None
+        weights = None if (matrix.data == 1).all() else np.array(matrix.data[:, None])
+        return matrix.indices.astype(np.intp), weights
 
     @cached_property
     def _dense(self) -> NDArray[np.float64] | None:

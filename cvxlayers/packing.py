@@ -33,11 +33,14 @@ class Packed:
         The batch's shape; () for a call without one, whose B is 1.
     arrays : tuple of arrays
         The parameters as they came, in float64 or complex128.
+    shared : frozenset of int
+        The numbers of the features that are the same for the whole batch.
     """
 
     theta: Array
     batch: tuple[int, ...]
     arrays: tuple[np.ndarray, ...]
+    shared: frozenset[int] = frozenset()
 
     def leading(self, spec: ParameterSpec, parameter: int) -> tuple[int, ...]:
         """The leading shape that one parameter came with."""
@@ -55,16 +58,22 @@ def pack(compiled: CompiledProblem, parameters: Sequence[Any]) -> Packed:
         )
     arrays = tuple(_as_array(value, spec) for value, spec in zip(parameters, specs, strict=True))
     batch = _batch_shape(arrays, specs)
-    theta = np.empty((compiled.k, int(np.prod(batch, dtype=int))))
-    for feature in compiled.features:
+    count = int(np.prod(batch, dtype=int))
+    theta, shared = np.empty((compiled.k, count)), set()
+    for number, feature in enumerate(compiled.features):
         spec, array = specs[feature.parameter], arrays[feature.parameter]
+        if array.size == spec.size < count * spec.size:
+            shared.add(number)
+        part = theta[feature.start : feature.stop]
+        if feature.transform == "identity":
+            part.reshape(*reversed(spec.shape), count)[...] = _folded(array, spec.shape, batch)
+            continue
         rows = _to_rows(array, spec.shape, batch)
         if feature.transform == "log":
-            rows = _logarithm(rows, spec)
-        elif feature.transform != "identity":
-            rows = rows.real if feature.transform == "real" else rows.imag
-        theta[feature.start : feature.stop] = rows
-    return Packed(theta, batch, arrays)
+            part[:] = _logarithm(rows, spec)
+        else:
+            part[:] = rows.real if feature.transform == "real" else rows.imag
+    return Packed(theta, batch, arrays, frozenset(shared))
 
 
 def pack_tangents(compiled: CompiledProblem, packed: Packed, tangents: Sequence[Any]) -> Array:
@@ -88,15 +97,20 @@ def unpack_cotangents(compiled: CompiledProblem, packed: Packed, dtheta: Array) 
 
     A complex parameter's is  dL/d(real part) + i dL/d(imaginary part).
     """
-    gradients = [np.zeros(array.shape, dtype=array.dtype) for array in packed.arrays]
+    gradients: list[np.ndarray | None] = [None] * len(packed.arrays)
     for feature in compiled.features:
         spec = compiled.parameters[feature.parameter]
         rows = dtheta[feature.start : feature.stop]
         if feature.transform == "log":
             rows = rows / np.exp(packed.theta[feature.start : feature.stop])
         part = _from_rows(rows, spec.shape, packed.batch, packed.leading(spec, feature.parameter))
-        gradients[feature.parameter] += 1j * part if feature.transform == "imag" else part
-    return tuple(gradients)
+        part = 1j * part if feature.transform == "imag" else part
+        before = gradients[feature.parameter]
+        gradients[feature.parameter] = part if before is None else before + part
+    return tuple(
+        np.zeros_like(array) if gradient is None else gradient.astype(array.dtype, copy=False)
+        for gradient, array in zip(gradients, packed.arrays, strict=True)
+    )
 
 
 def unpack(compiled: CompiledProblem, rows: Array, batch: tuple[int, ...]) -> tuple[np.ndarray, ...]:
@@ -170,12 +184,18 @@ def _batch_shape(arrays: Sequence[np.ndarray], specs: Sequence[ParameterSpec]) -
 
 def _to_rows(array: np.ndarray, shape: tuple[int, ...], batch: tuple[int, ...]) -> np.ndarray:
     """leading + shape -> (size, B), or (size, 1) where there are no leading dimensions; entries in Fortran order."""
+    folded = _folded(array, shape, batch)
+    return folded.reshape(int(np.prod(shape, dtype=int)), folded.shape[-1])
+
+
+def _folded(array: np.ndarray, shape: tuple[int, ...], batch: tuple[int, ...]) -> np.ndarray:
+    """The same with the entries' dimensions apart, in reverse: shape' + (B,), or shape' + (1,); a view if it can be."""
     leading = array.shape[: array.ndim - len(shape)]
     if leading and leading != batch:
         array = np.broadcast_to(array, batch + shape)
         leading = batch
     flat = array.reshape((int(np.prod(leading, dtype=int)), *shape))
-    return flat.transpose(range(flat.ndim - 1, -1, -1)).reshape(int(np.prod(shape, dtype=int)), flat.shape[0])
+    return flat.transpose(range(flat.ndim - 1, -1, -1))
 
 
 def _from_rows(
@@ -187,7 +207,9 @@ def _from_rows(
     full = _batch_first(rows, shape, batch)
     extra = len(batch) - len(leading)
     stretched = tuple(extra + i for i, size in enumerate(leading) if size == 1 and batch[extra + i] != 1)
-    return full.sum(axis=tuple(range(extra)) + stretched).reshape(leading + shape)
+    if extra or stretched:
+        return full.sum(axis=tuple(range(extra)) + stretched).reshape(leading + shape)
+    return full.copy() if np.may_share_memory(full, rows) else full
 
 
 def _batch_first(rows: np.ndarray, shape: tuple[int, ...], batch: tuple[int, ...]) -> np.ndarray:

@@ -32,6 +32,8 @@ __all__ = ["QP", "Form", "Matrix", "batched_solver", "compile_qp", "read_form", 
 
 ARGUMENTS = ("Q", "p", "G", "h", "A", "b")
 MATRICES = ("Q", "G", "A")
+ROWS = ("Q", "p", "A", "G", "b", "h")
+"""In which order they stand in theta: what P, q, A and b depend on lies together."""
 
 CACHED = 32
 """How many forms one object keeps; the one that was not used for the longest time makes room."""
@@ -333,14 +335,12 @@ def compile_qp(form: Form) -> CompiledProblem:
     >>> [spec.name for spec in compiled.parameters], compiled.structure.m, compiled.structure.P.nnz
     (['Q', 'p', 'G', 'h'], 3, 3)
     """
-    starts, k = {}, 0
-    for name, shape in form.present.items():
-        starts[name] = k
-        k += int(np.prod(shape, dtype=int))
-    features = tuple(
-        Feature(i, "identity", starts[name], starts[name] + int(np.prod(shape, dtype=int)))
-        for i, (name, shape) in enumerate(form.present.items())
-    )
+    starts, features, k = {}, [], 0
+    present = list(form.present)
+    for name in sorted(present, key=ROWS.index):
+        starts[name], size = k, int(np.prod(form.present[name], dtype=int))
+        features.append(Feature(present.index(name), "identity", k, k + size))
+        k += size
     n, equalities, inequalities = form.n, form.A.rows if form.A else 0, form.G.rows if form.G else 0
     m = equalities + inequalities
     P_pattern, P = _objective(form, starts, k)
@@ -352,7 +352,7 @@ def compile_qp(form: Form) -> CompiledProblem:
     structure = Structure(P_pattern, A_pattern, Cones(zero=equalities, nonneg=inequalities), varying)
     outputs, primal, dual = _outputs(form, equalities, m)
     offset = AffineMap(sp.csr_array((1, k)), np.zeros(1))
-    return CompiledProblem(structure, _parameters(form), outputs, features, P, q, A, b, offset, primal, dual)
+    return CompiledProblem(structure, _parameters(form), outputs, tuple(features), P, q, A, b, offset, primal, dual)
 
 
 def _parameters(form: Form) -> tuple[ParameterSpec, ...]:

@@ -84,7 +84,7 @@ class Record:
             drows, poisoned = self._weights(cotangents)
             good = drows if self._good.size == self.solution.batch else drows[:, self._good]
             return self._gradients(
-                self._pullback(self._linearization.vjp(*self.compiled.recover_adjoint(good))), poisoned
+                self.compiled.pullback(self._linearization.vjp(*self.compiled.recover_adjoint(good))), poisoned
             )
 
     def jvp(self, tangents: Sequence[Any]) -> tuple[np.ndarray, ...]:
@@ -111,13 +111,13 @@ class Record:
             dtheta = self._directions(tangents)
             moved = self._moved(dtheta)
             values, change = self._second.vjp(*compiled.recover_adjoint(drows[:, self._good]), moved)
-            found = self._pullback(change)
+            found = self.compiled.pullback(change)
             if exponential.any():  # the derivative of exp(row) is exp(row), which moves, too
                 dx, dy, _ = self._linearization.jvp(moved)
                 bent = drows[:, self._good] * compiled.recover(dx, dy) * exponential[:, None]
-                found += self._pullback(self._linearization.vjp(*compiled.recover_adjoint(bent)))
+                found += self.compiled.pullback(self._linearization.vjp(*compiled.recover_adjoint(bent)))
             if logarithmic.any():  # that of log(p) is 1 / p
-                found -= self._pullback(values) * dtheta * logarithmic[:, None]
+                found -= self.compiled.pullback(values) * dtheta * logarithmic[:, None]
             return self._gradients(found, poisoned)
 
     def second_jvp(self, first: Sequence[Any], second: Sequence[Any]) -> tuple[np.ndarray, ...]:
@@ -154,20 +154,13 @@ class Record:
         compiled = self.compiled
         return Values(*(part.pushforward(dtheta) for part in (compiled.P, compiled.q, compiled.A, compiled.b)))
 
-    def _pullback(self, dvalues: Values) -> Array:
-        compiled = self.compiled
-        pairs = ((compiled.P, dvalues.P), (compiled.q, dvalues.q), (compiled.A, dvalues.A), (compiled.b, dvalues.b))
-        dtheta = np.zeros((compiled.k, dvalues.batch))
-        for part, cotangent in pairs:
-            if part.varies:
-                dtheta += part.pullback(cotangent)
-        return dtheta
-
     def _gradients(self, good: Array, poisoned: np.ndarray) -> tuple[np.ndarray, ...]:
         """The cotangents of the parameters for those of theta of the elements that have a solution."""
-        dtheta = np.zeros_like(self.packed.theta)
-        dtheta[:, self._good] = good
-        dtheta[:, poisoned] = np.nan
+        dtheta = good
+        if self._good.size < self.solution.batch:
+            dtheta = np.zeros_like(self.packed.theta)
+            dtheta[:, self._good] = good
+            dtheta[:, poisoned] = np.nan
         self.info.linearization = self._linearization
         return packing.unpack_cotangents(self.compiled, self.packed, dtheta)
 
