@@ -46,11 +46,16 @@ class Record:
     on_failure: str
 
     @property
-    def point(self) -> np.ndarray:
-        """x, y, s and the status of each element in one array, ``batch + (n + 2 m + 1,)``; see ``Layer.restore``."""
+    def rows_of_point(self) -> Array:
+        """x, y, s and the status of each element, one below the other: (n + 2 m + 1, B)."""
         solution = self.solution
-        together = np.concatenate([solution.x, solution.y, solution.s, solution.status[None].astype(np.float64)])
-        return np.ascontiguousarray(together.T).reshape((*self.packed.batch, together.shape[0]))
+        return np.concatenate([solution.x, solution.y, solution.s, solution.status[None].astype(np.float64)])
+
+    @property
+    def point(self) -> np.ndarray:
+        """The same in one row for each element, ``batch + (n + 2 m + 1,)``; see ``Layer.restore``."""
+        rows = self.rows_of_point
+        return np.ascontiguousarray(rows.T).reshape((*self.packed.batch, rows.shape[0]))
 
     @cached_property
     def _good(self) -> np.ndarray:

@@ -1,0 +1,357 @@
+"""The two operators of the layer, with what PyTorch asks of an operator: work, shapes, derivatives, mapped axes.
+
+    solve          parameters                              -> outputs, point
+    differentiate  parameters, point, first[, second]      -> tensors like the outputs (O) or like the parameters (P)
+
+``point`` is the solution of the standard form (``Record.point``), where the derivative starts. ``kind`` says which
+derivative, always linear in its operands:
+
+    vjp    w in O         -> P    J'w
+    jvp    t in P         -> O    J t
+    vjp2   w in O, t in P -> P    the change of J'w along t
+    jvp2   t, u in P      -> O    the change of J t along u
+
+``depth`` counts leading axes that the operands alone have, as under jacrev and jacfwd: one factorization serves all.
+So torch.compile, torch.export, vmap and all the transforms of torch.func meet operators whose rules they know.
+
+The rules stand under the dispatch key Autograd, not in ``torch.library.register_autograd``, because that has no forward
+mode and does not work inside torch.func. A function under that key serves one level of transforms, as PyTorch's own
+kernels do; the levels below see what it calls, for which the modes that PyTorch turns off inside a function of autograd
+are turned on again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch._functorch.utils import enable_single_level_autograd_function
+from torch.autograd import forward_ad
+from torch.autograd.function import _SingleLevelFunction
+
+from cvxlayers.adapter import batch_shape
+from cvxlayers.compiled import CompiledProblem
+from cvxlayers.errors import DerivativeError
+from cvxlayers.mapped import Operand, map_derivative, map_parameters
+from cvxlayers.record import Record
+from cvxlayers.torch.arrays import result_dtype, to_numpy, to_tensor
+from cvxlayers.torch.handles import keep, layer_of, record_of
+
+__all__ = ["encode", "solve"]
+
+Tensors = Sequence[torch.Tensor]
+
+_LIBRARY = torch.library.Library("cvxlayers", "FRAGMENT")
+_LIBRARY.define(
+    "solve(Tensor[] parameters, str layer, str options, bool kept) -> Tensor[]", tags=(torch.Tag.pt2_compliant_tag,)
+)
+_LIBRARY.define(
+    "differentiate(Tensor[] parameters, Tensor point, Tensor[] first, Tensor[] second, str kind, str layer, "
+    "str options, int depth) -> Tensor[]",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+_solve = torch.ops.cvxlayers.solve.default
+_differentiate = torch.ops.cvxlayers.differentiate.default
+
+TO_PARAMETERS = ("vjp", "vjp2")
+
+
+def encode(solver_args: Any) -> str:
+    """The options of a call as a string, which a graph can hold; what JSON does not know, the engine refuses."""
+    return json.dumps(dict(solver_args), default=lambda v: v.item() if isinstance(v, np.generic) else repr(v))
+
+
+def solve(parameters: Tensors, layer: str, options: str) -> list[torch.Tensor]:
+    """The outputs of a layer."""
+    outputs: list[torch.Tensor] = _solve(list(parameters), layer, options, False)[:-1]
+    return outputs
+
+
+# Work
+
+
+def _solve_now(parameters: Tensors, layer: str, options: str, kept: bool) -> list[torch.Tensor]:
+    record = layer_of(layer).solve([to_numpy(p) for p in parameters], json.loads(options) if options else None)
+    device = parameters[0].device if parameters else torch.device("cpu")
+    dtypes = _output_dtypes(record.compiled, parameters)
+    outputs = [to_tensor(o, dtype, device) for o, dtype in zip(record.outputs, dtypes, strict=True)]
+    return [*outputs, keep(record) if kept else torch.empty((*record.packed.batch, 0), dtype=torch.float64)]
+
+
+def _differentiate_now(
+    parameters: Tensors, point: torch.Tensor, first: Tensors, second: Tensors, kind: str, layer: str, options: str,
+    depth: int,
+) -> list[torch.Tensor]:  # fmt: skip
+    record = record_of(point, [tuple(p.shape) for p in parameters])
+    if record is None:
+        given, solved = [to_numpy(p) for p in parameters], to_numpy(point)
+        record = layer_of(layer).restore(given, solved, json.loads(options) if options else None)
+    stack = (first or second)[0].shape[:depth] if depth else ()
+    arrays = [[to_numpy(operand) for operand in operands] for operands in (first, second)]
+    results = [
+        _derivative(record, kind, *([array[index] for array in part] for part in arrays))
+        for index in np.ndindex(*stack)
+    ]
+    like = _like(record.compiled, parameters, point, kind)
+    if depth:
+        stacked = zip(*results, strict=True) if results else ([np.zeros((0, *shape))] for shape, _ in like)
+        results = [[np.stack(parts).reshape((*stack, *parts[0].shape)) for parts in map(list, stacked)]]
+    device = parameters[0].device
+    return [to_tensor(found, dtype, device) for found, (_, dtype) in zip(results[0], like, strict=True)]
+
+
+def _derivative(record: Record, kind: str, first: list[np.ndarray], second: list[np.ndarray]) -> tuple[np.ndarray, ...]:
+    if kind in ("vjp", "jvp"):
+        return record.vjp(first) if kind == "vjp" else record.jvp(first)
+    return record.second_vjp(first, second) if kind == "vjp2" else record.second_jvp(first, second)
+
+
+# Shapes
+
+
+def _batch(compiled: CompiledProblem, parameters: Tensors) -> torch.Size:
+    return batch_shape(compiled.parameters, [p.shape for p in parameters], torch.broadcast_shapes)
+
+
+def _output_dtypes(compiled: CompiledProblem, parameters: Tensors) -> list[torch.dtype]:
+    real = result_dtype(parameters)
+    return [real.to_complex() if spec.complex else real for spec in compiled.outputs]
+
+
+def _like(
+    compiled: CompiledProblem, parameters: Tensors, point: torch.Tensor, kind: str
+) -> list[tuple[tuple[int, ...], torch.dtype]]:
+    """Shape and dtype of each result of a derivative, without the leading axes of its operands."""
+    if kind in TO_PARAMETERS:
+        return [(tuple(p.shape), p.dtype) for p in parameters]
+    dtypes = _output_dtypes(compiled, parameters)
+    return [((*point.shape[:-1], *spec.shape), dtype) for spec, dtype in zip(compiled.outputs, dtypes, strict=True)]
+
+
+def _solve_shapes(parameters: Tensors, layer: str, options: str, kept: bool) -> list[torch.Tensor]:
+    compiled = layer_of(layer).compiled
+    batch, structure = _batch(compiled, parameters), compiled.structure
+    device = parameters[0].device if parameters else torch.device("cpu")
+    dtypes = _output_dtypes(compiled, parameters)
+    width = structure.n + 2 * structure.m + 1 if kept else 0
+    return [
+        *(torch.empty((*batch, *spec.shape), dtype=dtype, device=device)
+          for spec, dtype in zip(compiled.outputs, dtypes, strict=True)),
+        torch.empty((width, *batch), dtype=torch.float64, device="cpu").movedim(0, -1),
+    ]  # fmt: skip
+
+
+def _differentiate_shapes(
+    parameters: Tensors, point: torch.Tensor, first: Tensors, second: Tensors, kind: str, layer: str, options: str,
+    depth: int,
+) -> list[torch.Tensor]:  # fmt: skip
+    stack, device = (first or second)[0].shape[:depth] if depth else (), parameters[0].device
+    like = _like(layer_of(layer).compiled, parameters, point, kind)
+    return [torch.empty((*stack, *shape), dtype=dtype, device=device) for shape, dtype in like]
+
+
+# Derivatives
+
+
+def _differentiable(tensors: Tensors) -> bool:
+    """Whether this level of transforms differentiates one of these, backward or forward."""
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        return True
+    return any(forward_ad.unpack_dual(tensor, level=0).tangent is not None for tensor in tensors)
+
+
+@contextmanager
+def _next_level() -> Iterator[None]:
+    """Below this level's rules of differentiation, where those of the next level apply."""
+    with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True), torch._C._AutoDispatchBelowAutograd():
+        yield
+
+
+def _solve_differentiably(parameters: Tensors, layer: str, options: str, kept: bool) -> list[torch.Tensor]:
+    if _differentiable(parameters):
+        with enable_single_level_autograd_function():
+            return list(_Solve.apply(layer, options, *parameters))
+    with torch._C._AutoDispatchBelowAutograd():
+        return _solve(parameters, layer, options, kept)
+
+
+def _differentiate_differentiably(
+    parameters: Tensors, point: torch.Tensor, first: Tensors, second: Tensors, kind: str, layer: str, options: str,
+    depth: int,
+) -> list[torch.Tensor]:  # fmt: skip
+    if _differentiable([*parameters, *first, *second]):
+        call, sizes = (kind, layer, options, depth), (len(parameters), len(first))
+        with enable_single_level_autograd_function():
+            return list(_Differentiate.apply(call, sizes, *parameters, point, *first, *second))
+    with torch._C._AutoDispatchBelowAutograd():
+        return _differentiate(parameters, point, first, second, kind, layer, options, depth)
+
+
+def _filled(given: Sequence[torch.Tensor | None], like: Sequence[Any]) -> list[torch.Tensor]:
+    """Zeros for what is None."""
+    return [
+        torch.zeros((), dtype=other.dtype, device=other.device).expand(other.shape) if tensor is None else tensor
+        for tensor, other in zip(given, like, strict=True)
+    ]
+
+
+class _Solve(_SingleLevelFunction):
+    """One level's rules for ``solve``."""
+
+    @staticmethod
+    def forward(ctx: Any, layer: str, options: str, *parameters: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        with _next_level():
+            *outputs, point = _solve(list(parameters), layer, options, True)
+        ctx.save_for_backward(*parameters, point)
+        ctx.save_for_forward(*parameters, point)
+        ctx.mark_non_differentiable(point)
+        ctx.set_materialize_grads(False)
+        ctx.call = layer, options, 0
+        ctx.like = [_Like(output) for output in outputs]
+        return *outputs, point
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+        *parameters, point = ctx.saved_tensors
+        if all(cotangent is None for cotangent in cotangents):
+            return None, None, *(None for _ in parameters)
+        found = _differentiate(parameters, point, _filled(cotangents[:-1], ctx.like), [], "vjp", *ctx.call)
+        return None, None, *(g if need else None for g, need in zip(found, ctx.needs_input_grad[2:], strict=True))
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+        *parameters, point = _without_tangents(ctx.saved_tensors)
+        with forward_ad._set_fwd_grad_enabled(True):
+            return *_differentiate(parameters, point, _filled(tangents[2:], parameters), [], "jvp", *ctx.call), None
+
+
+class _Like:
+    """Shape, dtype and device of a tensor, without the tensor."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.shape, self.dtype, self.device = tensor.shape, tensor.dtype, tensor.device
+
+
+def _without_tangents(saved: Tensors) -> list[torch.Tensor]:
+    return [forward_ad.unpack_dual(tensor, level=0).primal for tensor in saved]
+
+
+class _Differentiate(_SingleLevelFunction):
+    """One level's rules for ``differentiate``.
+
+    <w, J2[t, u]>, with J2 the second derivative, is symmetric in t and u. So the gradients of <u, J'w> are J u in w and
+    J2[u, .]'w in the parameters, which is vjp2; and likewise for the other kinds.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, call: tuple[Any, ...], sizes: tuple[int, int], *tensors: torch.Tensor) -> Any:
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
+        ctx.call, ctx.sizes = call, sizes
+        parameters, point, first, second = _parts(tensors, sizes)
+        with _next_level():
+            return tuple(_differentiate(parameters, point, first, second, *call))
+
+    @staticmethod
+    def backward(ctx: Any, *u: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        parameters, point, first, second = _parts(ctx.saved_tensors, ctx.sizes)
+        needs = _parts(ctx.needs_input_grad[2:], ctx.sizes)
+        kind, *rest = ctx.call
+        depth, given = ctx.call[-1], list(u)
+
+        def apply(kind: str, one: list[torch.Tensor], other: list[torch.Tensor]) -> list[torch.Tensor]:
+            found: list[torch.Tensor] = _differentiate(parameters, point, one, other, kind, *rest)
+            return found
+
+        to_first, to_second, to_parameters = {
+            "vjp": (lambda: apply("jvp", given, []), None, lambda: apply("vjp2", first, given)),
+            "jvp": (lambda: apply("vjp", given, []), None, lambda: apply("vjp2", given, first)),
+            "vjp2": (lambda: apply("jvp2", second, given), lambda: apply("vjp2", first, given), _third),
+            "jvp2": (lambda: apply("vjp2", given, second), lambda: apply("vjp2", given, first), _third),
+        }[kind]
+        dp = [_summed(d, depth) for d in to_parameters()] if any(needs[0]) else [None] * len(parameters)
+        df = to_first() if any(needs[2]) else [None] * len(first)
+        ds = to_second() if to_second and any(needs[3]) else [None] * len(second)
+        return None, None, *dp, None, *df, *ds
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
+        parameters, point, first, second = _parts(_without_tangents(ctx.saved_tensors), ctx.sizes)
+        dp, _, df, ds = _parts(tangents[2:], ctx.sizes)
+        kind, *rest = ctx.call
+        terms = []
+        with forward_ad._set_fwd_grad_enabled(True):
+            if any(d is not None for d in df):
+                terms.append(_differentiate(parameters, point, _filled(df, first), second, kind, *rest))
+            if any(d is not None for d in ds):
+                terms.append(_differentiate(parameters, point, first, _filled(ds, second), kind, *rest))
+            if any(d is not None for d in dp):
+                if second:
+                    _third()
+                moved, stack = _filled(dp, parameters), first[0].shape[: ctx.call[-1]]
+                spread = [d.expand((*stack, *d.shape)) for d in moved]
+                terms.append(_differentiate(parameters, point, first, spread, f"{kind}2", *rest))
+            return tuple(sum(parts[1:], start=parts[0]) for parts in zip(*terms, strict=True))
+
+
+def _parts(tensors: Sequence[Any], sizes: tuple[int, int]) -> tuple[list[Any], Any, list[Any], list[Any]]:
+    """Parameters, point, first and second operands."""
+    k, stop = sizes[0], sizes[0] + 1 + sizes[1]
+    return list(tensors[:k]), tensors[k], list(tensors[k + 1 : stop]), list(tensors[stop:])
+
+
+def _third() -> Any:
+    raise DerivativeError(
+        "A third derivative of a CvxpyLayer was asked for; there are first and second ones. Use finite differences of "
+        "the second."
+    )
+
+
+def _summed(gradient: torch.Tensor, depth: int) -> torch.Tensor:
+    return gradient.sum(tuple(range(depth))) if depth else gradient
+
+
+# Mapped axes
+
+
+def _solve_mapped(
+    info: Any, axes: tuple[Any, ...], parameters: Tensors, layer: str, options: str, kept: bool
+) -> tuple[list[torch.Tensor], list[int]]:
+    ranks = [len(spec.shape) for spec in layer_of(layer).compiled.parameters]
+    results = _solve(map_parameters(torch, parameters, axes[0], ranks), layer, options, kept)
+    return results, [0] * len(results)
+
+
+def _differentiate_mapped(
+    info: Any, axes: tuple[Any, ...], parameters: Tensors, point: torch.Tensor, first: Tensors, second: Tensors,
+    kind: str, layer: str, options: str, depth: int,
+) -> tuple[list[torch.Tensor], list[int]]:  # fmt: skip
+    ranks = [len(spec.shape) for spec in layer_of(layer).compiled.parameters]
+    operands = [
+        Operand(first, axes[2], like_parameters=kind.startswith("jvp")), Operand(second, axes[3], like_parameters=True)
+    ]  # fmt: skip
+    call = map_derivative(torch, info.batch_size, [*parameters, point], [*axes[0], axes[1]], operands, ranks, depth)
+    found = _differentiate(call.parameters, call.point, *call.operands, kind, layer, options, call.depth)
+    results, axis = call.finish(found, kind in TO_PARAMETERS)
+    return results, [axis] * len(results)
+
+
+def _register(
+    name: str, now: Callable[..., Any], shapes: Callable[..., Any], rules: Callable[..., Any], mapped: Any
+) -> None:
+    # Without a tensor among the arguments nothing tells the dispatcher a device: BackendSelect takes the call then.
+    _LIBRARY.impl(name, now, "CompositeExplicitAutograd")
+    _LIBRARY.impl(name, now, "BackendSelect")
+    _LIBRARY.impl(name, rules, "Autograd")
+    torch.library.register_fake(f"cvxlayers::{name}", shapes, lib=_LIBRARY)
+    torch.library.register_vmap(f"cvxlayers::{name}", mapped, lib=_LIBRARY)
+
+
+_register("solve", _solve_now, _solve_shapes, _solve_differentiably, _solve_mapped)
+_register(
+    "differentiate", _differentiate_now, _differentiate_shapes, _differentiate_differentiably, _differentiate_mapped
+)
