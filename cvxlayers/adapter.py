@@ -139,7 +139,7 @@ def leading_shapes(specs: Sequence[ParameterSpec], shapes: Sequence[Shape]) -> l
     ParameterError
         A shape does not end in its parameter's.
     """
-    leading = []
+    leading: list[Any] = []
     for spec, shape in zip(specs, shapes, strict=True):
         cut = len(shape) - len(spec.shape)
         if cut < 0 or tuple(shape[cut:]) != spec.shape:

@@ -34,7 +34,10 @@ def map_parameters(xp: Any, arrays: Sequence[Any], axes: Sequence[Axis], ranks: 
 
 @dataclass(frozen=True)
 class Operand:
-    """What a derivative is linear in: arrays that look like the parameters, or like the outputs; their mapped axes."""
+    """What a derivative is linear in: arrays that look like the parameters, or like the outputs; their mapped axes.
+
+    No arrays at all stand for an operand that a derivative does not have.
+    """
 
     arrays: Sequence[Any]
     axes: Sequence[Axis]
@@ -71,7 +74,7 @@ def map_derivative(
     stacks = []
     for operand in operands:
         moved = _spread(xp, operand.arrays, operand.axes, size, depth)
-        stacks.append(_reshaped(moved, aligned, depth) if operand.like_parameters else moved)
+        stacks.append(_reshaped(moved, aligned, depth) if operand.like_parameters and moved else moved)
 
     def finish(results: Sequence[Any], like_parameters: bool) -> tuple[list[Any], int]:
         return _reshaped(results, parameters, depth) if like_parameters else list(results), depth

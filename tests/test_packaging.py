@@ -47,6 +47,8 @@ ROOMS = {
     "record": 5,
     "layer": 5,
     "qp": 6,
+    "adapter": 6,
+    "mapped": 6,
     "torch": 7,
     "tensorflow": 7,
     "jax": 7,

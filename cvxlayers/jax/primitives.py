@@ -24,8 +24,10 @@ from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from cvxlayers.errors import DerivativeError, ParameterError
+from cvxlayers.adapter import batch_shape
+from cvxlayers.errors import DerivativeError
 from cvxlayers.layer import Layer
+from cvxlayers.mapped import Operand, map_derivative, map_parameters
 from cvxlayers.record import Record
 
 __all__ = ["solve"]
@@ -47,32 +49,8 @@ def solve(core: Layer, parameters: Sequence[jax.Array], solver_args: Mapping[str
 # Shapes
 
 
-def _leading(core: Layer, shapes: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    """The leading shape of each parameter."""
-    leading = []
-    for spec, shape in zip(core.compiled.parameters, shapes, strict=True):
-        cut = len(shape) - len(spec.shape)
-        if cut < 0 or shape[cut:] != spec.shape:
-            raise ParameterError(
-                f"parameter '{spec.name}': got an array of shape {shape}, expected {spec.shape} with any batch "
-                "dimensions in front; reshape it, or check the order in which the parameters are handed in."
-            )
-        leading.append(shape[:cut])
-    return leading
-
-
 def _batch(core: Layer, shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    leading = _leading(core, shapes)
-    try:
-        return np.broadcast_shapes(*leading)
-    except ValueError as exc:
-        found = ", ".join(
-            f"'{spec.name}' has {shape}" for spec, shape in zip(core.compiled.parameters, leading, strict=True)
-        )
-        raise ParameterError(
-            f"parameters: their batch dimensions do not broadcast together: {found}; give each parameter the same "
-            "batch dimensions, size 1, or none."
-        ) from exc
+    return batch_shape(core.compiled.parameters, shapes, np.broadcast_shapes)
 
 
 def _real(parameters: Sequence[Any]) -> np.dtype:
@@ -259,76 +237,32 @@ ad.primitive_transposes[cotangent_p] = _linear_transpose(tangent_p)
 # Mapped axes
 
 
-def _size(arrays: Sequence[Any], axes: Sequence[Any]) -> int:
-    return next(a.shape[axis] for a, axis in zip(arrays, axes, strict=True) if axis is not None)
-
-
-def _front(core: Layer, arrays: Sequence[Any], axes: Sequence[Any], trailing: Sequence[int]) -> list[Any]:
-    """Move each mapped axis to the front of the batch; arrays that are not mapped stay as they are.
-
-    Ones are put between it and the array's own leading dimensions, so that these still align from the right.
-    """
-    own = [a.ndim - (axis is not None) - rank for a, axis, rank in zip(arrays, axes, trailing, strict=True)]
-    longest = max(own, default=0)
-    moved = []
-    for array, axis, dims in zip(arrays, axes, own, strict=True):
-        if axis is not None:
-            array = jnp.moveaxis(array, axis, 0)
-            array = array.reshape((array.shape[0],) + (1,) * (longest - dims) + array.shape[1:])
-        moved.append(array)
-    return moved
+def _solve_batch(arrays: Sequence[Any], axes: Sequence[Any], *, core: Layer, options: Options) -> Any:
+    results = solve_p.bind(*map_parameters(jnp, arrays, axes, _ranks(core)), core=core, options=options)
+    return results, [0] * len(results)
 
 
 def _ranks(core: Layer) -> list[int]:
     return [len(spec.shape) for spec in core.compiled.parameters]
 
 
-def _solve_batch(arrays: Sequence[Any], axes: Sequence[Any], *, core: Layer, options: Options) -> Any:
-    results = solve_p.bind(*_front(core, arrays, axes, _ranks(core)), core=core, options=options)
-    return results, [0] * len(results)
-
-
-def _mapped(arrays: Sequence[Any], axes: Sequence[Any], size: int, insert: int = 0) -> list[Any]:
-    """Every array with the mapped axis at position ``insert``, repeated where it was not mapped."""
-    return [
-        jnp.broadcast_to(jnp.expand_dims(a, insert), (*a.shape[:insert], size, *a.shape[insert:]))
-        if axis is None
-        else jnp.moveaxis(a, axis, insert)
-        for a, axis in zip(arrays, axes, strict=True)
-    ]
-
-
-def _align(array: Any, rank: int, longest: int) -> Any:
-    """Put ones after the mapped axis, so that the leading dimensions behind it number ``longest``."""
-    missing = longest - (array.ndim - 1 - rank)
-    return array.reshape((array.shape[0],) + (1,) * missing + array.shape[1:])
-
-
 def _linear_batch(primitive: Primitive) -> Callable[..., Any]:
     """The rule of a primitive that is linear in what comes after the point."""
+    like_parameters = primitive is tangent_p  # its operand; its result looks like the outputs
 
     def rule(
         arrays: Sequence[Any], axes: Sequence[Any], *, core: Layer, options: Options, stacked: tuple[int, ...]
     ) -> Any:
-        k, size = len(core.compiled.parameters), _size(arrays, axes)
-        fixed, moving = arrays[: k + 1], arrays[k + 1 :]
-        if all(axis is None for axis in axes[: k + 1]):  # the same solutions for all, as under jacfwd and jacrev
-            stack = _mapped(moving, axes[k + 1 :], size)
-            results = primitive.bind(*fixed, *stack, core=core, options=options, stacked=(size, *stacked))
-            return results, [0] * len(results)
-        ranks = _ranks(core)
-        *parameters, point = _mapped(fixed, axes[: k + 1], size)
-        longest = point.ndim - 2  # the point has all leading dimensions of the batch
-        aligned = [_align(a, rank, longest) for a, rank in zip(parameters, ranks, strict=True)]
-        shapes = [a.shape for a in parameters]
-        depth = len(stacked)
-        moved = _mapped(moving, axes[k + 1 :], size, insert=depth)
-        if primitive is tangent_p:  # tangents align as their parameters do
-            moved = [t.reshape((*stacked, *a.shape)) for t, a in zip(moved, aligned, strict=True)]
-        results = primitive.bind(*aligned, point, *moved, core=core, options=options, stacked=stacked)
-        if primitive is cotangent_p:
-            results = [r.reshape((*stacked, *shape)) for r, shape in zip(results, shapes, strict=True)]
-        return results, [depth] * len(results)
+        k = len(core.compiled.parameters) + 1
+        size = next(a.shape[axis] for a, axis in zip(arrays, axes, strict=True) if axis is not None)
+        operand = Operand(arrays[k:], axes[k:], like_parameters)
+        call = map_derivative(jnp, size, arrays[:k], axes[:k], [operand], _ranks(core), len(stacked))
+        shape = call.operands[0][0].shape[: call.depth] if call.depth else ()
+        found = primitive.bind(
+            *call.parameters, call.point, *call.operands[0], core=core, options=options, stacked=shape
+        )
+        results, axis = call.finish(found, not like_parameters)
+        return results, [axis] * len(results)
 
     return rule
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
+from cvxlayers.adapter import Adapter
 from cvxlayers.compiled import CompiledProblem
 from cvxlayers.errors import OptionError, ParameterError, UnknownLeafError
 from cvxlayers.keras.backend import adapter
 from cvxlayers.keras.config import Weight, decode, encode
 from cvxlayers.layer import Layer
-from cvxlayers.report import Info
 
 if TYPE_CHECKING:
     from cvxpy import Parameter, Problem, Variable
@@ -23,7 +23,7 @@ Shape = tuple[int | None, ...]
 
 
 @keras.saving.register_keras_serializable(package="cvxlayers")
-class CvxpyLayer(keras.layers.Layer):
+class CvxpyLayer(Adapter, keras.layers.Layer):
     """A convex optimization problem as a Keras layer, on the TensorFlow, JAX and PyTorch backends.
 
     Parameters
@@ -32,7 +32,7 @@ class CvxpyLayer(keras.layers.Layer):
         The latter from ``cvxlayers.compile`` or ``cvxlayers.load``; ``parameters``, ``variables`` and ``gp`` are then
         part of it.
     parameters, variables, solver, gp, verbose, solver_args
-        As for ``cvxlayers.torch.CvxpyLayer``.
+        As for ``cvxlayers.adapter.Adapter``.
     weights : mapping, optional
         Parameters that are not inputs but weights of the layer, by parameter or name: an initializer (or a number or
         array), or a mapping with some of ``initializer`` (default zeros), ``constraint``, ``regularizer`` and
@@ -42,8 +42,8 @@ class CvxpyLayer(keras.layers.Layer):
         See ``cvxlayers.Layer``.
     check_parameters : bool
         Whether values are checked against their parameters' attributes.
-    polish : bool, optional
-        Whether Newton steps sharpen each solution; see ``cvxlayers.Layer``.
+    polish, smoothing
+        See ``cvxlayers.Layer``.
     **kwargs
         Of ``keras.layers.Layer``: ``name``, ``dtype``, ``trainable``. Keras casts inputs to the layer's dtype, float32
         if nothing else is set; the solver works in float64 all the same.
@@ -86,9 +86,10 @@ class CvxpyLayer(keras.layers.Layer):
         on_failure: str = "raise",
         check_parameters: bool = True,
         polish: bool | None = None,
+        smoothing: float | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        keras.layers.Layer.__init__(self, **kwargs)
         if not isinstance(problem, CompiledProblem):
             problem = Layer.from_problem(problem, parameters, variables, solver, gp, solver_args).compiled
         elif parameters is not None or variables is not None or gp:
@@ -98,9 +99,9 @@ class CvxpyLayer(keras.layers.Layer):
             )
         self._options = {
             "solver": solver, "solver_args": dict(solver_args or {}), "verbose": verbose, "on_failure": on_failure,
-            "check_parameters": check_parameters, "polish": polish,
+            "check_parameters": check_parameters, "polish": polish, "smoothing": smoothing,
         }  # fmt: skip
-        self._core, self._solve = adapter(problem, **self._options)
+        self.core, self._solve = adapter(problem, **self._options)
         self._specs = {spec.name: spec for spec in problem.parameters}
         self._weights = _read(weights or {}, problem)
         self._own = {name: self._variable(name) for name in self._weights}
@@ -111,16 +112,6 @@ class CvxpyLayer(keras.layers.Layer):
     def from_compiled(cls, compiled: CompiledProblem, **options: Any) -> CvxpyLayer:
         """A layer of an already compiled problem."""
         return cls(compiled, **options)
-
-    @property
-    def compiled(self) -> CompiledProblem:
-        """The problem in standard form."""
-        return self._core.compiled
-
-    @property
-    def info(self) -> Info | None:
-        """The report of this thread's last call; in compiled code the host may run it in a thread of its own."""
-        return self._core.info
 
     @property
     def input_names(self) -> list[str]:

@@ -25,7 +25,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -92,16 +93,18 @@ def _differentiate_now(
         record = layer_of(layer).restore(given, solved, json.loads(options) if options else None)
     stack = (first or second)[0].shape[:depth] if depth else ()
     arrays = [[to_numpy(operand) for operand in operands] for operands in (first, second)]
-    results = [
-        _derivative(record, kind, *([array[index] for array in part] for part in arrays))
-        for index in np.ndindex(*stack)
-    ]
-    like = _like(record.compiled, parameters, point, kind)
-    if depth:
-        stacked = zip(*results, strict=True) if results else ([np.zeros((0, *shape))] for shape, _ in like)
-        results = [[np.stack(parts).reshape((*stack, *parts[0].shape)) for parts in map(list, stacked)]]
+    found = [_derivative(record, kind, *([a[index] for a in part] for part in arrays)) for index in np.ndindex(*stack)]
     device = parameters[0].device
-    return [to_tensor(found, dtype, device) for found, (_, dtype) in zip(results[0], like, strict=True)]
+    return [
+        to_tensor(_stacked([each[i] for each in found], stack, shape), dtype, device)
+        for i, (shape, dtype) in enumerate(_like(record.compiled, parameters, point, kind))
+    ]
+
+
+def _stacked(parts: Sequence[np.ndarray], stack: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:
+    if not stack:
+        return parts[0]
+    return np.stack(parts).reshape((*stack, *shape)) if parts else np.zeros((*stack, *shape))
 
 
 def _derivative(record: Record, kind: str, first: list[np.ndarray], second: list[np.ndarray]) -> tuple[np.ndarray, ...]:
@@ -199,7 +202,13 @@ def _filled(given: Sequence[torch.Tensor | None], like: Sequence[Any]) -> list[t
     ]
 
 
-class _Solve(_SingleLevelFunction):
+class _OneLevel(_SingleLevelFunction):
+    """A function of autograd that serves one level of transforms, whatever the others are."""
+
+    apply: ClassVar[Callable[..., tuple[torch.Tensor, ...]]]
+
+
+class _Solve(_OneLevel):
     """One level's rules for ``solve``."""
 
     @staticmethod
@@ -240,7 +249,7 @@ def _without_tangents(saved: Tensors) -> list[torch.Tensor]:
     return [forward_ad.unpack_dual(tensor, level=0).primal for tensor in saved]
 
 
-class _Differentiate(_SingleLevelFunction):
+class _Differentiate(_OneLevel):
     """One level's rules for ``differentiate``.
 
     <w, J2[t, u]>, with J2 the second derivative, is symmetric in t and u. So the gradients of <u, J'w> are J u in w and
@@ -317,12 +326,14 @@ def _summed(gradient: torch.Tensor, depth: int) -> torch.Tensor:
 
 # Mapped axes
 
+_AXES = SimpleNamespace(moveaxis=torch.movedim, broadcast_to=torch.Tensor.expand)
+
 
 def _solve_mapped(
     info: Any, axes: tuple[Any, ...], parameters: Tensors, layer: str, options: str, kept: bool
 ) -> tuple[list[torch.Tensor], list[int]]:
     ranks = [len(spec.shape) for spec in layer_of(layer).compiled.parameters]
-    results = _solve(map_parameters(torch, parameters, axes[0], ranks), layer, options, kept)
+    results = _solve(map_parameters(_AXES, parameters, axes[0], ranks), layer, options, kept)
     return results, [0] * len(results)
 
 
@@ -334,7 +345,7 @@ def _differentiate_mapped(
     operands = [
         Operand(first, axes[2], like_parameters=kind.startswith("jvp")), Operand(second, axes[3], like_parameters=True)
     ]  # fmt: skip
-    call = map_derivative(torch, info.batch_size, [*parameters, point], [*axes[0], axes[1]], operands, ranks, depth)
+    call = map_derivative(_AXES, info.batch_size, [*parameters, point], [*axes[0], axes[1]], operands, ranks, depth)
     found = _differentiate(call.parameters, call.point, *call.operands, kind, layer, options, call.depth)
     results, axis = call.finish(found, kind in TO_PARAMETERS)
     return results, [axis] * len(results)

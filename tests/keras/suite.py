@@ -79,7 +79,7 @@ def answer(layer: CvxpyLayer, values: Any) -> adapters.Answer:
 @pytest.mark.parametrize("row", adapters.ROWS, ids=str)
 def test_outputs_and_gradients_are_those_of_the_numpy_layer(row: Case) -> None:
     layer, values = keras_layer(row.name), adapters.batch(row)
-    adapters.assert_contract(layer._core, values, answer(layer, values), row.name)
+    adapters.assert_contract(layer.core, values, answer(layer, values), row.name)
 
 
 def test_float32_is_the_default() -> None:
@@ -87,7 +87,7 @@ def test_float32_is_the_default() -> None:
     layer, values = keras_layer("norm_ball", "float32"), adapters.single(adapters.batch(row))
     outputs, gradients = answer(layer, values)
     assert {np.asarray(a).dtype for a in (*outputs, *gradients)} == {np.dtype(np.float32)}
-    record = layer._core.solve(values)
+    record = layer.core.solve(values)
     assert_all_close(outputs, record.outputs, 1e-6, "outputs")
     assert_all_close(gradients, record.vjp(adapters.cotangents(record.outputs)), 1e-6, "gradients")
     assert CvxpyLayer(layer.compiled).compute_dtype == "float32"
@@ -96,7 +96,7 @@ def test_float32_is_the_default() -> None:
 def test_inputs_by_order_by_name_and_as_integers() -> None:
     layer = denoising(dtype="float64")
     signal, price = np.arange(5), np.array(0.5)
-    (expected,) = layer._core(signal, price)
+    (expected,) = layer.core(signal, price)
     for given in ([signal, price], (signal, price), {"price": price, "signal": signal}):
         assert_close(keras.ops.convert_to_numpy(layer(given)), expected, 1e-12, "solution")
     with pytest.raises(
@@ -152,10 +152,10 @@ def test_fit_save_load_and_predict(tmp_path: Path) -> None:
     assert losses[-1] < 0.9 * losses[0]
     assert float(keras.ops.convert_to_numpy(layer.trainable_weights[0])) > 0.1
     expected = model.predict(noisy, verbose=0)
-    assert_close(expected, layer._core(noisy, keras.ops.convert_to_numpy(layer.weights[0]))[0], 1e-6, "prediction")
+    assert_close(expected, layer.core(noisy, keras.ops.convert_to_numpy(layer.weights[0]))[0], 1e-6, "prediction")
     model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras")
-    assert again.layers[0]._core.on_failure == "zero_grad"
+    assert again.layers[0].core.on_failure == "zero_grad"
     assert again.layers[0].get_config() == layer.get_config()
     assert_close(again.predict(noisy, verbose=0), expected, 1e-6, "loaded")
     again.compile(keras.optimizers.Adam(0.01), "mse")
@@ -204,7 +204,7 @@ def test_weights_only_and_what_they_may_be() -> None:
     layer = denoising(
         weights={"signal": np.arange(5.0), "price": {"initializer": 0.25, "trainable": False}}, dtype="float64"
     )
-    assert_close(keras.ops.convert_to_numpy(layer()), layer._core(np.arange(5.0), 0.25)[0], 1e-12, "solution")
+    assert_close(keras.ops.convert_to_numpy(layer()), layer.core(np.arange(5.0), 0.25)[0], 1e-12, "solution")
     assert [w.path.split("/")[-1] for w in layer.trainable_weights] == ["signal"]
     assert [w.path.split("/")[-1] for w in layer.non_trainable_weights] == ["price"]
     x, one, two = cp.Variable(2), cp.Parameter(2), cp.Parameter(2)
