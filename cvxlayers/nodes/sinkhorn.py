@@ -1,0 +1,173 @@
+"""The potentials of entropic optimal transport: Sinkhorn's iteration in log-space, finished by Newton steps.
+
+With the density E_ij = exp(f_i + g_j - M_ij) the plan is P = diag(r) E diag(c), and P 1 = r, P' 1 = c says E c = 1 and
+E' r = 1, also where masses are zero. Sinkhorn solves the two in turn (Sinkhorn, Knopp 1967; Cuturi 2013, in log-space
+Peyre, Cuturi 2019, section 4.4). With f eliminated, g maximizes the concave
+
+    phi(g) = c' g - sum_i r_i log sum_j c_j exp(g_j - M_ij),    gradient c - P' 1,    Hessian -(diag(P' 1) - P' R^-1 P)
+
+whose Newton steps converge where Sinkhorn's linear rate is close to one; large costs are reached by scaling them up.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+__all__ = ["Potentials", "find_potentials"]
+
+Tensor = torch.Tensor
+
+SPAN, GROWTH = 16.0, 2.0
+"""Costs that span more than SPAN are reached by problems that grow by at most GROWTH."""
+
+COARSE = 1e-4
+"""The residual at which a problem on the way to the full costs is left."""
+
+FIRST, BLOCK = 2, 8
+"""Sinkhorn's iterations in log-space, and then by products, before the first Newton step."""
+
+HALVINGS = 30
+
+
+class Potentials(NamedTuple):
+    """f (B, H), g (B, W), and for each element its iterations and its residual |P' 1 - c| + |P 1 - r| (sums)."""
+
+    f: Tensor
+    g: Tensor
+    iterations: Tensor
+    residual: Tensor
+
+
+def find_potentials(M: Tensor, r: Tensor, c: Tensor, tolerance: float, most: int) -> Potentials:
+    """Solve for costs M (B, H, W) and masses r (B, H), c (B, W) of total one, in at most so many iterations each."""
+    low = M.amin(2, keepdim=True)
+    reduced = M - low
+    span = reduced.amax((1, 2), keepdim=True)
+    scale = torch.where(span > SPAN, SPAN / span, 1.0)
+    f, g = r.new_zeros(r.shape), c.new_zeros(c.shape)
+    iterations, ready = torch.zeros(len(M), dtype=torch.int64, device=M.device), torch.ones_like(r[:, 0])
+    active = torch.arange(len(M), device=M.device)
+    residual = torch.full_like(ready, torch.inf)
+    while active.numel():
+        whole = scale[active, 0, 0] >= 1
+        goal = torch.where(whole, tolerance, COARSE)
+        part = _solve(reduced[active] * scale[active], r[active], c[active], f[active], g[active], goal, most)
+        f[active], g[active], residual[active] = part.f, part.g, part.residual
+        iterations[active] += part.iterations
+        active = active[~whole]
+        growth = torch.minimum(1 / scale[active], torch.full_like(scale[active], GROWTH))
+        scale[active] *= growth
+        f[active] *= growth[:, :, 0]
+        g[active] *= growth[:, :, 0]
+    return Potentials(f + low[:, :, 0], g, iterations, residual)
+
+
+def _solve(M: Tensor, r: Tensor, c: Tensor, f: Tensor, g: Tensor, goal: Tensor, most: int) -> Potentials:
+    """One problem, from potentials near its solution, until the residual of each element meets its goal."""
+    log_r, log_c = r.log(), c.log()
+    for _ in range(FIRST):
+        f = -torch.logsumexp((log_c + g)[:, None] - M, 2)
+        g = -torch.logsumexp((log_r + f)[:, :, None] - M, 1)
+    g = _by_products(M, r, c, f, g)
+    f, g, steps, residual = _newton(M, r, c, log_c, g, goal, most)
+    return Potentials(f, g, steps + FIRST + BLOCK, residual)
+
+
+def _by_products(M: Tensor, r: Tensor, c: Tensor, f: Tensor, g: Tensor) -> Tensor:
+    """More of Sinkhorn's iterations, on E itself: u = 1 / (E C v), v = 1 / (E' R u); where they fail, g as it was."""
+    E = torch.exp(f[:, :, None] + g[:, None] - M)
+    right, left, v = E * c[:, None], (E * r[:, :, None]).mT, torch.ones_like(g)
+    for _ in range(BLOCK):
+        u = 1 / (right @ v[:, :, None])
+        v = 1 / (left @ u)[:, :, 0]
+    better = g + v.log()
+    return torch.where(torch.isfinite(better).all(1, keepdim=True), better, g)
+
+
+class _Point(NamedTuple):
+    """The semi-dual function at g: its value (B,), f, the conditional plan Q = R^-1 P, the gradient, the residual."""
+
+    value: Tensor
+    f: Tensor
+    Q: Tensor
+    gradient: Tensor
+    residual: Tensor
+
+
+def _at(M: Tensor, r: Tensor, c: Tensor, log_c: Tensor, g: Tensor) -> _Point:
+    exponents = (log_c + g)[:, None] - M
+    top = exponents.amax(2, keepdim=True)
+    Q = torch.exp(exponents - top)
+    total = Q.sum(2, keepdim=True)
+    f = -(total.log() + top)[:, :, 0]
+    Q /= total
+    gradient = c - (r[:, None] @ Q)[:, 0]
+    value = torch.linalg.vecdot(c, g) + torch.linalg.vecdot(r, f)
+    return _Point(value, f, Q, gradient, gradient.abs().sum(1))
+
+
+def _newton(
+    M: Tensor, r: Tensor, c: Tensor, log_c: Tensor, g: Tensor, goal: Tensor, most: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Regularized Newton steps with backtracking; elements that are there, or go no further, rest."""
+    g, steps = g.clone(), torch.zeros(len(M), dtype=torch.int64, device=M.device)
+    active = torch.arange(len(M), device=M.device)
+    data = (M, r, c, log_c)
+    here = _at(*data, g)
+    f, residual = here.f.clone(), here.residual.clone()
+    for _ in range(most):
+        moving = here.residual > goal[active]
+        if not moving.all():
+            active, here = active[moving], _Point(*(part[moving] for part in here))
+            data = tuple(part[moving] for part in data)
+        if not active.numel():
+            break
+        here, new, moved = _step(*data, g[active], here)
+        steps[active] += 1
+        g[active], f[active], residual[active] = new, here.f, here.residual
+        if not moved.all():
+            active, here = active[moved], _Point(*(part[moved] for part in here))
+            data = tuple(part[moved] for part in data)
+    return f, g, steps, residual
+
+
+def _step(M: Tensor, r: Tensor, c: Tensor, log_c: Tensor, g: Tensor, here: _Point) -> tuple[_Point, Tensor, Tensor]:
+    """One step: the new point, its g, and who moved at all."""
+    direction = _direction(r, c, here)
+    slope = torch.linalg.vecdot(here.gradient, direction)
+    size = torch.ones_like(slope)
+    moved = torch.zeros_like(slope, dtype=torch.bool)
+    best, new = here, g
+    for _ in range(HALVINGS):
+        trial = g + size[:, None] * direction
+        there = _at(M, r, c, log_c, trial)
+        good = (there.value >= here.value + 1e-4 * size * slope) | (there.residual <= (1 - 0.1 * size) * here.residual)
+        take = good & ~moved & torch.isfinite(there.residual)
+        if take.all():
+            return there, trial, take
+        best = _Point(*(torch.where(_wide(take, a), a, b) for a, b in zip(there, best, strict=True)))
+        new, moved = torch.where(take[:, None], trial, new), moved | take
+        if moved.all():
+            break
+        size = size / 2
+    return best, new, moved
+
+
+def _wide(mask: Tensor, x: Tensor) -> Tensor:
+    return mask.reshape(-1, *[1] * (x.ndim - 1))
+
+
+def _direction(r: Tensor, c: Tensor, here: _Point) -> Tensor:
+    """The Newton step, regularized by the residual, in the scaling in which the Hessian's diagonal is about one."""
+    scale = torch.where(c > 0, c, 1.0).rsqrt()
+    root = r.sqrt()[:, :, None] * here.Q * scale[:, None]
+    columns = (r[:, None] @ here.Q)[:, 0] * scale**2
+    S = -(root.mT @ root)
+    S += (c * scale)[:, :, None] * (c * scale)[:, None]  # the null vector of the gauge, lifted
+    S.diagonal(dim1=1, dim2=2).add_(columns + (1e-14 + 1e-3 * here.residual.clamp(max=1.0))[:, None] + (c <= 0))
+    factor, failed = torch.linalg.cholesky_ex(S)
+    step = scale * torch.cholesky_solve((scale * here.gradient)[:, :, None], factor)[:, :, 0]
+    ascent = torch.isfinite(step).all(1) & (failed == 0)
+    return torch.where(ascent[:, None], step, here.gradient / c.clamp(min=1e-300).where(c > 0, torch.ones_like(c)))

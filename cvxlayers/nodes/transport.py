@@ -1,0 +1,272 @@
+"""Entropic optimal transport between two histograms, differentiated through its optimality conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cvxlayers.errors import ParameterError
+from cvxlayers.nodes.arguments import check_dimensions, flatten_batch, positive
+from cvxlayers.nodes.closed_rule import ClosedRule
+from cvxlayers.nodes.outcome import Call, Reporting, Solved, check_policy
+from cvxlayers.nodes.sinkhorn import find_potentials
+from cvxlayers.solution import Status
+
+__all__ = ["OptimalTransport", "optimal_transport"]
+
+INACCURATE = 1e3
+"""Up to so many tolerances a residual is called inaccurate, beyond it failed."""
+
+LARGEST = 300.0
+"""Exponents are cut here: only between two zero masses can they be as large."""
+
+
+def optimal_transport(
+    M: Tensor,
+    r: Tensor | None = None,
+    c: Tensor | None = None,
+    gamma: float | Tensor = 1.0,
+    *,
+    balance: bool = False,
+    tolerance: float | None = None,
+    max_iterations: int = 200,
+    on_failure: str = "raise",
+) -> Tensor:
+    """The plan P that minimizes <P, M> + KL(P, r c') / gamma subject to P 1 = r and P' 1 = c.
+
+    Parameters
+    ----------
+    M : (..., H, W) tensor
+        Costs, finite.
+    r : (..., H) tensor, optional
+        Masses of the rows, nonnegative (zeros are fine); default: 1 / H each.
+    c : (..., W) tensor, optional
+        Masses of the columns, of the same total as r; default: 1 / W each.
+    gamma : float or (...) tensor
+        How sharp the plan is, positive; for gamma to infinity it becomes the plan without entropy. Default 1.
+    balance : bool
+        Scale r and c to the mean of their totals first. Default: unequal totals are a failure, as no plan exists.
+    tolerance : float, optional
+        Of |P 1 - r| + |P' 1 - c| (sums of absolute values) relative to the total mass. Default 1e-9, in single
+        precision 1e-6.
+    max_iterations : int
+        Of Newton's method, for each of the problems that lead to large costs. Default 200.
+    on_failure : "raise", "nan" or "zero_grad"
+        What becomes of elements without a plan that meets the tolerance: SolveError; NaN in the plan and in its gradient;
+        or the best plan found with zero gradient.
+
+    Returns
+    -------
+    (..., H, W) tensor
+        In the dtype of M; the work is done in double precision. Batch dimensions broadcast.
+
+    Raises
+    ------
+    ParameterError
+        Wrong shapes or dtypes, gamma that is not positive, NaN or infinite entries.
+    SolveError
+        With ``on_failure="raise"``: negative masses, no mass at all, unequal totals, or no convergence.
+
+    Notes
+    -----
+    The gradient, in M, r, c and gamma, is that of the solution, of every order. In r and c it is right along changes
+    that keep the totals equal; other changes count as if the totals were averaged, as with ``balance=True``. Source: Cuturi
+    2013; Eisenberger et al. 2022 and Campbell, Liu, Gould 2020 for the implicit derivative.
+
+    Examples
+    --------
+    >>> M = torch.tensor([[0.0, 1.0], [1.0, 0.0]], requires_grad=True)
+    >>> P = optimal_transport(M, gamma=10.0)
+    >>> P.sum(0), P.sum(1)
+    (tensor([0.5000, 0.5000], grad_fn=...), tensor([0.5000, 0.5000], grad_fn=...))
+    >>> P[0, 0].backward()
+    >>> bool(M.grad[0, 0] < 0)
+    True
+    """
+    check_policy(on_failure)
+    call = Call(on_failure, {"tolerance": tolerance, "most": max_iterations, "balance": balance})
+    return transport_plan(call, M, r, c, gamma)
+
+
+class OptimalTransport(Reporting):
+    """``optimal_transport`` as a module with fixed options; ``module.info`` is the report of this thread's last call.
+
+    Parameters
+    ----------
+    gamma, balance, tolerance, max_iterations, on_failure
+        See ``optimal_transport``. A gamma that is a ``torch.nn.Parameter`` is learned.
+
+    Examples
+    --------
+    >>> node = OptimalTransport(gamma=20.0)
+    >>> P = node(torch.rand(8, 5, 7, dtype=torch.float64))
+    >>> P.shape, set(node.info.statuses.tolist())
+    (torch.Size([8, 5, 7]), {'optimal'})
+    """
+
+    def __init__(
+        self,
+        gamma: float | Tensor = 1.0,
+        *,
+        balance: bool = False,
+        tolerance: float | None = None,
+        max_iterations: int = 200,
+        on_failure: str = "raise",
+    ) -> None:
+        super().__init__()
+        check_policy(on_failure)
+        self.gamma, self.on_failure = gamma, on_failure
+        self.settings = {"tolerance": tolerance, "most": max_iterations, "balance": balance}
+
+    def forward(self, M: Tensor, r: Tensor | None = None, c: Tensor | None = None) -> Tensor:
+        """Solve for costs M (..., H, W) and masses r (..., H), c (..., W); see ``optimal_transport``."""
+        return transport_plan(Call(self.on_failure, self.settings, self._local), M, r, c, self.gamma)
+
+
+def transport_plan(call: Call, M: Any, r: Any, c: Any, gamma: Any) -> Tensor:
+    """``optimal_transport`` with its options in a ``Call``: tolerance, most (iterations), and whether to balance."""
+    check_dimensions("M", M, "H, W", 2)
+    H, W = M.shape[-2:]
+    r = M.new_full((H,), 1 / H) if r is None else _masses("r", r, H, "rows")
+    c = M.new_full((W,), 1 / W) if c is None else _masses("c", c, W, "columns")
+    fronts = (M.shape[:-2], r.shape[:-1], c.shape[:-1])
+    gamma = positive("gamma", gamma, M, torch.broadcast_shapes(*fronts))
+    gamma = gamma if isinstance(gamma, Tensor) else M.new_full((), gamma)
+    (M, r, c, gamma), batch = flatten_batch(("M", "r", "c", "gamma"), (M, r, c, gamma), (2, 1, 1, 0))
+    dtype = M.dtype
+    tolerance = call.settings["tolerance"] or (1e-9 if dtype == torch.float64 else 1e-6)
+    call = Call(call.on_failure, {**call.settings, "tolerance": tolerance}, call.keeper)
+    M, r, c, gamma = (part.double() for part in (M, r, c, gamma))
+    f, g = _RULE(call, M, r, c, gamma)
+    total, r, c = _normalized(r, c)
+    P = total[:, None, None] * r[:, :, None] * c[:, None] * _density(gamma[:, None, None] * M, f, g)
+    return P.to(dtype).reshape(*batch, H, W)
+
+
+def _masses(name: str, masses: Any, size: int, what: str) -> Tensor:
+    check_dimensions(name, masses, "H" if name == "r" else "W", 1)
+    if masses.shape[-1] != size:
+        raise ParameterError(
+            f"{name}: got shape {tuple(masses.shape)}, expected (..., {size}): one mass for each of the {what} of M."
+        )
+    return masses
+
+
+def _normalized(r: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The mean of the totals (B,), and r and c with total one (zeros without mass)."""
+    rows, columns = r.sum(1, keepdim=True), c.sum(1, keepdim=True)
+    return (rows + columns)[:, 0] / 2, r / _one_for_zero(rows), c / _one_for_zero(columns)
+
+
+def _one_for_zero(total: Tensor) -> Tensor:
+    return torch.where(total == 0, 1.0, total)
+
+
+def _density(M: Tensor, f: Tensor, g: Tensor) -> Tensor:
+    return torch.exp((f[:, :, None] + g[:, None] - M).clamp(max=LARGEST))
+
+
+class _TransportRule(ClosedRule):
+    """(M, r, c, gamma) to the potentials f, g of the density E = exp(f + g - gamma M), for normalized r and c.
+
+    They are defined by E c = 1 and E' r = 1. With Mg = gamma M the linearization is
+
+        [[I, E C], [E' R, I]] (df, dg) = ((E o dMg) c - E dc, (E o dMg)' r - E' dr),
+
+    singular along the gauge (1, -1), and finite also where masses are zero. Eliminating df leaves the Schur complement
+    I - E' R E C (W, W) with null vectors 1 (right) and c (left), lifted by 1 c'; since only f + g counts, any gauge will do.
+    """
+
+    names = ("M", "r", "c", "gamma")
+    advice = {
+        Status.INFEASIBLE: "infeasible elements have negative masses, or r and c of different totals: normalize them, "
+        "or pass balance=True",
+        Status.INACCURATE: "inaccurate elements stopped short of the tolerance: raise max_iterations or tolerance, or "
+        "lower gamma",
+        Status.FAILED: "failed elements have no mass, or costs times gamma too large for the arithmetic: lower gamma",
+    }
+
+    def solve(self, call: Call, *inputs: Tensor) -> Solved:
+        M, r, c, gamma = inputs
+        tolerance = call.settings["tolerance"]
+        rows, columns = r.sum(1), c.sum(1)
+        apart = (rows - columns).abs() / torch.maximum(rows, columns).clamp(min=1e-300)
+        negative = (r < 0).any(1) | (c < 0).any(1)
+        infeasible = negative | ((apart > tolerance) & (not call.settings["balance"]))
+        empty = (rows <= 0) | (columns <= 0)
+        _, r, c = _normalized(r, c)
+        sound = (~(infeasible | empty))[:, None]
+        r = torch.where(sound, r, 1 / max(r.shape[1], 1))
+        c = torch.where(sound, c, 1 / max(c.shape[1], 1))
+        scaled = gamma[:, None, None] * M
+        f, g, iterations, _ = find_potentials(scaled, r, c, tolerance / 2, call.settings["most"])
+        E = _density(scaled, f, g)
+        residual = (r * ((E @ c[:, :, None])[:, :, 0] - 1)).abs().sum(1)
+        residual += (c * ((r[:, None] @ E)[:, 0] - 1)).abs().sum(1)
+        residual = torch.where(residual.isfinite(), residual, torch.inf)
+        status = torch.full(residual.shape, int(Status.FAILED), dtype=torch.int8, device=M.device)
+        status[residual <= INACCURATE * tolerance] = int(Status.INACCURATE)
+        status[residual <= tolerance] = int(Status.OPTIMAL)
+        status[empty] = int(Status.FAILED)
+        status[infeasible] = int(Status.INFEASIBLE)
+        return Solved((f, g), status, iterations, residual)
+
+    def pullback(
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Tensor]
+    ) -> Sequence[Tensor]:
+        (M, r, c, gamma), (f, g), (df, dg) = inputs, outputs, cotangents
+        E = _density(gamma[:, None, None] * M, f, g)
+        rows, columns = _one_for_zero(r.sum(1, keepdim=True)), _one_for_zero(c.sum(1, keepdim=True))
+        r, c = r / rows, c / columns
+        left, right = _adjoint(E, r, c, df, dg)
+        dr, dc = -_times(E, right), -_times(E.mT, left)
+        dscaled = E * (left[:, :, None] * c[:, None] + r[:, :, None] * right[:, None])
+        dr = (dr - (dr * r).sum(1, keepdim=True)) / rows
+        dc = (dc - (dc * c).sum(1, keepdim=True)) / columns
+        return gamma[:, None, None] * dscaled, dr, dc, (M * dscaled).sum((1, 2))
+
+    def pushforward(
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], tangents: Sequence[Tensor]
+    ) -> Sequence[Tensor]:
+        (M, r, c, gamma), (f, g), (dM, dr, dc, dgamma) = inputs, outputs, tangents
+        E = _density(gamma[:, None, None] * M, f, g)
+        rows, columns = _one_for_zero(r.sum(1, keepdim=True)), _one_for_zero(c.sum(1, keepdim=True))
+        r, c = r / rows, c / columns
+        dr = (dr - r * dr.sum(1, keepdim=True)) / rows
+        dc = (dc - c * dc.sum(1, keepdim=True)) / columns
+        turned = E * (gamma[:, None, None] * dM + dgamma[:, None, None] * M)
+        return _forward(E, r, c, _times(turned, c) - _times(E, dc), _times(turned.mT, r) - _times(E.mT, dr))
+
+
+def _times(A: Tensor, x: Tensor) -> Tensor:
+    return (A @ x[:, :, None])[:, :, 0]
+
+
+def _adjoint(E: Tensor, r: Tensor, c: Tensor, df: Tensor, dg: Tensor) -> tuple[Tensor, Tensor]:
+    """Solve [[I, R E], [C E', I]] (left, right) = (df, dg), on the shorter side."""
+    if E.shape[1] < E.shape[2]:
+        right, left = _adjoint(E.mT, c, r, dg, df)
+        return left, right
+    right = torch.linalg.solve_ex(_schur(E, r, c).mT, (dg - c * _times(E.mT, df))[:, :, None])[0][:, :, 0]
+    return df - r * _times(E, right), right
+
+
+def _forward(E: Tensor, r: Tensor, c: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Solve [[I, E C], [E' R, I]] (f, g) = (first, second), on the shorter side."""
+    if E.shape[1] < E.shape[2]:
+        g, f = _forward(E.mT, c, r, second, first)
+        return f, g
+    g = torch.linalg.solve_ex(_schur(E, r, c), (second - _times(E.mT, r * first))[:, :, None])[0][:, :, 0]
+    return first - _times(E, c * g), g
+
+
+def _schur(E: Tensor, r: Tensor, c: Tensor) -> Tensor:
+    """I - E' R E C + 1 c', and a rounding error on the diagonal, so that a plan without entropy is no division by zero."""
+    identity = (1 + 1e-15) * torch.eye(E.shape[2], dtype=E.dtype, device=E.device)
+    return identity + c[:, None] * (1 - E.mT @ (r[:, :, None] * E))
+
+
+_RULE = _TransportRule()
