@@ -15,7 +15,16 @@
 
 from __future__ import annotations
 
+from cvxlayers.nodes.analytic_centre import AnalyticCentre, analytic_centre
+from cvxlayers.nodes.attention import (
+    DeclarativeAttention,
+    RobustMean,
+    declarative_attention,
+    robust_mean,
+    sinkhorn_weights,
+)
 from cvxlayers.nodes.declarative import DeclarativeLayer, DeclarativeNode, NodeInfo
+from cvxlayers.nodes.entmax import entmax, softmax, sparsemax
 from cvxlayers.nodes.projection import (
     Projection,
     project_l1_ball,
@@ -27,12 +36,23 @@ from cvxlayers.nodes.projection import (
     project_simplex,
     project_simplex_kl,
 )
+from cvxlayers.nodes.total_variation import TotalVariation, total_variation
+from cvxlayers.nodes.transport import OptimalTransport, optimal_transport
 
 __all__ = [
+    "AnalyticCentre",
+    "DeclarativeAttention",
     "DeclarativeLayer",
     "DeclarativeNode",
     "NodeInfo",
+    "OptimalTransport",
     "Projection",
+    "RobustMean",
+    "TotalVariation",
+    "analytic_centre",
+    "declarative_attention",
+    "entmax",
+    "optimal_transport",
     "project_l1_ball",
     "project_l1_sphere",
     "project_l2_ball",
@@ -41,4 +61,9 @@ __all__ = [
     "project_linf_sphere",
     "project_simplex",
     "project_simplex_kl",
+    "robust_mean",
+    "sinkhorn_weights",
+    "softmax",
+    "sparsemax",
+    "total_variation",
 ]

@@ -39,8 +39,8 @@ def analytic_centre(
     max_iterations : int
         Newton steps of each phase. Default 100.
     on_failure : "raise", "nan" or "zero_grad"
-        What becomes of elements without a centre: SolveError; NaN in the point and its gradient; or the best point found
-        (zeros if there is none) with zero gradient.
+        What becomes of elements without a centre: SolveError; NaN in the point and its gradient; or the best point
+        found (zeros if there is none) with zero gradient.
 
     Returns
     -------
@@ -58,8 +58,8 @@ def analytic_centre(
 
     Notes
     -----
-    Scaling a row, of A and b alike, changes nothing. A redundant row moves the centre, as every row repels it. Source: Boyd,
-    Vandenberghe 2004, section 8.5.3.
+    Scaling a row, of A and b alike, changes nothing. A redundant row moves the centre, as every row repels it. Source:
+    Boyd, Vandenberghe 2004, section 8.5.3.
 
     Examples
     --------
@@ -93,9 +93,7 @@ class AnalyticCentre(Reporting):
     ([False, True], ['optimal', 'infeasible'])
     """
 
-    def __init__(
-        self, *, tolerance: float | None = None, max_iterations: int = 100, on_failure: str = "raise"
-    ) -> None:
+    def __init__(self, *, tolerance: float | None = None, max_iterations: int = 100, on_failure: str = "raise") -> None:
         super().__init__()
         check_policy(on_failure)
         self.on_failure, self.settings = on_failure, {"tolerance": tolerance, "most": max_iterations}
@@ -134,13 +132,14 @@ class _CentreRule(ClosedRule):
     }
 
     def solve(self, call: Call, *inputs: Tensor) -> Solved:
-        return find_centre(*inputs, call.settings["tolerance"], call.settings["most"])
+        A, b = inputs
+        return find_centre(A, b, call.settings["tolerance"], call.settings["most"])
 
     def pullback(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Tensor]
     ) -> Sequence[Tensor]:
-        A, y = inputs[0], outputs[0]
-        lam = _inverse_slacks(*inputs, y)
+        (A, b), y = inputs, outputs[0]
+        lam = _inverse_slacks(A, b, y)
         w = _solve(A, lam, cotangents[0])
         along = lam**2 * _times(A, w)
         return -lam[:, :, None] * w[:, None] - along[:, :, None] * y[:, None], along
@@ -148,8 +147,8 @@ class _CentreRule(ClosedRule):
     def pushforward(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], tangents: Sequence[Tensor]
     ) -> Sequence[Tensor]:
-        (A, _), (dA, db), y = inputs, tangents, outputs[0]
-        lam = _inverse_slacks(*inputs, y)
+        (A, b), (dA, db), y = inputs, tangents, outputs[0]
+        lam = _inverse_slacks(A, b, y)
         return (-_solve(A, lam, _times(dA.mT, lam) + _times(A.mT, lam**2 * (_times(dA, y) - db))),)
 
 

@@ -74,7 +74,7 @@ def flatten_batch(
         ) from exc
     size = batch.numel()
     flat = [
-        x.expand(*batch, *x.shape[len(front) :]).reshape(size, *x.shape[len(front) :])
+        x.expand((*batch, *x.shape[len(front) :])).reshape(size, *x.shape[len(front) :])
         for x, front in zip(tensors, fronts, strict=True)
     ]
     return flat, batch

@@ -16,7 +16,7 @@ from cvxlayers.nodes.outcome import Call, Reporting, check_policy
 from cvxlayers.nodes.robust_mean import PENALTIES, RobustMeanRule
 from cvxlayers.nodes.transport import transport_plan
 
-__all__ = ["DeclarativeAttention", "declarative_attention", "robust_mean", "sinkhorn_weights"]
+__all__ = ["DeclarativeAttention", "RobustMean", "declarative_attention", "robust_mean", "sinkhorn_weights"]
 
 MAPS = ("softmax", "sparsemax", "entmax", "sinkhorn")
 
@@ -119,12 +119,49 @@ def robust_mean(
     --------
     >>> values = torch.tensor([[0.0], [0.1], [-0.1], [100.0]])
     >>> robust_mean(torch.full((1, 4), 0.25), values, alpha=0.1, penalty="huber")
-    tensor([[0.0333]])
+    tensor([[0.0500]])
     """
     _check_penalty(penalty)
     check_policy(on_failure)
     call = Call(on_failure, {"tolerance": tolerance, "most": max_iterations})
     return _robust_mean(call, weights, values, alpha, penalty)
+
+
+class RobustMean(Reporting):
+    """``robust_mean`` as a module with fixed options; ``module.info`` is the report of this thread's last call.
+
+    Parameters
+    ----------
+    alpha, penalty, tolerance, max_iterations, on_failure
+        See ``robust_mean``. An alpha that is a ``torch.nn.Parameter`` is learned.
+
+    Examples
+    --------
+    >>> node = RobustMean(alpha=0.1, penalty="huber")
+    >>> node(torch.ones(1, 3), torch.tensor([[0.0], [0.2], [9.0]]))
+    tensor([[0.2000]])
+    """
+
+    def __init__(
+        self,
+        alpha: float | Tensor = 1.0,
+        penalty: str = "pseudo-huber",
+        *,
+        tolerance: float | None = None,
+        max_iterations: int = 100,
+        on_failure: str = "raise",
+    ) -> None:
+        super().__init__()
+        _check_penalty(penalty)
+        check_policy(on_failure)
+        self.alpha, self.penalty, self.on_failure = alpha, penalty, on_failure
+        self.settings = {"tolerance": tolerance, "most": max_iterations}
+
+    def forward(self, weights: Tensor, values: Tensor) -> Tensor:
+        """The robust means (..., Q, C) for weights (..., Q, K) and values (..., K, C); see ``robust_mean``."""
+        return _robust_mean(
+            Call(self.on_failure, self.settings, self._local), weights, values, self.alpha, self.penalty
+        )
 
 
 def _robust_mean(call: Call, weights: Any, values: Any, alpha: Any, penalty: str) -> Tensor:
@@ -135,7 +172,7 @@ def _robust_mean(call: Call, weights: Any, values: Any, alpha: Any, penalty: str
             f"values: got shape {tuple(values.shape)}, expected (..., {weights.shape[-1]}, C): one for each column of "
             "the weights."
         )
-    alpha = positive("alpha", alpha, values, torch.broadcast_shapes(weights.shape[:-2], values.shape[:-2]))
+    alpha = positive("alpha", alpha, values, alpha.shape if isinstance(alpha, Tensor) else ())
     alpha = alpha if isinstance(alpha, Tensor) else values.new_full((), alpha)
     flat, batch = flatten_batch(("weights", "values", "alpha"), (weights, values, alpha), (2, 2, 0))
     tolerance = call.settings["tolerance"] or (1e-10 if values.dtype == torch.float64 else 1e-5)
@@ -255,7 +292,7 @@ class DeclarativeAttention(Reporting):
 
     def _mask(self, mask: Any, scores: Tensor) -> Tensor:
         if self.map == "sinkhorn":
-            raise OptionError('mask: got one with map="sinkhorn", whose columns must all receive their share; leave it.')
+            raise OptionError('mask: got one with map="sinkhorn", whose columns all receive their share; leave it.')
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
             kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
             raise ParameterError(f"mask: got {kind}, expected a bool tensor that broadcasts to {tuple(scores.shape)}.")

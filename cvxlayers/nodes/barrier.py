@@ -1,10 +1,10 @@
 """The analytic centre by damped Newton steps, after a phase that finds a point inside or proves that there is none.
 
 Rows are scaled to length one first, which moves no centre. Phase one follows the barrier path of  min t  subject to
-A y - t <= b, |y_j| <= R, -1 <= t  in (y, t), from y = 0, until t < 0 at a point with A y < b; a path point with parameter theta
-is within (number of rows) / theta of the optimum, so a t above that proves that no point lies inside the box (Boyd,
-Vandenberghe 2004, sections 11.3 and 11.4). Phase two minimizes -sum log(b - A y). A direction d with A d <= 0 that Newton's method
-finds there, relative to |d|, proves that the set is unbounded; a converged centre has lam = 1 / s > 0 with A'lam = 0,
+A y - t <= b, |y_j| <= R, -1 <= t  in (y, t), from y = 0, until A y < b; a path point with parameter theta is within
+(number of rows) / theta of the optimum, so a t above that proves that no point lies inside the box (Boyd, Vandenberghe
+2004, sections 11.3 and 11.4). Phase two minimizes -sum log(b - A y). A direction d with A d <= 0, relative to |d|, that
+Newton's method finds there proves that the set is unbounded; a converged centre has lam = 1 / s > 0 with A'lam = 0,
 which proves that it is bounded (Farkas).
 """
 
@@ -34,7 +34,7 @@ HALVINGS = 40
 
 def find_centre(A: Tensor, b: Tensor, tolerance: float, most: int) -> Solved:
     """The centres (B, n) of {A y <= b} for A (B, m, n), b (B, m), in at most so many Newton steps for each phase."""
-    batch, n = len(A), A.shape[2]
+    batch = len(A)
     lengths = A.norm(dim=2)
     empty_row = (lengths == 0) & (b <= 0)
     lengths = torch.where(lengths > 0, lengths, torch.where(b.abs() > 0, b.abs(), 1.0))
@@ -67,7 +67,7 @@ def _rank_deficient(A: Tensor) -> Tensor:
 
 def _phase_one(A: Tensor, b: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Points y (B, n), who has one inside, who has none for certain, and the steps taken."""
-    batch, m, n = A.shape
+    batch, _, n = A.shape
     y = A.new_zeros((batch, n))
     steps = torch.zeros(batch, dtype=torch.int64, device=A.device)
     inside, empty = (b > 0).all(1), torch.zeros(batch, dtype=torch.bool, device=A.device)
@@ -126,8 +126,8 @@ def _newton(
 ) -> _Found:  # fmt: skip
     """Minimize cost'y - sum log(b - A y) from a point inside.
 
-    Elements rest when their decrement meets the tolerance, where ``idle`` says so, where a direction has no end, and, with
-    ``rows`` and ``limits``, as soon as the first entries of y are inside of those.
+    Elements rest when their decrement meets the tolerance, where ``idle`` says so, where a direction has no end, and,
+    with ``rows`` and ``limits``, as soon as the first entries of y are inside of those.
     """
     batch = len(A)
     y, steps = y.clone(), torch.zeros(batch, dtype=torch.int64, device=A.device)
@@ -161,8 +161,8 @@ def _newton(
 def _length(lam: Tensor, growth: Tensor, linear: Tensor, decrement: Tensor) -> Tensor:
     """How far to go along a direction: halved from the way to the boundary until the function falls enough.
 
-    Along it the function changes by t linear - sum log(1 - t lam growth). A full step is taken close to the minimum, where
-    self-concordance says that it is right.
+    Along it the function changes by t linear - sum log(1 - t lam growth). A full step is taken close to the minimum,
+    where self-concordance says that it is right.
     """
     rate = lam * growth
     full = 1 / rate.amax(1).clamp(min=1e-300)

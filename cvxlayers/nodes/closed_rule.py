@@ -1,9 +1,9 @@
 """The autograd rule of a node that brings its own solver and its own closed-form derivative.
 
-A node declares three functions of batch-first tensors: ``solve`` finds the solution, ``pullback`` turns cotangents of the
-solution into those of the inputs, ``pushforward`` tangents of the inputs into those of the solution. The two are made
-of differentiable operations at the inputs and at the solution; as the solution that they see is the node's own output,
-differentiating them again is right to every order. ``torch.vmap`` folds its dimension into the batch.
+A node declares three functions of batch-first tensors: ``solve`` finds the solution, ``pullback`` turns cotangents of
+the solution into those of the inputs, ``pushforward`` tangents of the inputs into those of the solution. The two are
+made of differentiable operations at the inputs and at the solution; as the solution that they see is the node's own
+output, differentiating them again is right to every order. ``torch.vmap`` folds its dimension into the batch.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch.autograd.forward_ad import _set_fwd_grad_enabled, unpack_dual
 
 from cvxlayers.errors import ParameterError
 from cvxlayers.nodes.outcome import Call, Solved
+from cvxlayers.report import Seconds
 from cvxlayers.solution import Status
 
 __all__ = ["ClosedRule"]
@@ -69,15 +70,19 @@ class ClosedRule(ABC):
 
     def solve_all(self, call: Call, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Solve the elements with finite inputs, settle failures, and return the outputs and who is all right."""
-        finite = torch.stack([~_any(~torch.isfinite(x)) for x in inputs]).all(0)
-        if finite.all():
-            solved = self.solve(call, *inputs)
-        else:
-            if call.on_failure == "raise":
+        seconds = Seconds()
+        with seconds.measure("packing"):
+            finite = torch.stack([~_any(~torch.isfinite(x)) for x in inputs]).all(0)
+            whole = bool(finite.all())
+            if not whole and call.on_failure == "raise":
                 self._refuse(inputs)
-            index = finite.nonzero()[:, 0]
-            solved = _spread(self.solve(call, *(x[index] for x in inputs)), index, len(finite))
-        call.settle(solved, self.advice)
+        with seconds.measure("solving"):
+            if whole:
+                solved = self.solve(call, *inputs)
+            else:
+                index = finite.nonzero()[:, 0]
+                solved = _spread(self.solve(call, *(x[index] for x in inputs)), index, len(finite))
+        call.settle(solved, self.advice, seconds)
         outputs = solved.outputs
         if not solved.ok.all():
             outputs = tuple(_filled(y, solved.ok, call.on_failure) for y in outputs)
@@ -141,7 +146,8 @@ class _Attach(torch.autograd.Function):
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         *saved, ok = ctx.saved_tensors
         saved, given = _gated(saved, ok), cotangents[:-1]
-        found = ctx.rule.pullback(saved[: ctx.count], saved[ctx.count :], given)
+        used = [torch.where(_like(ok, part), part, 0.0) for part in given]
+        found = ctx.rule.pullback(saved[: ctx.count], saved[ctx.count :], used)
         touched = torch.stack([_any(part != 0) for part in given]).any(0)
         fill = torch.where(touched, torch.nan, 0.0) if ctx.call.on_failure == "nan" else torch.zeros_like(ok)
         return None, None, *(torch.where(_like(ok, x), x, _like(fill, x).to(x.dtype)) for x in found)
@@ -153,7 +159,10 @@ class _Attach(torch.autograd.Function):
             *saved, ok = ctx.saved_tensors
             saved = _gated([unpack_dual(x).primal for x in saved], ok)
             inputs = saved[: ctx.count]
-            given = [torch.zeros_like(x) if t is None else t for x, t in zip(inputs, tangents[2:], strict=True)]
+            given = [
+                torch.zeros_like(x) if t is None else torch.where(_like(ok, t), t, 0.0)
+                for x, t in zip(inputs, tangents[2:], strict=True)
+            ]
             found = ctx.rule.pushforward(inputs, saved[ctx.count :], given)
             fill = torch.nan if ctx.call.on_failure == "nan" else 0.0
             return *(torch.where(_like(ok, y), y, fill) for y in found), None

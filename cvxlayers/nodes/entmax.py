@@ -1,9 +1,9 @@
 """Row-wise maps onto the simplex: softmax, sparsemax, and between and beyond them entmax.
 
-entmax maximizes p'z + H(p) over the simplex, with the Tsallis entropy H(p) = sum_i (p_i - p_i^alpha) / (alpha (alpha - 1))
-(Peters, Niculae, Martins 2019). Its solution is p_i = ((alpha - 1) z_i - tau)_+^(1 / (alpha - 1)), where tau makes the sum
-one. For alpha = 2 and 1.5 tau is known in closed form once the support is, and autograd differentiates that; for other
-orders it is the root of one equation, and the derivative is the implicit one.
+entmax maximizes p'z + H(p) over the simplex, with Tsallis' entropy H(p) = sum_i (p_i - p_i^alpha) / (alpha (alpha - 1))
+(Peters, Niculae, Martins 2019). Its solution is p_i = ((alpha - 1) z_i - tau)_+^(1 / (alpha - 1)), where tau makes the
+sum one. For alpha = 2 and 1.5 tau is known in closed form once the support is, and autograd differentiates that; for
+other orders it is the root of one equation, and the derivative is the implicit one.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ def entmax(z: Tensor, alpha: float | Tensor = 1.5, dim: int = -1) -> Tensor:
     z : tensor
         Scores; minus infinity leaves an entry out.
     alpha : float or tensor
-        At least 1: softmax at 1, sparsemax at 2, the sparser the larger. A tensor broadcasts to the shape of z with size 1 along
-        ``dim``; its entries are above 1, and it gets its gradient. Default 1.5.
+        At least 1: softmax at 1, sparsemax at 2, the sparser the larger. A tensor broadcasts to the shape of z
+        with size 1 along ``dim``; its entries are above 1, and it gets its gradient. Default 1.5.
     dim : int
         Default: the last.
 
@@ -100,11 +100,11 @@ def entmax(z: Tensor, alpha: float | Tensor = 1.5, dim: int = -1) -> Tensor:
     --------
     >>> z = torch.tensor([1.0, 0.0, -2.0], requires_grad=True)
     >>> p = entmax(z)
-    >>> p
-    tensor([0.8307, 0.1693, 0.0000], grad_fn=...)
+    >>> p.detach()
+    tensor([0.8307, 0.1693, 0.0000])
     >>> p[0].backward()
     >>> z.grad  # p^(1/2) on the support, centred
-    tensor([ 0.2836, -0.2836,  0.0000])
+    tensor([ 0.2835, -0.2835,  0.0000])
     """
     z = _scores(z, dim).movedim(dim, -1)
     if isinstance(alpha, Tensor):
@@ -130,7 +130,8 @@ def _orders(alpha: Tensor, z: Tensor, dim: int) -> Tensor:
     """alpha with the dimensions of z, 1 along the last; z has its ``dim`` moved there."""
     check_tensor("alpha", alpha)
     check_entries(alpha, lambda plain: (plain > 1) & plain.isfinite(), "alpha: got entries that are not above 1")
-    alpha = alpha.reshape((1,) * (z.ndim - alpha.ndim) + alpha.shape).movedim(dim, -1) if alpha.ndim <= z.ndim else alpha
+    if alpha.ndim <= z.ndim:
+        alpha = alpha.reshape((1,) * (z.ndim - alpha.ndim) + alpha.shape).movedim(dim, -1)
     fits = alpha.ndim == z.ndim and alpha.shape[-1] == 1
     if not fits or any(a not in (1, b) for a, b in zip(alpha.shape, z.shape, strict=True)):
         raise ParameterError(
@@ -145,7 +146,7 @@ def _masked(mask: Tensor, x: Tensor, other: float = 0.0) -> Tensor:
 
 
 def _order_two(z: Tensor) -> Tensor:
-    """p = (z - tau)_+: the support has the k largest entries for the largest k with 1 + k z_(k) > z_(1) + ... + z_(k)."""
+    """p = (z - tau)_+ on the k largest entries, for the largest k with 1 + k z_(k) > z_(1) + ... + z_(k)."""
     z = z - z.detach().amax(-1, keepdim=True)
     with torch.no_grad():
         ordered = z.detach().clamp(min=-2).sort(-1, descending=True).values
@@ -158,7 +159,7 @@ def _order_two(z: Tensor) -> Tensor:
 
 
 def _order_one_and_a_half(z: Tensor) -> Tensor:
-    """p = (z/2 - tau)_+^2: on a support of k entries with mean m and sum of squared deviations s, tau = m - ((1 - s)/k)^(1/2)."""
+    """p = (z/2 - tau)_+^2, tau = m - ((1 - s) / k)^(1/2) on k entries with mean m and sum of squared deviations s."""
     x = (z - z.detach().amax(-1, keepdim=True)) / 2
     with torch.no_grad():
         ordered = x.detach().clamp(min=-2).sort(-1, descending=True).values
@@ -201,7 +202,8 @@ class _EntmaxRule(ClosedRule):
         p = (x - tau).clamp(min=0) ** power
         total = p.sum(1, keepdim=True)
         status = torch.full(alpha.shape, int(Status.OPTIMAL), dtype=torch.int8, device=z.device)
-        return Solved(((p / total).to(inputs[0].dtype),), status, torch.full_like(status, steps), (total[:, 0] - 1).abs())
+        p = (p / total).to(inputs[0].dtype)
+        return Solved((p,), status, torch.full_like(status, steps), (total[:, 0] - 1).abs())
 
     def pullback(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Tensor]

@@ -6,10 +6,10 @@ min_y 1/2 |y - x|^2 + sum_i e_i |y_{i+1} - y_i| is solved block by block. At the
 
     m_i = w_i + clip(m_{i-1}, -e_{i-1}, e_{i-1}),
 
-then backwards i is inside if m_i < -e_i, outside if m_i > e_i, and goes with i + 1 between. Where the set is empty or all,
-the block is constant. Else it is cut where the set ends; as it is known which side of a cut is higher, e |y_{i+1} - y_i|
-becomes linear there and moves into x. All blocks of all signals are one array: a cut is an edge with e = 0. Composed
-clips are clips, so the recursion is run in parallel pieces (Blelloch 1990).
+then backwards i is inside if m_i < -e_i, outside if m_i > e_i, and goes with i + 1 between. Where the set is empty or
+all, the block is constant. Else it is cut where the set ends; as it is known which side of a cut is higher, the term
+e |y_{i+1} - y_i| becomes linear there and moves into x. All blocks of all signals are one array: a cut is an edge with
+e = 0. Composed clips are clips, so the recursion is run in parallel pieces (Blelloch 1990).
 """
 
 from __future__ import annotations

@@ -12,35 +12,12 @@ import torch
 from numpy.typing import NDArray
 
 from cvxlayers.errors import OptionError, SolveError
-from cvxlayers.solution import Status
+from cvxlayers.report import Info, Seconds
+from cvxlayers.solution import Residuals, Status
 
-__all__ = ["POLICIES", "Call", "NodeInfo", "Reporting", "Solved", "check_policy"]
+__all__ = ["POLICIES", "Call", "Reporting", "Solved", "check_policy"]
 
 POLICIES = ("raise", "nan", "zero_grad")
-
-
-@dataclass(frozen=True)
-class NodeInfo:
-    """The report of one call of a node.
-
-    Attributes
-    ----------
-    statuses : (B,) array of str
-        "optimal", "inaccurate", "infeasible", "unbounded" or "failed", for each element of the flattened batch.
-    iterations : (B,) array of int
-    residuals : (B,) array
-        How far each element is from its optimality conditions, in the units of the tolerance; NaN without a point.
-    """
-
-    statuses: NDArray[np.str_]
-    iterations: NDArray[np.int64]
-    residuals: NDArray[np.float64]
-
-    def __str__(self) -> str:
-        counts = zip(*np.unique(self.statuses, return_counts=True), strict=True)
-        told = ", ".join(f"{count} {status}" for status, count in counts) or "empty batch"
-        worst = float(np.nanmax(self.residuals, initial=0.0))
-        return f"{told}; at most {self.iterations.max(initial=0)} iterations; worst residual {worst:.1e}"
 
 
 @dataclass(frozen=True)
@@ -66,7 +43,7 @@ class Call:
     settings: Mapping[str, Any] = field(default_factory=dict)
     keeper: threading.local | None = None
 
-    def settle(self, solved: Solved, advice: Mapping[Status, str]) -> None:
+    def settle(self, solved: Solved, advice: Mapping[Status, str], seconds: Seconds) -> None:
         """Hand the report to its keeper, and raise where the policy says so.
 
         Raises
@@ -76,15 +53,26 @@ class Call:
         """
         statuses = solved.status.cpu().numpy()
         if self.keeper is not None:
-            self.keeper.info = NodeInfo(
-                _NAMES[statuses], solved.iterations.cpu().numpy(), solved.residuals.double().cpu().numpy()
-            )
+            self.keeper.info = _report(solved, statuses, seconds)
         bad = np.flatnonzero(statuses != Status.OPTIMAL)
         if bad.size and self.on_failure == "raise":
             raise _solve_error(statuses, bad, advice)
 
 
 _NAMES = np.array([str(status) for status in Status])
+
+
+def _report(solved: Solved, statuses: NDArray[np.integer], seconds: Seconds) -> Info:
+    """The one residual of a node stands as the primal one; what a node does not have is zero, or NaN."""
+    residuals, nothing = solved.residuals.double().cpu().numpy(), np.zeros(len(statuses))
+    return Info(
+        statuses=_NAMES[statuses],
+        iterations=solved.iterations.cpu().numpy().astype(np.int64),
+        engines=np.full(len(statuses), "closed rule", dtype="U16"),
+        residuals=Residuals(residuals, nothing, nothing, nothing),
+        objective=np.full(len(statuses), np.nan),
+        seconds=seconds,
+    )
 
 
 def _solve_error(statuses: NDArray[np.integer], bad: NDArray[np.intp], advice: Mapping[Status, str]) -> SolveError:
@@ -112,7 +100,10 @@ def check_policy(on_failure: str) -> None:
 
 
 class Reporting(torch.nn.Module):
-    """A module that keeps the report of each thread's last call.
+    """A module that keeps the report of each thread's last call, in the form of the convex layers' reports.
+
+    ``info.residuals.worst`` (B,) is how far each element is from its optimality conditions, in the units of the node's
+    tolerance; NaN without a point. A node knows no ``objective``.
 
     Copies and pickles of it start without a report.
     """
@@ -122,7 +113,7 @@ class Reporting(torch.nn.Module):
         self._local = threading.local()
 
     @property
-    def info(self) -> NodeInfo | None:
+    def info(self) -> Info | None:
         """The report of this thread's last call; None before the first."""
         return getattr(self._local, "info", None)
 

@@ -6,8 +6,8 @@ The penalties are functions of s = |y - v|^2 with phi' = psi(s) / 2, each close 
     Huber          s / 2 up to |y - v| = alpha, then linear     convex
     Welsch         alpha^2 (1 - exp(-s / (2 alpha^2)))          not convex: the minimum near the mean is taken
 
-All are concave in s, so that reweighting, y <- sum A psi v / sum A psi, never goes up (Weiszfeld 1937; Holland, Welsch 1977).
-Where a Newton step goes lower, it is taken. At the solution, with d = y - v,
+All are concave in s, so that reweighting, y <- sum A psi v / sum A psi, never goes up (Weiszfeld 1937; Holland, Welsch
+1977). Where a Newton step goes lower, it is taken. At the solution, with d = y - v,
 
     gradient  sum_k A psi d = 0,      Hessian  H = sum_k A (psi I + 2 psi' d d').
 """
@@ -87,10 +87,12 @@ class RobustMeanRule(ClosedRule):
             if not moving.any():
                 break
             iterations += moving
-            y, state = self._move(A, v, alpha, y, state)
+            better = self._move(A, v, alpha, y, state)
+            y = torch.where(moving[:, None, None], better, y)
+            state = self._look(A, v, alpha, y)
         status = torch.full(alpha.shape, int(Status.INACCURATE), dtype=torch.int8, device=A.device)
         status[state.residual <= tolerance] = int(Status.OPTIMAL)
-        curved = torch.linalg.cholesky_ex(state.H)[1].reshape(len(A), -1) == 0
+        curved = torch.linalg.cholesky_ex(state.H)[1] == 0
         status[~curved.all(1) | state.residual.isinf()] = int(Status.FAILED)
         return Solved((y,), status, iterations, state.residual)
 
@@ -107,7 +109,7 @@ class RobustMeanRule(ClosedRule):
         H = _hessian(Apsi, A * weights.in_s, d)
         return _State((A * weights.value).sum(2), gradient, total, H, residual)
 
-    def _move(self, A: Tensor, v: Tensor, alpha: Tensor, y: Tensor, state: _State) -> tuple[Tensor, _State]:
+    def _move(self, A: Tensor, v: Tensor, alpha: Tensor, y: Tensor, state: _State) -> Tensor:
         """The better of a reweighting and, where it goes lower, a Newton step, for each mean."""
         factor, bad = torch.linalg.cholesky_ex(state.H)
         step = torch.cholesky_solve(state.gradient[..., None], factor)[..., 0]
@@ -117,8 +119,7 @@ class RobustMeanRule(ClosedRule):
         smaller = there.gradient.norm(dim=2) < 0.5 * state.gradient.norm(dim=2)
         lower = (there.value <= here.value) | (smaller & (there.value <= state.value + 1e-14 * state.value.abs()))
         lower &= (step != 0).any(2)
-        y = torch.where(lower[..., None], newton, weighted)
-        return y, self._look(A, v, alpha, y)
+        return torch.where(lower[..., None], newton, weighted)
 
     def pullback(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Tensor]

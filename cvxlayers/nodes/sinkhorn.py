@@ -71,8 +71,8 @@ def _solve(M: Tensor, r: Tensor, c: Tensor, f: Tensor, g: Tensor, goal: Tensor, 
         f = -torch.logsumexp((log_c + g)[:, None] - M, 2)
         g = -torch.logsumexp((log_r + f)[:, :, None] - M, 1)
     g = _by_products(M, r, c, f, g)
-    f, g, steps, residual = _newton(M, r, c, log_c, g, goal, most)
-    return Potentials(f, g, steps + FIRST + BLOCK, residual)
+    found = _newton(_Data(M, r, c, log_c), g, goal, most)
+    return found._replace(iterations=found.iterations + FIRST + BLOCK)
 
 
 def _by_products(M: Tensor, r: Tensor, c: Tensor, f: Tensor, g: Tensor) -> Tensor:
@@ -86,6 +86,19 @@ def _by_products(M: Tensor, r: Tensor, c: Tensor, f: Tensor, g: Tensor) -> Tenso
     return torch.where(torch.isfinite(better).all(1, keepdim=True), better, g)
 
 
+class _Data(NamedTuple):
+    """Costs (B, H, W), masses (B, H) and (B, W), and the logarithm of the latter."""
+
+    M: Tensor
+    r: Tensor
+    c: Tensor
+    log_c: Tensor
+
+    def select(self, which: Tensor) -> _Data:
+        """Some elements."""
+        return _Data(*(part[which] for part in self))
+
+
 class _Point(NamedTuple):
     """The semi-dual function at g: its value (B,), f, the conditional plan Q = R^-1 P, the gradient, the residual."""
 
@@ -95,8 +108,13 @@ class _Point(NamedTuple):
     gradient: Tensor
     residual: Tensor
 
+    def select(self, which: Tensor) -> _Point:
+        """Some elements."""
+        return _Point(*(part[which] for part in self))
 
-def _at(M: Tensor, r: Tensor, c: Tensor, log_c: Tensor, g: Tensor) -> _Point:
+
+def _at(data: _Data, g: Tensor) -> _Point:
+    M, r, c, log_c = data
     exponents = (log_c + g)[:, None] - M
     top = exponents.amax(2, keepdim=True)
     Q = torch.exp(exponents - top)
@@ -108,41 +126,36 @@ def _at(M: Tensor, r: Tensor, c: Tensor, log_c: Tensor, g: Tensor) -> _Point:
     return _Point(value, f, Q, gradient, gradient.abs().sum(1))
 
 
-def _newton(
-    M: Tensor, r: Tensor, c: Tensor, log_c: Tensor, g: Tensor, goal: Tensor, most: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _newton(data: _Data, g: Tensor, goal: Tensor, most: int) -> Potentials:
     """Regularized Newton steps with backtracking; elements that are there, or go no further, rest."""
-    g, steps = g.clone(), torch.zeros(len(M), dtype=torch.int64, device=M.device)
-    active = torch.arange(len(M), device=M.device)
-    data = (M, r, c, log_c)
-    here = _at(*data, g)
+    g, steps = g.clone(), torch.zeros(len(g), dtype=torch.int64, device=g.device)
+    active = torch.arange(len(g), device=g.device)
+    here = _at(data, g)
     f, residual = here.f.clone(), here.residual.clone()
     for _ in range(most):
         moving = here.residual > goal[active]
         if not moving.all():
-            active, here = active[moving], _Point(*(part[moving] for part in here))
-            data = tuple(part[moving] for part in data)
+            active, here, data = active[moving], here.select(moving), data.select(moving)
         if not active.numel():
             break
-        here, new, moved = _step(*data, g[active], here)
+        here, new, moved = _step(data, g[active], here)
         steps[active] += 1
         g[active], f[active], residual[active] = new, here.f, here.residual
         if not moved.all():
-            active, here = active[moved], _Point(*(part[moved] for part in here))
-            data = tuple(part[moved] for part in data)
-    return f, g, steps, residual
+            active, here, data = active[moved], here.select(moved), data.select(moved)
+    return Potentials(f, g, steps, residual)
 
 
-def _step(M: Tensor, r: Tensor, c: Tensor, log_c: Tensor, g: Tensor, here: _Point) -> tuple[_Point, Tensor, Tensor]:
+def _step(data: _Data, g: Tensor, here: _Point) -> tuple[_Point, Tensor, Tensor]:
     """One step: the new point, its g, and who moved at all."""
-    direction = _direction(r, c, here)
+    direction = _direction(data.r, data.c, here)
     slope = torch.linalg.vecdot(here.gradient, direction)
     size = torch.ones_like(slope)
     moved = torch.zeros_like(slope, dtype=torch.bool)
     best, new = here, g
     for _ in range(HALVINGS):
         trial = g + size[:, None] * direction
-        there = _at(M, r, c, log_c, trial)
+        there = _at(data, trial)
         good = (there.value >= here.value + 1e-4 * size * slope) | (there.residual <= (1 - 0.1 * size) * here.residual)
         take = good & ~moved & torch.isfinite(there.residual)
         if take.all():

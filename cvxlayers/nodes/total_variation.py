@@ -36,14 +36,14 @@ def total_variation(
     weights : (..., N - 1) tensor, optional
         At least zero; default: 1 each.
     on_failure : "raise", "nan" or "zero_grad"
-        What becomes of signals with NaN or infinite entries, and of those whose solution fails the optimality conditions
-        (which no finite signal has been seen to do).
+        What becomes of signals with NaN or infinite entries, and of those whose solution fails the optimality
+        conditions (which no finite signal has been seen to do).
 
     Returns
     -------
     (..., N) tensor
-        Differentiable in x, lam and weights: the entries of a constant piece average their cotangents. The solver is exact
-        and finite; it works in double precision on the CPU, and dtype and device come back.
+        Differentiable in x, lam and weights: the entries of a constant piece average their cotangents. The solver is
+        exact and finite; it works in double precision on the CPU, and dtype and device come back.
 
     Raises
     ------
@@ -52,15 +52,15 @@ def total_variation(
 
     Notes
     -----
-    The solution is piecewise linear in x and lam; where pieces are about to join or part, which is where a dual variable meets its
-    bound at a constant piece, the derivative is one of the two. Source: Chambolle, Darbon 2009.
+    The solution is piecewise linear in x and lam; where pieces are about to join or part, which is where a dual
+    variable meets its bound at a constant piece, the derivative is one of the two. Source: Chambolle, Darbon 2009.
 
     Examples
     --------
     >>> x = torch.tensor([0.0, 1.0, 5.0, 6.0], requires_grad=True)
     >>> y = total_variation(x, lam=1.0)
-    >>> y
-    tensor([1.0000, 1.0000, 5.0000, 5.0000], grad_fn=...)
+    >>> y.detach()
+    tensor([1., 1., 5., 5.])
     >>> y[0].backward()
     >>> x.grad
     tensor([0.5000, 0.5000, 0.0000, 0.0000])
@@ -107,7 +107,7 @@ def _denoise(call: Call, x: Any, lam: Any, weights: Any) -> Tensor:
         )
     if not isinstance(lam, Tensor):
         if isinstance(lam, bool) or not isinstance(lam, int | float) or not 0 <= lam < float("inf"):
-            raise ParameterError(f"lam: got {lam!r}, expected a finite number that is at least zero, or a tensor of them.")
+            raise ParameterError(f"lam: got {lam!r}, expected a finite number of at least zero, or a tensor of them.")
         lam = x.new_full((), lam)
     (x, lam, weights), batch = flatten_batch(("x", "lam", "weights"), (x, lam, weights), (1, 0, 1))
     for name, part in (("lam", lam), ("weights", weights)):

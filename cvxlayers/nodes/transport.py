@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -55,7 +55,7 @@ def optimal_transport(
     max_iterations : int
         Of Newton's method, for each of the problems that lead to large costs. Default 200.
     on_failure : "raise", "nan" or "zero_grad"
-        What becomes of elements without a plan that meets the tolerance: SolveError; NaN in the plan and in its gradient;
+        What becomes of elements without a plan that meets the tolerance: SolveError; NaN in the plan and its gradient;
         or the best plan found with zero gradient.
 
     Returns
@@ -73,15 +73,15 @@ def optimal_transport(
     Notes
     -----
     The gradient, in M, r, c and gamma, is that of the solution, of every order. In r and c it is right along changes
-    that keep the totals equal; other changes count as if the totals were averaged, as with ``balance=True``. Source: Cuturi
-    2013; Eisenberger et al. 2022 and Campbell, Liu, Gould 2020 for the implicit derivative.
+    that keep the totals equal; other changes count as if the totals were averaged, as with ``balance=True``. Source:
+    Cuturi 2013; Eisenberger et al. 2022 and Campbell, Liu, Gould 2020 for the implicit derivative.
 
     Examples
     --------
     >>> M = torch.tensor([[0.0, 1.0], [1.0, 0.0]], requires_grad=True)
     >>> P = optimal_transport(M, gamma=10.0)
-    >>> P.sum(0), P.sum(1)
-    (tensor([0.5000, 0.5000], grad_fn=...), tensor([0.5000, 0.5000], grad_fn=...))
+    >>> P.sum(0).detach(), P.sum(1).detach()
+    (tensor([0.5000, 0.5000]), tensor([0.5000, 0.5000]))
     >>> P[0, 0].backward()
     >>> bool(M.grad[0, 0] < 0)
     True
@@ -132,17 +132,14 @@ def transport_plan(call: Call, M: Any, r: Any, c: Any, gamma: Any) -> Tensor:
     H, W = M.shape[-2:]
     r = M.new_full((H,), 1 / H) if r is None else _masses("r", r, H, "rows")
     c = M.new_full((W,), 1 / W) if c is None else _masses("c", c, W, "columns")
-    fronts = (M.shape[:-2], r.shape[:-1], c.shape[:-1])
-    gamma = positive("gamma", gamma, M, torch.broadcast_shapes(*fronts))
+    gamma = positive("gamma", gamma, M, gamma.shape if isinstance(gamma, Tensor) else ())
     gamma = gamma if isinstance(gamma, Tensor) else M.new_full((), gamma)
     (M, r, c, gamma), batch = flatten_batch(("M", "r", "c", "gamma"), (M, r, c, gamma), (2, 1, 1, 0))
     dtype = M.dtype
     tolerance = call.settings["tolerance"] or (1e-9 if dtype == torch.float64 else 1e-6)
     call = Call(call.on_failure, {**call.settings, "tolerance": tolerance}, call.keeper)
     M, r, c, gamma = (part.double() for part in (M, r, c, gamma))
-    f, g = _RULE(call, M, r, c, gamma)
-    total, r, c = _normalized(r, c)
-    P = total[:, None, None] * r[:, :, None] * c[:, None] * _density(gamma[:, None, None] * M, f, g)
+    P, _, _ = _RULE(call, M, r, c, gamma)
     return P.to(dtype).reshape(*batch, H, W)
 
 
@@ -155,14 +152,21 @@ def _masses(name: str, masses: Any, size: int, what: str) -> Tensor:
     return masses
 
 
-def _normalized(r: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The mean of the totals (B,), and r and c with total one (zeros without mass)."""
+class _Masses(NamedTuple):
+    """r and c with total one (zeros without mass), their totals (B, 1), and the mean of those."""
+
+    r: Tensor
+    c: Tensor
+    rows: Tensor
+    columns: Tensor
+    total: Tensor
+
+
+def _normalized(r: Tensor, c: Tensor) -> _Masses:
     rows, columns = r.sum(1, keepdim=True), c.sum(1, keepdim=True)
-    return (rows + columns)[:, 0] / 2, r / _one_for_zero(rows), c / _one_for_zero(columns)
-
-
-def _one_for_zero(total: Tensor) -> Tensor:
-    return torch.where(total == 0, 1.0, total)
+    total = (rows + columns) / 2
+    rows, columns = (torch.where(part == 0, 1.0, part) for part in (rows, columns))
+    return _Masses(r / rows, c / columns, rows, columns, total)
 
 
 def _density(M: Tensor, f: Tensor, g: Tensor) -> Tensor:
@@ -170,14 +174,16 @@ def _density(M: Tensor, f: Tensor, g: Tensor) -> Tensor:
 
 
 class _TransportRule(ClosedRule):
-    """(M, r, c, gamma) to the potentials f, g of the density E = exp(f + g - gamma M), for normalized r and c.
+    """(M, r, c, gamma) to P = total diag(r) E diag(c) and the potentials of the density E = exp(f + g - gamma M).
 
-    They are defined by E c = 1 and E' r = 1. With Mg = gamma M the linearization is
+    Here r and c are normalized to a total of one. The potentials are defined by E c = 1 and E' r = 1. With Mg = gamma M
+    the linearization is
 
         [[I, E C], [E' R, I]] (df, dg) = ((E o dMg) c - E dc, (E o dMg)' r - E' dr),
 
     singular along the gauge (1, -1), and finite also where masses are zero. Eliminating df leaves the Schur complement
-    I - E' R E C (W, W) with null vectors 1 (right) and c (left), lifted by 1 c'; since only f + g counts, any gauge will do.
+    I - E' R E C (W, W) with null vectors 1 (right) and c (left), lifted by 1 c'; as only f + g counts, any gauge
+    will do.
     """
 
     names = ("M", "r", "c", "gamma")
@@ -197,7 +203,7 @@ class _TransportRule(ClosedRule):
         negative = (r < 0).any(1) | (c < 0).any(1)
         infeasible = negative | ((apart > tolerance) & (not call.settings["balance"]))
         empty = (rows <= 0) | (columns <= 0)
-        _, r, c = _normalized(r, c)
+        r, c, _, _, total = _normalized(r, c)
         sound = (~(infeasible | empty))[:, None]
         r = torch.where(sound, r, 1 / max(r.shape[1], 1))
         c = torch.where(sound, c, 1 / max(c.shape[1], 1))
@@ -212,33 +218,42 @@ class _TransportRule(ClosedRule):
         status[residual <= tolerance] = int(Status.OPTIMAL)
         status[empty] = int(Status.FAILED)
         status[infeasible] = int(Status.INFEASIBLE)
-        return Solved((f, g), status, iterations, residual)
+        P = total[:, :, None] * r[:, :, None] * c[:, None] * E
+        return Solved((P, f, g), status, iterations, residual)
 
     def pullback(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Tensor]
     ) -> Sequence[Tensor]:
-        (M, r, c, gamma), (f, g), (df, dg) = inputs, outputs, cotangents
+        (M, r, c, gamma), (_, f, g), (dP, df, dg) = inputs, outputs, cotangents
         E = _density(gamma[:, None, None] * M, f, g)
-        rows, columns = _one_for_zero(r.sum(1, keepdim=True)), _one_for_zero(c.sum(1, keepdim=True))
-        r, c = r / rows, c / columns
-        left, right = _adjoint(E, r, c, df, dg)
-        dr, dc = -_times(E, right), -_times(E.mT, left)
-        dscaled = E * (left[:, :, None] * c[:, None] + r[:, :, None] * right[:, None])
-        dr = (dr - (dr * r).sum(1, keepdim=True)) / rows
-        dc = (dc - (dc * c).sum(1, keepdim=True)) / columns
+        r, c, rows, columns, total = _normalized(r, c)
+        weighted = dP * E
+        across, down = _times(weighted, c), _times(weighted.mT, r)
+        left, right = _adjoint(E, r, c, df + total * r * across, dg + total * c * down)
+        spread = left[:, :, None] * c[:, None] + r[:, :, None] * right[:, None]
+        dscaled = E * (spread - total[:, :, None] * dP * r[:, :, None] * c[:, None])
+        dtotal = (across * r).sum(1, keepdim=True) / 2
+        dr, dc = total * across - _times(E, right), total * down - _times(E.mT, left)
+        dr = (dr - (dr * r).sum(1, keepdim=True)) / rows + dtotal
+        dc = (dc - (dc * c).sum(1, keepdim=True)) / columns + dtotal
         return gamma[:, None, None] * dscaled, dr, dc, (M * dscaled).sum((1, 2))
 
     def pushforward(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], tangents: Sequence[Tensor]
     ) -> Sequence[Tensor]:
-        (M, r, c, gamma), (f, g), (dM, dr, dc, dgamma) = inputs, outputs, tangents
+        (M, r, c, gamma), (_, f, g), (dM, dr, dc, dgamma) = inputs, outputs, tangents
         E = _density(gamma[:, None, None] * M, f, g)
-        rows, columns = _one_for_zero(r.sum(1, keepdim=True)), _one_for_zero(c.sum(1, keepdim=True))
-        r, c = r / rows, c / columns
+        r, c, rows, columns, total = _normalized(r, c)
+        dtotal = (dr.sum(1, keepdim=True) + dc.sum(1, keepdim=True)) / 2
         dr = (dr - r * dr.sum(1, keepdim=True)) / rows
         dc = (dc - c * dc.sum(1, keepdim=True)) / columns
-        turned = E * (gamma[:, None, None] * dM + dgamma[:, None, None] * M)
-        return _forward(E, r, c, _times(turned, c) - _times(E, dc), _times(turned.mT, r) - _times(E.mT, dr))
+        dscaled = gamma[:, None, None] * dM + dgamma[:, None, None] * M
+        turned = E * dscaled
+        df, dg = _forward(E, r, c, _times(turned, c) - _times(E, dc), _times(turned.mT, r) - _times(E.mT, dr))
+        plan = r[:, :, None] * c[:, None] * E
+        masses = dr[:, :, None] * c[:, None] + r[:, :, None] * dc[:, None]
+        dP = total[:, :, None] * (masses * E + plan * (df[:, :, None] + dg[:, None] - dscaled))
+        return dP + dtotal[:, :, None] * plan, df, dg
 
 
 def _times(A: Tensor, x: Tensor) -> Tensor:
@@ -264,7 +279,7 @@ def _forward(E: Tensor, r: Tensor, c: Tensor, first: Tensor, second: Tensor) -> 
 
 
 def _schur(E: Tensor, r: Tensor, c: Tensor) -> Tensor:
-    """I - E' R E C + 1 c', and a rounding error on the diagonal, so that a plan without entropy is no division by zero."""
+    """I - E' R E C + 1 c', and a rounding error on the diagonal, so that nothing is divided by zero."""
     identity = (1 + 1e-15) * torch.eye(E.shape[2], dtype=E.dtype, device=E.device)
     return identity + c[:, None] * (1 - E.mT @ (r[:, :, None] * E))
 
