@@ -22,10 +22,12 @@ are turned on again.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Sequence
+import ast
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import SimpleNamespace
+from functools import lru_cache
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -41,6 +43,7 @@ from cvxlayers.mapped import Operand, map_derivative, map_parameters
 from cvxlayers.record import Record
 from cvxlayers.torch.arrays import result_dtype, to_numpy, to_tensor
 from cvxlayers.torch.handles import keep, layer_of, record_of
+from cvxlayers.torch.old_vmap import under_old_vmap
 
 __all__ = ["encode", "solve"]
 
@@ -61,9 +64,26 @@ _differentiate = torch.ops.cvxlayers.differentiate.default
 TO_PARAMETERS = ("vjp", "vjp2")
 
 
-def encode(solver_args: Any) -> str:
-    """The options of a call as a string, which a graph can hold; what JSON does not know, the engine refuses."""
-    return json.dumps(dict(solver_args), default=lambda v: v.item() if isinstance(v, np.generic) else repr(v))
+def encode(solver_args: Mapping[str, Any]) -> str:
+    """The options of a call as text, which a graph can hold, by means that torch.compile can trace.
+
+    Options are numbers, strings or booleans; the text of anything else is for the engine to refuse.
+    """
+    return "{" + ", ".join([f"{name!r}: {_literal(value)}" for name, value in solver_args.items()]) + "}"
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and value in (math.inf, -math.inf):
+        return "1e999" if value > 0 else "-1e999"
+    known = isinstance(value, bool | int | str) or (isinstance(value, float) and value == value)
+    return repr(value) if known else repr(repr(value))
+
+
+@lru_cache(maxsize=256)
+def _decoded(options: str) -> Mapping[str, Any]:
+    return MappingProxyType(ast.literal_eval(options)) if options else MappingProxyType({})
 
 
 def solve(parameters: Tensors, layer: str, options: str) -> list[torch.Tensor]:
@@ -76,7 +96,7 @@ def solve(parameters: Tensors, layer: str, options: str) -> list[torch.Tensor]:
 
 
 def _solve_now(parameters: Tensors, layer: str, options: str, kept: bool) -> list[torch.Tensor]:
-    record = layer_of(layer).solve([to_numpy(p) for p in parameters], json.loads(options) if options else None)
+    record = layer_of(layer).solve([to_numpy(p) for p in parameters], _decoded(options))
     device = parameters[0].device if parameters else torch.device("cpu")
     dtypes = _output_dtypes(record.compiled, parameters)
     outputs = [to_tensor(o, dtype, device) for o, dtype in zip(record.outputs, dtypes, strict=True)]
@@ -90,7 +110,7 @@ def _differentiate_now(
     record = record_of(point, [tuple(p.shape) for p in parameters])
     if record is None:
         given, solved = [to_numpy(p) for p in parameters], to_numpy(point)
-        record = layer_of(layer).restore(given, solved, json.loads(options) if options else None)
+        record = layer_of(layer).restore(given, solved, _decoded(options))
     stack = (first or second)[0].shape[:depth] if depth else ()
     arrays = [[to_numpy(operand) for operand in operands] for operands in (first, second)]
     found = [_derivative(record, kind, *([a[index] for a in part] for part in arrays)) for index in np.ndindex(*stack)]
@@ -352,12 +372,17 @@ def _differentiate_mapped(
 
 
 def _register(
-    name: str, now: Callable[..., Any], shapes: Callable[..., Any], rules: Callable[..., Any], mapped: Any
+    name: str,
+    now: Callable[..., Any],
+    shapes: Callable[..., Any],
+    rules: Callable[..., Any],
+    mapped: Callable[..., Any],
 ) -> None:
     # Without a tensor among the arguments nothing tells the dispatcher a device: BackendSelect takes the call then.
     _LIBRARY.impl(name, now, "CompositeExplicitAutograd")
     _LIBRARY.impl(name, now, "BackendSelect")
     _LIBRARY.impl(name, rules, "Autograd")
+    _LIBRARY.impl(name, under_old_vmap(mapped), "Batched")
     torch.library.register_fake(f"cvxlayers::{name}", shapes, lib=_LIBRARY)
     torch.library.register_vmap(f"cvxlayers::{name}", mapped, lib=_LIBRARY)
 
