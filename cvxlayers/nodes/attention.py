@@ -93,7 +93,7 @@ def robust_mean(
     alpha : float or (...) tensor
         The distance from which on a value counts as an outlier, positive, in the units of the values. Default 1.
     penalty : "pseudo-huber", "huber" or "welsch"
-        The last is not convex: the minimum near the weighted mean is returned.
+        The last is not convex: the minimum that is reached from the mean with the first is returned.
     tolerance : float, optional
         Of the gradient, relative to the sum of the sizes of its terms. Default 1e-10, in single precision 1e-5.
     max_iterations : int

@@ -155,7 +155,7 @@ def _order_two(z: Tensor) -> Tensor:
         count = inside.sum(-1, keepdim=True).clamp(min=1)
         support = z.detach() >= ordered.gather(-1, count - 1)
     tau = (_masked(support, z).sum(-1, keepdim=True) - 1) / support.sum(-1, keepdim=True)
-    return _masked(support, z - tau)
+    return torch.where(support.any(-1, keepdim=True), _masked(support, z - tau), torch.nan)
 
 
 def _order_one_and_a_half(z: Tensor) -> Tensor:
@@ -173,7 +173,8 @@ def _order_one_and_a_half(z: Tensor) -> Tensor:
     mean = _masked(support, x).sum(-1, keepdim=True) / size
     spread = _masked(support, x - mean).square().sum(-1, keepdim=True)
     tau = mean - ((1 - spread) / size).clamp(min=torch.finfo(z.dtype).tiny).sqrt()
-    return _masked(support, x - tau).clamp(min=0).square()
+    p = _masked(support, x - tau).clamp(min=0).square()
+    return torch.where(support.any(-1, keepdim=True), p, torch.nan)
 
 
 def _by_root(z: Tensor, alpha: Tensor) -> Tensor:

@@ -4,10 +4,11 @@ The penalties are functions of s = |y - v|^2 with phi' = psi(s) / 2, each close 
 
     pseudo-Huber   alpha^2 ((1 + s / alpha^2)^(1/2) - 1)        convex
     Huber          s / 2 up to |y - v| = alpha, then linear     convex
-    Welsch         alpha^2 (1 - exp(-s / (2 alpha^2)))          not convex: the minimum near the mean is taken
+    Welsch         alpha^2 (1 - exp(-s / (2 alpha^2)))          not convex
 
 All are concave in s, so that reweighting, y <- sum A psi v / sum A psi, never goes up (Weiszfeld 1937; Holland, Welsch
-1977). Where a Newton step goes lower, it is taken. At the solution, with d = y - v,
+1977). Where a Newton step goes lower, it is taken. With Welsch's penalty one starts from the mean with the first. At the
+solution, with d = y - v,
 
     gradient  sum_k A psi d = 0,      Hessian  H = sum_k A (psi I + 2 psi' d d').
 """
@@ -63,6 +64,10 @@ PENALTIES: dict[str, Callable[[Tensor, Tensor], _Weights]] = {
 }
 
 
+COARSE = 1e-3
+"""The tolerance of the convex problem whose solution is where the search with Welsch's penalty starts."""
+
+
 class RobustMeanRule(ClosedRule):
     """(A, v, alpha) to y: (B, Q, K), (B, K, C), (B,) to (B, Q, C)."""
 
@@ -79,22 +84,31 @@ class RobustMeanRule(ClosedRule):
     def solve(self, call: Call, *inputs: Tensor) -> Solved:
         A, v, alpha = inputs
         tolerance, most = call.settings["tolerance"], call.settings["most"]
-        y = (A @ v) / A.sum(2, keepdim=True)
-        iterations = torch.zeros(len(A), dtype=torch.int64, device=A.device)
+        y, iterations = (A @ v) / A.sum(2, keepdim=True), torch.zeros(len(A), dtype=torch.int64, device=A.device)
+        if self.penalty is _welsch:
+            y, _ = _START._descend(A, v, alpha, y, COARSE, most, iterations)
+        y, state = self._descend(A, v, alpha, y, tolerance, most, iterations)
+        status = torch.full(alpha.shape, int(Status.INACCURATE), dtype=torch.int8, device=A.device)
+        status[state.residual <= tolerance] = int(Status.OPTIMAL)
+        flat = 100 * torch.finfo(A.dtype).eps * state.total[..., None, None]
+        identity = torch.eye(v.shape[2], dtype=A.dtype, device=A.device)
+        curved = torch.linalg.cholesky_ex(state.H - flat * identity)[1] == 0
+        status[~curved.all(1) | state.residual.isinf()] = int(Status.FAILED)
+        return Solved((y,), status, iterations, state.residual)
+
+    def _descend(
+        self, A: Tensor, v: Tensor, alpha: Tensor, y: Tensor, tolerance: float, most: int, iterations: Tensor
+    ) -> tuple[Tensor, _State]:
+        """Go down from y until each element meets the tolerance; steps are added to the ``iterations``."""
         state = self._look(A, v, alpha, y)
         for _ in range(most):
             moving = state.residual > tolerance
             if not moving.any():
                 break
             iterations += moving
-            better = self._move(A, v, alpha, y, state)
-            y = torch.where(moving[:, None, None], better, y)
+            y = torch.where(moving[:, None, None], self._move(A, v, alpha, y, state), y)
             state = self._look(A, v, alpha, y)
-        status = torch.full(alpha.shape, int(Status.INACCURATE), dtype=torch.int8, device=A.device)
-        status[state.residual <= tolerance] = int(Status.OPTIMAL)
-        curved = torch.linalg.cholesky_ex(state.H)[1] == 0
-        status[~curved.all(1) | state.residual.isinf()] = int(Status.FAILED)
-        return Solved((y,), status, iterations, state.residual)
+        return y, state
 
     def _look(self, A: Tensor, v: Tensor, alpha: Tensor, y: Tensor) -> _State:
         d = y[:, :, None] - v[:, None]
@@ -162,3 +176,6 @@ def _hessian(Apsi: Tensor, Ain_s: Tensor, d: Tensor) -> Tensor:
     """sum_k A (psi I + 2 psi' d d'), (B, Q, C, C)."""
     identity = torch.eye(d.shape[3], dtype=d.dtype, device=d.device)
     return Apsi.sum(2)[..., None, None] * identity + 2 * (d * Ain_s[..., None]).mT @ d
+
+
+_START = RobustMeanRule("pseudo-huber")
