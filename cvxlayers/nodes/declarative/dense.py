@@ -69,10 +69,10 @@ def _nearly_singular(S: Tensor, LU: Tensor, pivots: Tensor) -> Tensor:
 
 
 def probes(n: int, like: Tensor) -> Tensor:
-    """Two vectors of irregular signs (2, n), always the same ones: random numbers are forbidden under vmap."""
+    """Two irregular vectors (2, n) of entries about one: always the same ones, for vmap forbids random numbers."""
     k = torch.arange(1, n + 1, dtype=torch.float64, device=like.device)
-    phases = torch.stack([k * k * 2**0.5, k * k * 3**0.5])
-    return torch.where(phases % 1.0 < 0.5, 1.0, -1.0).to(like.dtype)
+    phases = torch.stack([k * k * 2**0.5, k * k * 3**0.5]) % 1.0
+    return (torch.where(phases < 0.5, 1.0, -1.0) * (0.75 + phases / 2)).to(like.dtype)
 
 
 def _least_norm(K: Tensor, g: Tensor, n: int) -> Tensor:

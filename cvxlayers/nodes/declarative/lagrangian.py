@@ -12,19 +12,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from cvxlayers.nodes.declarative.local import look
 from cvxlayers.nodes.declarative.newton import Descent, minimize
-from cvxlayers.nodes.declarative.optimality import Point, measure
-from cvxlayers.nodes.declarative.polish import polish
+from cvxlayers.nodes.declarative.optimality import Point, largest
+from cvxlayers.nodes.declarative.polish import examine, polish
 from cvxlayers.nodes.declarative.problem import Formulation
 
 __all__ = ["solve"]
 
 ROUNDS = 40
 FIRST_RHO, GROWTH, LAST_RHO = 10.0, 10.0, 1e10
+# The gradient that ends a round, at first and at last, in scaled units.
+COARSE, FINE = 1e-2, 1e-9
 
 
 @dataclass
@@ -36,40 +40,48 @@ class _State:
     rho: Tensor
     unit: Tensor
     units: Tensor
+    violation: Tensor
 
 
-def solve(form: Formulation, xs: Sequence[Tensor], y: Tensor, tolerance: float, steps: int) -> tuple[Point, Tensor]:
-    """Minimize from y (B, n); the points with multipliers, and the Newton steps that each element took (B,)."""
-    state = _State(y, *_scales(form, xs, y))
+def solve(
+    form: Formulation, xs: Sequence[Tensor], y: Tensor, tolerance: float, steps: int, enough: float
+) -> tuple[Point, Tensor, Tensor]:
+    """Minimize from y (B, n).
+
+    Returns
+    -------
+    The points with multipliers; the Newton steps that each element took (B,); which elements got stuck at a point that
+    violates the constraints as little as any nearby (B,).
+    """
+    state = _start(form, xs, y)
     total = torch.zeros(len(y), dtype=torch.long, device=y.device)
-    best = _measured(form, xs, state, torch.arange(len(y), device=y.device))
-    violation = torch.full_like(state.rho, torch.inf)
     todo = torch.arange(len(y), device=y.device)
-    for number in range(ROUNDS if form.p + form.q else 1):
+    best = examine(form, xs, *_in_own_units(form, state, todo))
+    free = not form.p + form.q
+    for number in range(1 if free else ROUNDS):
         if not todo.numel():
             break
-        inner = torch.full_like(state.rho[todo], max(tolerance**2, 10.0 ** -(number + 2)) if form.p + form.q else 1e-12)
+        inner = FINE if free else max(FINE, COARSE * 0.1**number)
         state.y[todo], count = minimize(_descent(form, xs, state), todo, state.y[todo], inner, steps)
         total[todo] += count
-        violation = _update(form, xs, state, todo, violation)
-        some = [x[todo] for x in xs]
-        point = polish(form, some, _measured(form, xs, state, todo))
-        best = best.where(_mask(todo, best), _spread(best, todo, point))
+        _update(form, xs, state, todo)
+        point = polish(form, [x[todo] for x in xs], *_in_own_units(form, state, todo), enough)
+        best = best.put(todo, point)
         lost = ~state.y[todo].isfinite().all(-1) | (state.rho[todo] > LAST_RHO)
         todo = todo[(point.worst > 1e-3 * tolerance) & ~lost]
-    return best, total
+    return best, total, _least_violation(form, xs, state)
 
 
-def _scales(form: Formulation, xs: Sequence[Tensor], y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    m = form.p + form.q
-    gradient = torch.func.grad(lambda y: form.objective(xs, y).sum())(y).abs().amax(-1)
-    z = torch.cat([y, y.new_zeros((len(y), m))], -1)
-    H = form.times(xs, z, y.new_zeros((len(y), form.q)), torch.nn.functional.pad(torch.ones_like(y), (0, m))[None])
-    size = torch.maximum(gradient, H[0, :, : form.n].abs().amax(-1))
+def _start(form: Formulation, xs: Sequence[Tensor], y: Tensor) -> _State:
+    m, none = form.p + form.q, y.new_zeros((len(y), form.p + form.q))
+    local = look(form, xs, torch.cat([y, none], -1), none[:, form.p :])
+    size = torch.maximum(largest(local.gradient.abs()), local.curvature)
     unit = 1 / torch.where((size > 0) & size.isfinite(), size, 1.0)
-    rows = form.jacobian(xs, y).norm(dim=-1)
+    rows = local.lengths
     units = 1 / torch.where((rows > 1e-8) & rows.isfinite(), rows, 1.0)
-    return y.new_zeros((len(y), m)), torch.full_like(unit, FIRST_RHO), unit, units
+    return _State(
+        y, y.new_zeros((len(y), m)), torch.full_like(unit, FIRST_RHO), unit, units, torch.full_like(unit, torch.inf)
+    )
 
 
 def _descent(form: Formulation, xs: Sequence[Tensor], state: _State) -> Descent:
@@ -85,43 +97,49 @@ def _descent(form: Formulation, xs: Sequence[Tensor], state: _State) -> Descent:
             total = total + ((pushed**2 - w**2) / (2 * rho)).sum(-1)
         return total
 
-    def gradient(who: Tensor, y: Tensor) -> Tensor:
-        return torch.func.grad(lambda y: value(who, y).sum())(y)
+    def model(who: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Any]:
+        def slope(y: Tensor) -> tuple[Tensor, Tensor]:
+            def total(y: Tensor) -> tuple[Tensor, Tensor]:
+                values = value(who, y)
+                return values.sum(), values
 
-    def hessian(who: Tensor, y: Tensor) -> Tensor:
-        return form.rows(lambda y: gradient(who, y), y, form.n)
+            return torch.func.grad(total, has_aux=True)(y)
 
-    return Descent(value, gradient, hessian)
+        found: Any = torch.func.vjp(slope, y, has_aux=True)
+        gradient, pullback, values = found
+        if form.matrix_free:
+            return values, gradient, lambda v: pullback(v)[0]
+        return values, gradient, form.rows(lambda v: pullback(v)[0], y, form.n)
+
+    return Descent(value, model, form.matrix_free)
 
 
-def _update(form: Formulation, xs: Sequence[Tensor], state: _State, todo: Tensor, before: Tensor) -> Tensor:
-    """New multipliers and penalties; the violations, by which the next round is judged."""
+def _update(form: Formulation, xs: Sequence[Tensor], state: _State, todo: Tensor) -> None:
+    """New multipliers and penalties."""
     if not form.p + form.q:
-        return before
+        return
     c = state.units[todo] * form.constraints([x[todo] for x in xs], state.y[todo])
     w, rho = state.w[todo], state.rho[todo, None]
     h, g = c[:, : form.p], torch.maximum(c[:, form.p :], -w[:, form.p :] / rho)
-    now = torch.cat([h, g], -1).abs().amax(-1)
+    violation = largest(torch.cat([h, g], -1).abs())
     w = w + rho * c
     state.w[todo] = torch.cat([w[:, : form.p], w[:, form.p :].clamp(min=0)], -1)
-    state.rho[todo] = torch.where(now > 0.25 * before[todo], GROWTH, 1.0) * state.rho[todo]
-    after = before.clone()
-    after[todo] = now
-    return after
+    state.rho[todo] = torch.where(violation > 0.25 * state.violation[todo], GROWTH, 1.0) * state.rho[todo]
+    state.violation[todo] = violation
 
 
-def _measured(form: Formulation, xs: Sequence[Tensor], state: _State, todo: Tensor) -> Point:
-    """The points as they stand, in the problem's own units."""
+def _in_own_units(form: Formulation, state: _State, todo: Tensor) -> tuple[Tensor, Tensor]:
+    """The points z as they stand, in the problem's units, and the inequalities that push."""
     w = state.w[todo] * state.units[todo] / state.unit[todo, None]
-    active = (state.w[todo][:, form.p :] > 0).to(w.dtype)
-    return measure(form, [x[todo] for x in xs], torch.cat([state.y[todo], w], -1), active)
+    return torch.cat([state.y[todo], w], -1), (state.w[todo][:, form.p :] > 0).to(w.dtype)
 
 
-def _mask(todo: Tensor, like: Point) -> Tensor:
-    mask = torch.zeros(len(like.z), dtype=torch.bool, device=like.z.device)
-    mask[todo] = True
-    return mask
-
-
-def _spread(point: Point, places: Tensor, part: Point) -> Point:
-    return Point(**{name: value.index_copy(0, places, getattr(part, name)) for name, value in vars(point).items()})
+def _least_violation(form: Formulation, xs: Sequence[Tensor], state: _State) -> Tensor:
+    """Where rho ran away at a stationary point of the violation |h|^2 + |max(0, g)|^2, (B,) bool."""
+    stuck = state.rho > LAST_RHO
+    if not bool(stuck.any()):
+        return stuck
+    found: Any = torch.func.vjp(lambda y: form.constraints(xs, y), state.y)
+    c, pullback = found
+    v = state.units**2 * torch.cat([c[:, : form.p], c[:, form.p :].clamp(min=0)], -1)
+    return stuck & (largest(pullback(v)[0].abs()) <= 1e-3 * largest((state.units * c).abs()))

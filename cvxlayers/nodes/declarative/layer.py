@@ -46,7 +46,10 @@ class DeclarativeLayer(torch.nn.Module):
         Newton steps of the default solver in each of its rounds.
     chunk : int, optional
         How many elements have their matrices built at once. Default: as many as fit into a fixed amount of memory.
-    dtype : torch.dtype
+    matrix_free : bool, optional
+        Whether linear systems are solved by conjugate gradients on Hessian-vector products, without building matrices.
+        Default: above 2000 unknowns and constraints.
+    dtype : torch.dtype, optional
         The precision of the work: inputs are converted to it and results back to theirs. None: that of the inputs.
 
     Raises
@@ -85,6 +88,7 @@ class DeclarativeLayer(torch.nn.Module):
         polish: bool = True,
         max_iterations: int = 200,
         chunk: int | None = None,
+        matrix_free: bool | None = None,
         dtype: torch.dtype | None = torch.float64,
     ) -> None:
         super().__init__()
@@ -102,6 +106,7 @@ class DeclarativeLayer(torch.nn.Module):
         self._tolerance = tolerance
         self._options: dict[str, Any] = {
             "regularization": regularization, "polish": polish, "max_iterations": max_iterations, "chunk": chunk,
+            "matrix_free": matrix_free,
         }  # fmt: skip
         self._local = threading.local()
 

@@ -1,17 +1,22 @@
-"""A batch of smooth unconstrained minimizations: Newton's method with eigenvalue modification and backtracking.
+"""A batch of smooth unconstrained minimizations: Newton's method with backtracking, safe on indefinite Hessians.
 
-Where the Hessian is not positive definite its eigenvalues are replaced by their absolute values (Nocedal and Wright
-2006, section 3.4), and where the gradient vanishes there the step goes along the most negative curvature, so that the
-method does not stop at saddles. Elements that are done leave the batch.
+With matrices, eigenvalues of a Hessian that is not positive definite are replaced by their absolute values (Nocedal and
+Wright 2006, section 3.4), and where the gradient vanishes there the step goes along the most negative curvature, so
+that the method does not stop at saddles. Without matrices, the step is that of truncated conjugate gradients (Dembo and
+Steihaug 1983). Elements that are done leave the batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from cvxlayers.nodes.declarative.krylov import conjugate_gradients
+from cvxlayers.nodes.declarative.optimality import largest
 
 __all__ = ["Descent", "minimize"]
 
@@ -21,19 +26,25 @@ HALVINGS = 40
 LONGEST = 1e3
 # Eigenvalues below this fraction of the largest are raised to it.
 FLOOR = 1e-9
+# The forcing sequence and the steps of truncated conjugate gradients.
+FORCING, PRODUCTS = 0.1, 200
 
 
 @dataclass(frozen=True)
 class Descent:
-    """The functions of a batch of minimizations; each takes the numbers of its elements, and points (b, n) for them."""
+    """The functions of a batch of minimizations; each takes the numbers of its elements, and points (b, n) for them.
+
+    ``value`` gives (b,); ``model`` gives value (b,), gradient (b, n), and the Hessian (b, n, n), or, with
+    ``matrix_free``, the function that multiplies with it.
+    """
 
     value: Callable[[Tensor, Tensor], Tensor]
-    gradient: Callable[[Tensor, Tensor], Tensor]
-    hessian: Callable[[Tensor, Tensor], Tensor]
+    model: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Any]]
+    matrix_free: bool = False
 
 
-def minimize(f: Descent, elements: Tensor, y: Tensor, tolerance: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """Minimize from y (b, n) for some elements, until the largest entry of the gradient is within its tolerance (b,).
+def minimize(f: Descent, elements: Tensor, y: Tensor, tolerance: float, steps: int) -> tuple[Tensor, Tensor]:
+    """Minimize from y (b, n) for some elements, until the largest entry of the gradient is within the tolerance.
 
     Returns
     -------
@@ -45,12 +56,10 @@ def minimize(f: Descent, elements: Tensor, y: Tensor, tolerance: Tensor, steps: 
         if not todo.numel():
             break
         at, who = y[todo], elements[todo]
-        value, gradient, hessian = f.value(who, at), f.gradient(who, at), f.hessian(who, at)
-        finite = gradient.isfinite().all(-1) & hessian.isfinite().all((1, 2)) & value.isfinite()
-        todo, at, who, value = todo[finite], at[finite], who[finite], value[finite]
-        gradient, hessian = gradient[finite], hessian[finite]
-        step, slope, convex = _direction(gradient, hessian, at)
-        going = (gradient.abs().amax(-1) > tolerance[todo]) | ~convex
+        value, gradient, hessian = f.model(who, at)
+        step, slope, convex = (_truncated if f.matrix_free else _direction)(gradient, hessian, at)
+        going = (largest(gradient.abs()) > tolerance) | ~convex
+        going &= step.isfinite().all(-1) & value.isfinite()
         todo, at, who, value = todo[going], at[going], who[going], value[going]
         if not todo.numel():
             break
@@ -62,7 +71,9 @@ def minimize(f: Descent, elements: Tensor, y: Tensor, tolerance: Tensor, steps: 
 
 
 def _direction(gradient: Tensor, hessian: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """A descent direction, the decrease that the model promises for its full length, and where the Hessian is PSD."""
+    """A descent direction, the change that the model promises for its full length, and where the Hessian is PSD."""
+    finite = gradient.isfinite().all(-1) & hessian.isfinite().all((1, 2))
+    hessian = torch.where(finite[:, None, None], hessian, 0.0)
     size = hessian.abs().amax((1, 2))
     shift = torch.where(size > 0, size, 1.0) * FLOOR
     L, info = torch.linalg.cholesky_ex(hessian + torch.diag_embed(shift[:, None].expand_as(y)))
@@ -72,25 +83,36 @@ def _direction(gradient: Tensor, hessian: Tensor, y: Tensor) -> tuple[Tensor, Te
     extra = torch.zeros_like(size)
     if curved.numel():
         step[curved], extra[curved] = _modified(gradient[curved], hessian[curved], y[curved])
-    length, room = step.abs().amax(-1), LONGEST * (1 + y.abs().amax(-1))
-    factor = (room / torch.where(length > 0, length, 1.0)).clamp(max=1.0)
-    step = step * factor[:, None]
+    step, factor = _limited(step, y)
     return step, (gradient * step).sum(-1) + extra * factor**2, convex
 
 
 def _modified(gradient: Tensor, hessian: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """The step with |eigenvalues|, or along negative curvature where there is no slope, and its curvature term."""
     values, vectors = torch.linalg.eigh(hessian)
-    size = values.abs().amax(-1)
+    size = largest(values.abs())
     positive = torch.maximum(values.abs(), FLOOR * size[:, None])
     step = -(vectors @ ((vectors.mT @ gradient[:, :, None]) / positive[:, :, None]))[:, :, 0]
-    reach = 0.1 * (1 + y.abs().amax(-1))
-    stuck = (gradient.abs().amax(-1) <= 1e-6 * size * reach) & (values[:, 0] < -FLOOR * size)
+    reach = 0.1 * (1 + largest(y.abs()))
+    stuck = (largest(gradient.abs()) <= 1e-6 * size * reach) & (values[:, 0] < -FLOOR * size)
     lowest = vectors[:, :, 0]
     sign = torch.where((gradient * lowest).sum(-1) > 0, -1.0, 1.0)
-    along = lowest * (sign * reach)[:, None]
-    step = torch.where(stuck[:, None], along, step)
+    step = torch.where(stuck[:, None], lowest * (sign * reach)[:, None], step)
     return step, torch.where(stuck, 0.5 * values[:, 0] * reach**2, 0.0)
+
+
+def _truncated(gradient: Tensor, times: Callable[[Tensor], Tensor], y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The same without matrices; away from negative curvature nothing is known of the Hessian's other eigenvalues."""
+    forcing = min(FORCING, float(largest(gradient.abs()).amax().sqrt()))
+    step, _, _ = conjugate_gradients(times, -gradient, forcing, PRODUCTS)
+    step, _ = _limited(step, y)
+    return step, (gradient * step).sum(-1), torch.ones_like(gradient[:, 0], dtype=torch.bool)
+
+
+def _limited(step: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    length, room = largest(step.abs()), LONGEST * (1 + largest(y.abs()))
+    factor = (room / torch.where(length > 0, length, 1.0)).clamp(max=1.0)
+    return step * factor[:, None], factor
 
 
 def _search(f: Descent, who: Tensor, y: Tensor, value: Tensor, step: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:

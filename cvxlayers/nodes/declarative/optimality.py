@@ -8,12 +8,14 @@ the change that a step of 1 + |y| makes in it. So nothing depends on the units o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from cvxlayers.nodes.declarative.dense import probes, solve_symmetric
+from cvxlayers.nodes.declarative.dense import solve_symmetric
+from cvxlayers.nodes.declarative.krylov import conjugate_gradients
+from cvxlayers.nodes.declarative.local import Local, look
 from cvxlayers.nodes.declarative.problem import Formulation
 
 __all__ = ["Point", "measure", "multipliers"]
@@ -30,6 +32,8 @@ class Point:
     primal, dual, gap, cone : (B,) tensors
         Violation of the constraints; gradient of the Lagrangian; distance of the active inequalities from equality;
         negative multipliers; each relative, see this module.
+    margin : (B,) tensor
+        How far the nearest inequality is from being weakly active, where the solution has a kink; infinite for none.
     """
 
     z: Tensor
@@ -38,6 +42,7 @@ class Point:
     dual: Tensor
     gap: Tensor
     cone: Tensor
+    margin: Tensor
 
     @property
     def worst(self) -> Tensor:
@@ -45,38 +50,32 @@ class Point:
         stacked = torch.stack([self.primal, self.dual, self.gap, self.cone])
         return torch.where(stacked.isnan(), torch.inf, stacked).amax(0)
 
-    def where(self, mask: Tensor, other: Point) -> Point:
-        """The elements of ``other`` where the mask (B,) holds, those of this one elsewhere."""
-        parts = {
-            name: torch.where(mask[:, None] if mine.ndim == 2 else mask, getattr(other, name), mine)
-            for name, mine in vars(self).items()
-        }
-        return replace(self, **parts)
+    def put(self, places: Tensor, part: Point) -> Point:
+        """This batch with the elements at some places replaced."""
+        changed = {name: value.index_copy(0, places, getattr(part, name)) for name, value in vars(self).items()}
+        return Point(**changed)
+
+    def take(self, places: Tensor) -> Point:
+        """Some elements."""
+        return Point(**{name: value[places] for name, value in vars(self).items()})
 
 
-def measure(form: Formulation, xs: Sequence[Tensor], z: Tensor, active: Tensor) -> Point:
+def measure(form: Formulation, z: Tensor, active: Tensor, local: Local) -> Point:
     """Measure the points z with the active sets ``active``."""
-    y, nu, lam = form.split(z)
-    gradient = torch.func.grad(lambda y: form.objective(xs, y).sum())(y)
-    size = 1 + y.abs().amax(-1) if form.n else torch.ones_like(z[:, 0])
-    curvature = _curvature(form, xs, z, active)
-    if not form.p + form.q:
-        zero = torch.zeros_like(size)
-        dual = _ratio(gradient.abs().amax(-1), gradient.abs().amax(-1) + curvature * size)
-        return Point(z, active, zero, dual, zero, zero)
-    c, A = form.constraints(xs, y), form.jacobian(xs, y)
-    w = torch.cat([nu, active * lam], -1)
-    lagrangian = gradient + torch.einsum("bm,bmn->bn", w, A)
-    terms = torch.einsum("bm,bmn->bn", w.abs(), A.abs())
-    scale = gradient.abs().amax(-1) + terms.amax(-1)
-    dual = _ratio(lagrangian.abs().amax(-1), scale + curvature * size)
-    rows = A.norm(dim=-1)
-    apart = _ratio(c.abs(), rows * size[:, None])
-    h, g = apart[:, : form.p], apart[:, form.p :]
-    over = torch.where(c[:, form.p :] > 0, g, 0.0)
-    forces = lam * active * rows[:, form.p :]
-    cone = _ratio((-forces).clamp(min=0), (scale + curvature * size)[:, None])
-    return Point(z, active, _largest(torch.cat([h, over], -1)), dual, _largest(active * g), _largest(cone))
+    y, _, lam = form.split(z)
+    p, size = form.p, 1 + largest(y.abs())
+    scale = largest(local.gradient.abs()) + largest((local.lagrangian - local.gradient).abs()) + local.curvature * size
+    dual = _ratio(largest(local.lagrangian.abs()), scale)
+    apart = _ratio(local.c.abs(), local.lengths * size[:, None])
+    inequalities = local.c[:, p:]
+    over = torch.where(inequalities > 0, apart[:, p:], 0.0)
+    forces = _ratio(active * lam * local.lengths[:, p:], scale[:, None])
+    inside = torch.where(inequalities < 0, apart[:, p:], 0.0)
+    margin = torch.where(active > 0, forces, inside)
+    return Point(
+        z, active, largest(torch.cat([apart[:, :p], over], -1)), dual, largest(active * apart[:, p:]),
+        largest((-forces).clamp(min=0)), margin.amin(-1) if form.q else torch.full_like(dual, torch.inf),
+    )  # fmt: skip
 
 
 def multipliers(form: Formulation, xs: Sequence[Tensor], y: Tensor, closeness: float) -> tuple[Tensor, Tensor]:
@@ -87,42 +86,41 @@ def multipliers(form: Formulation, xs: Sequence[Tensor], y: Tensor, closeness: f
     until none is left. Those whose multiplier is zero (weakly active) are let go as well, since the solution does not
     rest on them.
     """
-    if not form.p + form.q:
-        return y, y.new_zeros((y.shape[0], 0))
-    gradient = torch.func.grad(lambda y: form.objective(xs, y).sum())(y)
-    c, A = form.constraints(xs, y), form.jacobian(xs, y)
-    rows = A.norm(dim=-1)
-    unit = A / torch.where(rows > 0, rows, 1.0)[:, :, None]
-    size = 1 + y.abs().amax(-1)
-    near = c[:, form.p :] >= -closeness * rows[:, form.p :] * size[:, None]
-    kept = torch.cat([torch.ones_like(c[:, : form.p], dtype=torch.bool), near], -1)
-    gram, right = unit @ unit.mT, -(unit @ gradient[:, :, None])
-    negligible = closeness * gradient.abs().amax(-1)
-    for _ in range(form.q + 1):
-        w = _over(gram, right, kept)
-        lowest, place = torch.where(kept, w, torch.inf)[:, form.p :].min(-1) if form.q else (w.new_zeros(1), None)
-        loose = lowest <= negligible
-        if place is None or not bool(loose.any()):
+    p, q = form.p, form.q
+    none = y.new_zeros((len(y), p + q))
+    every = torch.ones_like(none[:, p:])
+    if not p + q:
+        return y, every
+    local = look(form, xs, torch.cat([y, none], -1), every)
+    scale = torch.where(local.lengths > 0, 1 / torch.where(local.lengths > 0, local.lengths, 1.0), 0.0)
+    near = local.c[:, p:] >= -closeness * local.lengths[:, p:] * (1 + largest(y.abs()))[:, None]
+    kept = torch.cat([torch.ones_like(none[:, :p], dtype=torch.bool), near], -1)
+    negligible = closeness * largest(local.gradient.abs())
+    for _ in range(q + 1):
+        w = _over(form, xs, y, local, scale, kept)
+        if not q:
             break
-        kept[loose.nonzero()[:, 0], form.p + place[loose]] = False
-    w = torch.where(kept, w, 0.0) / torch.where(rows > 0, rows, 1.0)
-    return torch.cat([y, w], -1), kept[:, form.p :].to(y.dtype)
+        lowest, place = torch.where(kept, w, torch.inf)[:, p:].min(-1)
+        loose = (lowest <= negligible).nonzero()[:, 0]
+        if not loose.numel():
+            break
+        kept[loose, p + place[loose]] = False
+    return torch.cat([y, torch.where(kept, w * scale, 0.0)], -1), kept[:, p:].to(y.dtype)
 
 
-def _over(gram: Tensor, right: Tensor, kept: Tensor) -> Tensor:
-    """The least-norm least-squares multipliers of the kept rows, (B, m)."""
-    mask = kept.to(gram.dtype)
-    system = gram * mask[:, :, None] * mask[:, None, :] + torch.diag_embed(1 - mask)
-    w, _ = solve_symmetric(system, right * mask[:, :, None], gram.shape[1])
-    return w[:, :, 0]
-
-
-def _curvature(form: Formulation, xs: Sequence[Tensor], z: Tensor, active: Tensor) -> Tensor:
-    """The size of H, from its products with two sign vectors, (B,)."""
-    signs = probes(form.n, z)[:, None].expand(2, z.shape[0], form.n)
-    vectors = torch.nn.functional.pad(signs, (0, form.N - form.n))
-    products = form.times(xs, z, active, vectors)[:, :, : form.n]
-    return products.abs().amax(-1).amax(0)
+def _over(form: Formulation, xs: Sequence[Tensor], y: Tensor, local: Local, scale: Tensor, kept: Tensor) -> Tensor:
+    """The least-norm least-squares multipliers of the kept rows, each row of A scaled to length one: (B, m)."""
+    mask = kept.to(y.dtype) * scale
+    if not form.matrix_free:
+        A = local.A * mask[:, :, None]
+        system = A @ A.mT + torch.diag_embed((mask == 0).to(y.dtype))
+        return solve_symmetric(system, -(A @ local.gradient[:, :, None]), mask.shape[1])[0][:, :, 0]
+    pullback = torch.func.vjp(lambda y: form.constraints(xs, y), y)[1]
+    push = torch.func.vjp(lambda v: pullback(v)[0], torch.zeros_like(mask))[1]
+    right = -mask * push(local.gradient)[0]
+    tolerance = torch.finfo(y.dtype).eps ** 0.75
+    gram = lambda w: mask * push(pullback(mask * w)[0])[0]  # noqa: E731
+    return conjugate_gradients(gram, right, tolerance, max(200, 2 * mask.shape[1]))[0]
 
 
 def _ratio(part: Tensor, whole: Tensor) -> Tensor:
@@ -130,6 +128,6 @@ def _ratio(part: Tensor, whole: Tensor) -> Tensor:
     return torch.where(part == 0, 0.0, part / torch.where(part == 0, 1.0, whole))
 
 
-def _largest(values: Tensor) -> Tensor:
+def largest(values: Tensor) -> Tensor:
     """The largest of each row, zero for none."""
     return values.amax(-1) if values.shape[-1] else values.new_zeros(values.shape[0])

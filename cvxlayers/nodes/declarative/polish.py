@@ -12,58 +12,60 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from cvxlayers.nodes.declarative.dense import solve_symmetric
-from cvxlayers.nodes.declarative.optimality import Point, measure
+from cvxlayers.nodes.declarative import kkt
+from cvxlayers.nodes.declarative.local import Local, look
+from cvxlayers.nodes.declarative.optimality import Point, largest, measure
 from cvxlayers.nodes.declarative.problem import Formulation
 
-__all__ = ["polish"]
+__all__ = ["examine", "polish"]
 
 STEPS = 8
 # How far a point may be moved, relative to 1 + |y|: polishing sharpens a solution, it does not look for another one.
 REACH = 0.05
 
 
-def polish(form: Formulation, xs: Sequence[Tensor], point: Point, steps: int = STEPS) -> Point:
-    """Sharpen points that are close to a solution; a step that makes an element worse is not taken there."""
-    start, best = point.z[:, : form.n], point
-    room = REACH * (1 + start.abs().amax(-1)) if form.n else start.new_zeros(start.shape[0])
-    enough = 8 * torch.finfo(start.dtype).eps
-    trial = point
-    for _ in range(steps):
-        todo = (best.worst > enough).nonzero()[:, 0]
+def examine(form: Formulation, xs: Sequence[Tensor], z: Tensor, active: Tensor) -> Point:
+    """Evaluate the problem at z and measure how optimal it is."""
+    return measure(form, z, active, look(form, xs, z, active))
+
+
+def polish(form: Formulation, xs: Sequence[Tensor], z: Tensor, active: Tensor, enough: float) -> Point:
+    """Sharpen points until their residuals are at most ``enough``; a step that makes an element worse is undone."""
+    start = z[:, : form.n]
+    room = REACH * (1 + largest(start.abs()))
+    local = look(form, xs, z, active)
+    best = measure(form, z, active, local)
+    todo = (best.worst > enough).nonzero()[:, 0]
+    local, z, active = _rows(local, todo), z[todo], active[todo]
+    for _ in range(STEPS):
         if not todo.numel():
             break
         some = [x[todo] for x in xs]
-        z, active = _step(form, some, trial.z[todo], trial.active[todo])
-        near = (z[:, : form.n] - start[todo]).abs().amax(-1) <= room[todo]
-        z, active = torch.where(near[:, None], z, best.z[todo]), torch.where(near[:, None], active, best.active[todo])
-        stepped = measure(form, some, z, active)
-        trial = _placed(trial, todo, stepped)
-        better = torch.zeros_like(best.worst, dtype=torch.bool)
-        better[todo] = stepped.worst < best.worst[todo]
-        best = best.where(better, trial)
+        z = z + kkt.newton(form, some, z, active, local)
+        if form.q:
+            z, active = _reactivated(form, some, z, active, local)
+        near = largest((z[:, : form.n] - start[todo]).abs()) <= room[todo]
+        local = look(form, some, z, active)
+        point = measure(form, z, active, local)
+        better = near & (point.worst < best.worst[todo])
+        best = best.put(todo[better], point.take(better))
+        going = near & ~(point.worst <= enough) & local.lagrangian.isfinite().all(-1)
+        todo, local, z, active = todo[going], _rows(local, going), z[going], active[going]
     return best
 
 
-def _step(form: Formulation, xs: Sequence[Tensor], z: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
-    """One Newton step, and the active set that the new point suggests."""
-    K = form.matrix(xs, z, active)
-    r = form.residual(xs, z, active)
-    u, _ = solve_symmetric(K, r[:, :, None], form.n)
-    z = z - u[:, :, 0]
-    if not form.q:
-        return z, active
+def _reactivated(
+    form: Formulation, xs: Sequence[Tensor], z: Tensor, active: Tensor, local: Local
+) -> tuple[Tensor, Tensor]:
+    """z with the active set that it suggests; multipliers of inactive inequalities are zero."""
     y, _, lam = form.split(z)
     g = form.constraints(xs, y)[:, form.p :]
-    rows = form.jacobian(xs, y)[:, form.p :].norm(dim=-1).clamp(min=torch.finfo(y.dtype).tiny)
-    gradient = torch.func.grad(lambda y: form.objective(xs, y).sum())(y).abs().amax(-1)
-    curvature = K[:, : form.n, : form.n].abs().amax((1, 2)) + gradient / (1 + y.abs().amax(-1))
+    lengths = local.lengths[:, form.p :].clamp(min=torch.finfo(y.dtype).tiny)
+    curvature = local.curvature + largest(local.gradient.abs()) / (1 + largest(y.abs()))
     curvature = torch.where(curvature > 0, curvature, 1.0)[:, None]
-    active = (active * lam * rows / curvature + g / rows > 0).to(z.dtype)
+    active = (active * lam * lengths / curvature + g / lengths > 0).to(z.dtype)
     return torch.cat([z[:, : form.n + form.p], active * lam], -1), active
 
 
-def _placed(point: Point, places: Tensor, part: Point) -> Point:
-    """A point with some of its elements replaced."""
-    changed = {name: value.index_copy(0, places, getattr(part, name)) for name, value in vars(point).items()}
-    return Point(**changed)
+def _rows(local: Local, places: Tensor) -> Local:
+    return Local(**{name: value[places] for name, value in vars(local).items()})

@@ -27,6 +27,8 @@ __all__ = ["Formulation", "formulate"]
 
 # Numbers that one vectorized batch of products may hold at once; larger work is done in pieces.
 BUDGET = 2**24
+# Systems of more unknowns than this are solved without a matrix where the user leaves the choice.
+LARGEST = 2000
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Formulation:
     n: int
     p: int
     q: int
+    matrix_free: bool = False
 
     @property
     def N(self) -> int:
@@ -78,12 +81,20 @@ class Formulation:
         """<v, r(x, z)>, a number."""
         return (self.residual(xs, z, active) * vectors).sum()
 
+    def products(self, xs: Sequence[Tensor], z: Tensor, active: Tensor) -> Callable[[Tensor], Tensor]:
+        """The function that takes vectors v (R, B, N) to K v."""
+        pullback = torch.func.vjp(lambda z: self.residual(xs, z, active), z)[1]
+
+        def times(vectors: Tensor) -> Tensor:
+            if vectors.shape[0] == 1:
+                return pullback(vectors[0])[0].unsqueeze(0)
+            return torch.func.vmap(lambda v: pullback(v)[0], chunk_size=self._chunk(z))(vectors)
+
+        return times
+
     def times(self, xs: Sequence[Tensor], z: Tensor, active: Tensor, vectors: Tensor) -> Tensor:
         """K v for each of vectors (R, B, N)."""
-        pullback = torch.func.vjp(lambda z: self.residual(xs, z, active), z)[1]
-        if vectors.shape[0] == 1:
-            return pullback(vectors[0])[0].unsqueeze(0)
-        return torch.func.vmap(lambda v: pullback(v)[0], chunk_size=self._chunk(z))(vectors)
+        return self.products(xs, z, active)(vectors)
 
     def residual_along(
         self, xs: Sequence[Tensor], z: Tensor, active: Tensor, places: Sequence[int], tangents: Sequence[Tensor]
@@ -117,28 +128,29 @@ class Formulation:
             return one(vectors[0]).unsqueeze(0)
         return torch.func.vmap(one, chunk_size=self._chunk(z))(vectors)
 
-    def matrix(self, xs: Sequence[Tensor], z: Tensor, active: Tensor) -> Tensor:
-        """K, (B, N, N): its first n rows by n products, the others by symmetry."""
-        n, rows = self.n, self.N - self.n
-        first = self.rows(lambda z: self.residual(xs, z, active)[:, :n], z, n)
-        K = z.new_zeros((z.shape[0], self.N, self.N))
-        K[:, :n] = first
-        K[:, n:, :n] = first[:, :, n:].mT
-        if rows:
-            K.diagonal(dim1=1, dim2=2)[:, n + self.p :] = 1 - active
-        return K
+    def first_order(self, xs: Sequence[Tensor], y: Tensor) -> tuple[Tensor, Tensor, Callable[..., Any]]:
+        """f (B,), the constraints (B, p + q), and the pullback of their cotangents, (B, 1 + p + q) -> (B, n)."""
 
-    def jacobian(self, xs: Sequence[Tensor], y: Tensor) -> Tensor:
-        """A = the derivative of h and g in y, (B, p + q, n)."""
-        return self.rows(lambda y: self.constraints(xs, y), y, self.p + self.q)
+        def both(y: Tensor) -> Tensor:
+            return torch.cat([self.objective(xs, y)[:, None], self.constraints(xs, y)], -1)
 
-    def rows(self, function: Callable[[Tensor], Tensor], at: Tensor, count: int) -> Tensor:
-        """The Jacobian of a function with ``count`` entries an element, by vectorized pullbacks: (B, count, -1)."""
+        found: Any = torch.func.vjp(both, y)
+        values, pullback = found
+        return values[:, 0], values[:, 1:], lambda v: pullback(v)[0]
+
+    def hessian(self, xs: Sequence[Tensor], z: Tensor, active: Tensor) -> Tensor:
+        """H = psi_yy, (B, n, n), by n vectorized products."""
+        y, others = z[:, : self.n], z[:, self.n :]
+        pullback = torch.func.vjp(lambda y: self.residual(xs, torch.cat([y, others], -1), active)[:, : self.n], y)[1]
+        return self.rows(lambda v: pullback(v)[0], y, self.n)
+
+    def rows(self, pullback: Callable[[Tensor], Tensor], at: Tensor, count: int, first: int = 0) -> Tensor:
+        """What the pullback gives for each of ``count`` unit cotangents, from number ``first`` on: (B, count, n)."""
+        size, dtype, device = first + count, at.dtype, at.device
+        basis = torch.eye(size, dtype=dtype, device=device)[first:, None].expand(count, at.shape[0], size)
         if not count:
             return at.new_zeros((at.shape[0], 0, at.shape[1]))
-        pullback = torch.func.vjp(function, at)[1]
-        basis = torch.eye(count, dtype=at.dtype, device=at.device)[:, None].expand(count, at.shape[0], count)
-        rows: Tensor = torch.func.vmap(lambda v: pullback(v)[0], chunk_size=self._chunk(at))(basis)
+        rows: Tensor = torch.func.vmap(pullback, chunk_size=self._chunk(at))(basis)
         return rows.transpose(0, 1)
 
     def _chunk(self, at: Tensor) -> int:
@@ -160,8 +172,10 @@ def _directional(
     return sum((gradient * t).sum() for gradient, t in zip(gradients, tangents, strict=True))
 
 
-def formulate(node: DeclarativeNode, xs: Sequence[Tensor], y: Tensor) -> Formulation:
+def formulate(node: DeclarativeNode, xs: Sequence[Tensor], y: Tensor, matrix_free: bool | None = False) -> Formulation:
     """Look at the functions once, at detached inputs, and find the sizes.
+
+    ``matrix_free=None`` leaves the choice to the number of unknowns.
 
     Raises
     ------
@@ -170,13 +184,14 @@ def formulate(node: DeclarativeNode, xs: Sequence[Tensor], y: Tensor) -> Formula
     """
     batch, name = y.shape[0], type(node).__name__
     with torch.enable_grad():
-        f = _checked(node.objective(*xs, y=y), f"{name}.objective", batch, 1)
+        _checked(node.objective(*xs, y=y), f"{name}.objective", batch, 1)
         h = node.equality_constraints(*xs, y=y)
         g = node.inequality_constraints(*xs, y=y)
     p = 0 if h is None else _checked(h, f"{name}.equality_constraints", batch, 2).shape[1]
     q = 0 if g is None else _checked(g, f"{name}.inequality_constraints", batch, 2).shape[1]
-    del f
-    return Formulation(node, tuple(y.shape[1:]), y[0].numel() if batch else y.shape[1:].numel(), p, q)
+    n = y.shape[1:].numel()
+    free = n + p + q > LARGEST if matrix_free is None else matrix_free
+    return Formulation(node, tuple(y.shape[1:]), n, p, q, free)
 
 
 def _checked(value: Any, what: str, batch: int, ndim: int) -> Tensor:

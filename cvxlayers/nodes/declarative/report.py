@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cvxlayers.derivative.base import DerivativeReport
 from cvxlayers.errors import SolveError
 from cvxlayers.nodes.declarative.optimality import Point
+from cvxlayers.nodes.declarative.system import System
 from cvxlayers.report import Info, Seconds
 from cvxlayers.solution import Residuals, Status
 
@@ -35,10 +37,21 @@ class NodeInfo(Info):
 
     active: NDArray[np.bool_] = None  # type: ignore[assignment]
     multipliers: NDArray[np.float64] = None  # type: ignore[assignment]
+    system: System = field(default=None, repr=False)  # type: ignore[assignment]
+
+    @property
+    def derivative(self) -> DerivativeReport | None:
+        """How trustworthy the derivative is, (B,) each; None until one was computed.
+
+        ``residual``: of the linear systems. ``margin``: the smallest relative multiplier of an active inequality or
+        distance to an inactive one (near zero the solution has a kink). ``fallback``: whether the system was singular,
+        so that the pseudo-inverse was taken.
+        """
+        return None if self.system is None else self.system.report
 
 
-def judge(point: Point, n: int, tolerance: float) -> torch.Tensor:
-    """The status of each point, (B,) of ``Status``."""
+def judge(point: Point, n: int, tolerance: float, stuck: torch.Tensor) -> torch.Tensor:
+    """The status of each point, (B,) of ``Status``; ``stuck`` where the constraints seem to be incompatible (B,)."""
     worst = point.worst
     status = torch.full(worst.shape, int(Status.FAILED), dtype=torch.int8, device=worst.device)
     status[worst <= _INACCURATE * tolerance] = int(Status.INACCURATE)
@@ -46,11 +59,12 @@ def judge(point: Point, n: int, tolerance: float) -> torch.Tensor:
     y = point.z[:, :n]
     far = y.isfinite().all(-1) & (y.abs() > _FAR).any(-1) & (status != int(Status.OPTIMAL))
     status[far] = int(Status.UNBOUNDED)
+    status[stuck & (point.primal > tolerance)] = int(Status.INFEASIBLE)
     return status
 
 
 def report(
-    point: Point, status: torch.Tensor, objective: torch.Tensor, steps: torch.Tensor, engine: str, n: int, p: int,
+    system: System, point: Point, status: torch.Tensor, objective: torch.Tensor, steps: torch.Tensor, engine: str,
     seconds: Seconds,
 ) -> NodeInfo:  # fmt: skip
     """The report of a batch."""
@@ -70,7 +84,8 @@ def report(
         objective=torch.where(lost, torch.nan, objective).double().cpu().numpy(),
         seconds=seconds,
         active=point.active.bool().cpu().numpy(),
-        multipliers=point.z[:, n:].double().cpu().numpy(),
+        multipliers=point.z[:, system.form.n :].double().cpu().numpy(),
+        system=system,
     )
 
 

@@ -12,12 +12,12 @@ from torch import Tensor
 from cvxlayers.errors import ParameterError
 from cvxlayers.nodes.declarative import lagrangian
 from cvxlayers.nodes.declarative.node import DeclarativeNode
-from cvxlayers.nodes.declarative.optimality import Point, measure, multipliers
-from cvxlayers.nodes.declarative.polish import polish
+from cvxlayers.nodes.declarative.optimality import Point, multipliers
+from cvxlayers.nodes.declarative.polish import examine, polish
 from cvxlayers.nodes.declarative.problem import Formulation, formulate
 from cvxlayers.nodes.declarative.report import NodeInfo, judge, report, solve_error
 from cvxlayers.nodes.declarative.rules import fold, unfold
-from cvxlayers.nodes.declarative.system import Settings, System
+from cvxlayers.nodes.declarative.system import BUDGET, Settings, System
 from cvxlayers.report import Seconds
 from cvxlayers.solution import Status
 
@@ -75,16 +75,19 @@ def search(call: Call, xs: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     finite = torch.stack([x.isfinite().reshape(batch, -1).all(-1) for x in xs]).all(0)
     if call.on_failure == "raise" and not bool(finite.all()):
         raise _not_finite(xs)
+    some = xs if bool(finite.all()) else [x[finite] for x in xs]
     with seconds.measure("solving"):
-        some = xs if bool(finite.all()) else [x[finite] for x in xs]
-        form, point, steps, engine = _solved(call, some)
-    call.system = System(form, call.settings)
+        start, own = _given(call.node, some)
+        form = formulate(call.node, some, start, call.settings.matrix_free)
+        point, steps, stuck = _in_chunks(call.settings, form, some, start, own)
     with seconds.measure("verification"):
-        status = judge(point, form.n, call.settings.tolerance)
+        status = judge(point, form.n, call.settings.tolerance, stuck)
         objective = form.objective(some, point.z[:, : form.n])
     if some is not xs:
-        point, status, objective, steps = _spread(form, finite, point, status, objective, steps)
-    call.info = report(point, status, objective, steps, engine, form.n, form.p, seconds)
+        point, status, objective, steps = _spread(finite, point, status, objective, steps)
+    call.system = System(form, call.settings, point.margin.double().cpu().numpy())
+    engine = "SOLVE" if own else "NEWTON"
+    call.info = report(call.system, point, status, objective, steps, engine, seconds)
     ok = status == int(Status.OPTIMAL)
     call.complete, call.none = bool(ok.all()), not bool(ok.any())
     if call.on_failure == "raise" and not call.complete:
@@ -92,22 +95,48 @@ def search(call: Call, xs: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     return point.z, point.active, ok
 
 
-def _solved(call: Call, xs: Sequence[Tensor]) -> tuple[Formulation, Point, Tensor, str]:
-    """Points from the node's own solve, with multipliers, or from the default solver."""
+def _given(node: DeclarativeNode, xs: Sequence[Tensor]) -> tuple[Tensor, bool]:
+    """What the node's own solve returns, or else where the default solver is to start."""
     with torch.enable_grad():
-        given = call.node.solve(*xs)
-    own = given is not None
-    y = _solution_of(call.node, given if own else call.node.initial(*xs), xs, "solve" if own else "initial")
-    form = formulate(call.node, xs, y)
-    flat = y.reshape(y.shape[0], form.n).to(xs[0].dtype if xs[0].is_floating_point() else y.dtype)
+        y = node.solve(*xs)
+    if y is not None:
+        return _solution_of(node, y, xs, "solve"), True
+    return _solution_of(node, node.initial(*xs), xs, "initial"), False
+
+
+def _in_chunks(
+    settings: Settings, form: Formulation, xs: Sequence[Tensor], y: Tensor, own: bool
+) -> tuple[Point, Tensor, Tensor]:
+    """Points with multipliers, the steps of the default solver, and where it found the constraints incompatible."""
+    size = settings.chunk or max(1, len(y) if form.matrix_free else BUDGET // max(1, form.N) ** 2)
+    pieces = [
+        _solved(settings, form, [x[i : i + size] for x in xs], y[i : i + size], own)
+        for i in range(0, max(1, len(y)), size)
+    ]
+    if len(pieces) == 1:
+        return pieces[0]
+    points, *others = zip(*pieces, strict=True)
+    joined = {name: torch.cat([getattr(point, name) for point in points]) for name in vars(points[0])}
+    steps, stuck = (torch.cat(parts) for parts in others)
+    return Point(**joined), steps, stuck
+
+
+def _solved(
+    settings: Settings, form: Formulation, xs: Sequence[Tensor], y: Tensor, own: bool
+) -> tuple[Point, Tensor, Tensor]:
+    flat = y.reshape(len(y), form.n).to(_work(xs, y))
+    enough = torch.finfo(flat.dtype).eps ** 0.8
     if not own:
-        point, steps = lagrangian.solve(form, xs, flat.clone(), call.settings.tolerance, call.settings.max_iterations)
-        return form, point, steps, "NEWTON"
+        return lagrangian.solve(form, xs, flat.clone(), settings.tolerance, settings.max_iterations, enough)
     z, active = multipliers(form, xs, flat, torch.finfo(y.dtype).eps ** 0.5)
-    point = measure(form, xs, z, active)
-    if call.settings.polish:
-        point = polish(form, xs, point)
-    return form, point, torch.zeros(len(flat), dtype=torch.long, device=flat.device), "SOLVE"
+    point = polish(form, xs, z, active, enough) if settings.polish else examine(form, xs, z, active)
+    nothing = torch.zeros(len(flat), dtype=torch.long, device=flat.device)
+    return point, nothing, nothing.bool()
+
+
+def _work(xs: Sequence[Tensor], y: Tensor) -> torch.dtype:
+    """The dtype of the work: that of the floating inputs."""
+    return next((x.dtype for x in xs if x.is_floating_point()), y.dtype)
 
 
 def _solution_of(node: DeclarativeNode, y: Any, xs: Sequence[Tensor], what: str) -> Tensor:
@@ -123,7 +152,7 @@ def _solution_of(node: DeclarativeNode, y: Any, xs: Sequence[Tensor], what: str)
     return y.detach()
 
 
-def _spread(form: Formulation, finite: Tensor, point: Point, *others: Tensor) -> tuple[Any, ...]:
+def _spread(finite: Tensor, point: Point, *others: Tensor) -> tuple[Any, ...]:
     """The results of the finite elements in the whole batch; the others are failed, without a point."""
     batch = len(finite)
 
