@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cvxlayers.nodes.declarative.curvature import minima
 from cvxlayers.nodes.declarative.local import look
-from cvxlayers.nodes.declarative.newton import Descent, minimize
+from cvxlayers.nodes.declarative.newton import FAR, Descent, minimize
 from cvxlayers.nodes.declarative.optimality import Point, largest
 from cvxlayers.nodes.declarative.polish import examine, polish
 from cvxlayers.nodes.declarative.problem import Formulation
@@ -26,9 +27,11 @@ from cvxlayers.nodes.declarative.problem import Formulation
 __all__ = ["solve"]
 
 ROUNDS = 40
-FIRST_RHO, GROWTH, LAST_RHO = 10.0, 10.0, 1e10
+FIRST_RHO, GROWTH, LAST_RHO = 10.0, 10.0, 1e9
 # The gradient that ends a round, at first and at last, in scaled units.
 COARSE, FINE = 1e-2, 1e-9
+# What rounding makes of the gradient of rho/2 |h|^2, in units of rho.
+ROUNDING = 1e-12
 
 
 @dataclass
@@ -61,14 +64,16 @@ def solve(
     for number in range(1 if free else ROUNDS):
         if not todo.numel():
             break
-        inner = FINE if free else max(FINE, COARSE * 0.1**number)
+        inner = (ROUNDING * state.rho[todo]).clamp(min=FINE if free else max(FINE, COARSE * 0.1**number))
         state.y[todo], count = minimize(_descent(form, xs, state), todo, state.y[todo], inner, steps)
         total[todo] += count
         _update(form, xs, state, todo)
         point = polish(form, [x[todo] for x in xs], *_in_own_units(form, state, todo), enough)
         best = best.put(todo, point)
-        lost = ~state.y[todo].isfinite().all(-1) | (state.rho[todo] > LAST_RHO)
-        todo = todo[(point.worst > 1e-3 * tolerance) & ~lost]
+        lost = ~(largest(state.y[todo].abs()) < FAR) | (state.rho[todo] > LAST_RHO)
+        good = point.worst <= 1e-3 * tolerance
+        good[good.clone()] = minima(form, [x[todo[good]] for x in xs], point.take(good), tolerance)
+        todo = todo[~good & ~lost]
     return best, total, _least_violation(form, xs, state)
 
 

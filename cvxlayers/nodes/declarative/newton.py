@@ -24,6 +24,8 @@ ARMIJO = 1e-4
 HALVINGS = 40
 # The longest step, relative to 1 + |y|.
 LONGEST = 1e3
+# Points beyond this have run away.
+FAR = 1e14
 # Eigenvalues below this fraction of the largest are raised to it.
 FLOOR = 1e-9
 # The forcing sequence and the steps of truncated conjugate gradients.
@@ -43,8 +45,8 @@ class Descent:
     matrix_free: bool = False
 
 
-def minimize(f: Descent, elements: Tensor, y: Tensor, tolerance: float, steps: int) -> tuple[Tensor, Tensor]:
-    """Minimize from y (b, n) for some elements, until the largest entry of the gradient is within the tolerance.
+def minimize(f: Descent, elements: Tensor, y: Tensor, tolerance: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """Minimize from y (b, n) for some elements, until the largest entry of the gradient is within its tolerance (b,).
 
     Returns
     -------
@@ -58,8 +60,8 @@ def minimize(f: Descent, elements: Tensor, y: Tensor, tolerance: float, steps: i
         at, who = y[todo], elements[todo]
         value, gradient, hessian = f.model(who, at)
         step, slope, convex = (_truncated if f.matrix_free else _direction)(gradient, hessian, at)
-        going = (largest(gradient.abs()) > tolerance) | ~convex
-        going &= step.isfinite().all(-1) & value.isfinite()
+        going = (largest(gradient.abs()) > tolerance[todo]) | ~convex
+        going &= step.isfinite().all(-1) & value.isfinite() & (largest(at.abs()) < FAR)
         todo, at, who, value = todo[going], at[going], who[going], value[going]
         if not todo.numel():
             break
@@ -75,7 +77,7 @@ def _direction(gradient: Tensor, hessian: Tensor, y: Tensor) -> tuple[Tensor, Te
     finite = gradient.isfinite().all(-1) & hessian.isfinite().all((1, 2))
     hessian = torch.where(finite[:, None, None], hessian, 0.0)
     size = hessian.abs().amax((1, 2))
-    shift = torch.where(size > 0, size, 1.0) * FLOOR
+    shift = torch.where(size > 0, size, torch.finfo(size.dtype).eps) * FLOOR
     L, info = torch.linalg.cholesky_ex(hessian + torch.diag_embed(shift[:, None].expand_as(y)))
     step = -torch.cholesky_solve(gradient[:, :, None], L)[:, :, 0]
     convex = info == 0
@@ -116,7 +118,7 @@ def _limited(step: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _search(f: Descent, who: Tensor, y: Tensor, value: Tensor, step: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
-    """Backtracking: the new points, and which elements found a decrease."""
+    """Backtracking: the new points, and which elements found a decrease that rounding does not hide."""
     moved, found = y.clone(), torch.zeros(len(y), dtype=torch.bool, device=y.device)
     pending, length = torch.arange(len(y), device=y.device), 1.0
     noise = 4 * torch.finfo(y.dtype).eps * value.abs()
@@ -127,6 +129,7 @@ def _search(f: Descent, who: Tensor, y: Tensor, value: Tensor, step: Tensor, slo
         reached = f.value(who[pending], trial)
         wanted = value[pending] + ARMIJO * length * slope[pending]
         good = (reached <= wanted + noise[pending]) & (trial != y[pending]).any(-1)
-        moved[pending[good]], found[pending[good]] = trial[good], True
+        moved[pending[good]] = trial[good]
+        found[pending[good]] = reached[good] < value[pending[good]]
         pending, length = pending[~good], 0.5 * length
     return moved, found

@@ -20,6 +20,8 @@ from cvxlayers.nodes.declarative.problem import Formulation
 __all__ = ["examine", "polish"]
 
 STEPS = 8
+# Steps without an improvement after which an element is left as it is.
+PATIENCE = 3
 # How far a point may be moved, relative to 1 + |y|: polishing sharpens a solution, it does not look for another one.
 REACH = 0.05
 
@@ -37,6 +39,7 @@ def polish(form: Formulation, xs: Sequence[Tensor], z: Tensor, active: Tensor, e
     best = measure(form, z, active, local)
     todo = (best.worst > enough).nonzero()[:, 0]
     local, z, active = _rows(local, todo), z[todo], active[todo]
+    idle = torch.zeros_like(todo)
     for _ in range(STEPS):
         if not todo.numel():
             break
@@ -49,8 +52,9 @@ def polish(form: Formulation, xs: Sequence[Tensor], z: Tensor, active: Tensor, e
         point = measure(form, z, active, local)
         better = near & (point.worst < best.worst[todo])
         best = best.put(todo[better], point.take(better))
-        going = near & ~(point.worst <= enough) & local.lagrangian.isfinite().all(-1)
-        todo, local, z, active = todo[going], _rows(local, going), z[going], active[going]
+        idle = torch.where(better, 0, idle + 1)
+        going = near & (idle < PATIENCE) & ~(point.worst <= enough) & local.lagrangian.isfinite().all(-1)
+        todo, idle, local, z, active = todo[going], idle[going], _rows(local, going), z[going], active[going]
     return best
 
 

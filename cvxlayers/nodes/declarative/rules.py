@@ -92,7 +92,7 @@ class _Solve(torch.autograd.Function):
         at = [z, *xs]
         places = [i for i, t in enumerate(at) if t.is_floating_point() and ctx.needs_input_grad[3 + i]]
         pairs = [(w, u, -1.0)]
-        if system.singular:
+        if system.pseudo:
             lost, rest = vectors - system.times(xs, z, active, u), cotangents - system.times(xs, z, active, w)
             Sw, Su = (_Solve.apply(system, t, active, z, *xs) for t in (w, u))
             pairs += [(Sw, lost, 1.0), (rest, Su, 1.0)]
@@ -121,7 +121,7 @@ class _Solve(torch.autograd.Function):
                 return _Solve.apply(system, right, active, z, *xs)
 
             du = S((torch.zeros_like(u) if dvectors is None else dvectors) - turned(u))
-            if system.singular:
+            if system.pseudo:
                 lost = vectors - system.times(xs, z, active, u)
                 across = turned(S(u))
                 du = du + S(S(turned(lost))) + across - S(system.times(xs, z, active, across))

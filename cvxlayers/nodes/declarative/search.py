@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cvxlayers.errors import ParameterError
 from cvxlayers.nodes.declarative import lagrangian
+from cvxlayers.nodes.declarative.curvature import minima
 from cvxlayers.nodes.declarative.node import DeclarativeNode
 from cvxlayers.nodes.declarative.optimality import Point, multipliers
 from cvxlayers.nodes.declarative.polish import examine, polish
@@ -71,8 +72,8 @@ def search(call: Call, xs: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     SolveError
         With ``on_failure="raise"``, when some element has no verified solution.
     """
-    seconds, batch = Seconds(), xs[0].shape[0]
-    finite = torch.stack([x.isfinite().reshape(batch, -1).all(-1) for x in xs]).all(0)
+    seconds = Seconds()
+    finite = torch.stack([_finite(x) for x in xs]).all(0)
     if call.on_failure == "raise" and not bool(finite.all()):
         raise _not_finite(xs)
     some = xs if bool(finite.all()) else [x[finite] for x in xs]
@@ -82,6 +83,8 @@ def search(call: Call, xs: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         point, steps, stuck = _in_chunks(call.settings, form, some, start, own)
     with seconds.measure("verification"):
         status = judge(point, form.n, call.settings.tolerance, stuck)
+        good = status == int(Status.OPTIMAL)
+        status[good & ~minima(form, some, point, call.settings.tolerance)] = int(Status.FAILED)
         objective = form.objective(some, point.z[:, : form.n])
     if some is not xs:
         point, status, objective, steps = _spread(finite, point, status, objective, steps)
@@ -169,9 +172,14 @@ def _spread(finite: Tensor, point: Point, *others: Tensor) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
+def _finite(x: Tensor) -> Tensor:
+    """Which elements of an input have finite entries only, (B,)."""
+    return x.isfinite().reshape(len(x), x.shape[1:].numel()).all(-1)
+
+
 def _not_finite(xs: Sequence[Tensor]) -> ParameterError:
     place, x = next((i, x) for i, x in enumerate(xs) if not bool(x.isfinite().all()))
-    element = int((~x.isfinite().reshape(x.shape[0], -1).all(-1)).nonzero()[0, 0])
+    element = int((~_finite(x)).nonzero()[0, 0])
     return ParameterError(
         f"input {place}: batch element {element} has a NaN or infinite entry; clean the inputs, or pass "
         'on_failure="nan" or "zero_grad" to let the other elements go on.'

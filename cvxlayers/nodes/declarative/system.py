@@ -53,6 +53,11 @@ class System:
     singular: bool = False
     report: DerivativeReport | None = None
 
+    @property
+    def pseudo(self) -> bool:
+        """Whether derivatives of solves need the terms of the pseudo-inverse; without matrices nobody can tell."""
+        return self.singular or self.form.matrix_free
+
     def times(self, xs: Sequence[Tensor], z: Tensor, active: Tensor, vectors: Tensor) -> Tensor:
         """(K + regularization) v for vectors (R, B, N)."""
         product = self.form.times(xs, z, active, vectors)
