@@ -244,6 +244,5 @@ def inputs(node: Any, dtype: torch.dtype = torch.float64) -> list[Tensor]:
         "TwoBalls": [torch.tensor([[2.0, 0.5, -1.0], [-1.0, 0.6, 0.7], [0.8, 0.9, 1.5]])],
         "Mean": [x, torch.rand(3, 4, generator=generator, dtype=torch.float64) + 0.1],
     }
-    points["BallBySolve"] = points["Ball"]
-    chosen = points.get(type(node).__name__, [x])
+    chosen = next((points[kind.__name__] for kind in type(node).__mro__ if kind.__name__ in points), [x])
     return [t.to(dtype) for t in chosen]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -33,8 +34,10 @@ def gather(
         ) from exc
     if dims is None and not batch:
         batch = (1,)
+    size = math.prod(batch)
     rows = [
-        x.expand(*batch, *x.shape[count:]).reshape(-1, *x.shape[count:]) for x, count in zip(xs, counts, strict=True)
+        x.expand((*batch, *x.shape[count:])).reshape((size, *x.shape[count:]))
+        for x, count in zip(xs, counts, strict=True)
     ]
     return batch, [x.to(dtype) if x.is_floating_point() else x for x in rows]
 

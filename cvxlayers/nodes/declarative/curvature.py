@@ -1,4 +1,4 @@
-"""Whether stationary points are minima to second order: the curvature of the Lagrangian where the constraints leave room.
+"""Whether stationary points are minima to second order: the curvature where the constraints leave room.
 
 A local minimum needs d'Hd >= 0 for every d in the null space of the constraints that hold with equality (Nocedal and
 Wright 2006, theorem 12.5). With P the projection onto it, that is P H P being positive semidefinite.

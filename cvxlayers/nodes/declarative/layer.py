@@ -100,6 +100,12 @@ class DeclarativeLayer(torch.nn.Module):
             raise OptionError(f"chunk: expected a positive number of elements, got {chunk}.")
         if regularization < 0:
             raise OptionError(f"regularization: expected a number that is not negative, got {regularization}.")
+        if max_iterations < 1:
+            raise OptionError(f"max_iterations: expected a positive number of steps, got {max_iterations}.")
+        if tolerance is not None and not tolerance > 0:
+            raise OptionError(f"tolerance: expected a positive number, got {tolerance}.")
+        if dtype not in (None, torch.float32, torch.float64):
+            raise OptionError(f"dtype: expected torch.float64, torch.float32 or None, got {dtype}.")
         self.node = node
         self.on_failure = on_failure
         self.dtype = dtype
@@ -161,7 +167,7 @@ class DeclarativeLayer(torch.nn.Module):
             y = Attach.apply(call.system, z, active, *rows)[:, : form.n]
         else:
             y = settle(call, z, active, ok, rows)
-        return unbatch(y.reshape(-1, *form.shape).to(real), batch)
+        return unbatch(y.reshape((y.shape[0], *form.shape)).to(real), batch)
 
     def extra_repr(self) -> str:
         """Shown by ``print(layer)``."""
@@ -181,6 +187,11 @@ def _as_tensors(xs: Sequence[Any]) -> list[Tensor]:
             raise ParameterError(f"input {i}: expected a tensor, got {type(x).__name__}; convert it first.") from exc
         if tensors[-1].is_complex():
             raise ParameterError(f"input {i}: it is complex; hand in its real and imaginary parts.")
+        if tensors[-1].device != tensors[0].device:
+            raise ParameterError(
+                f"input {i}: it is on {tensors[-1].device}, while input 0 is on {tensors[0].device}; move all "
+                "inputs to one device."
+            )
     return tensors
 
 

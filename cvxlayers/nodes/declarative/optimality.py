@@ -72,10 +72,9 @@ def measure(form: Formulation, z: Tensor, active: Tensor, local: Local) -> Point
     forces = _ratio(active * lam * local.lengths[:, p:], scale[:, None])
     inside = torch.where(inequalities < 0, apart[:, p:], 0.0)
     margin = torch.where(active > 0, forces, inside)
-    return Point(
-        z, active, largest(torch.cat([apart[:, :p], over], -1)), dual, largest(active * apart[:, p:]),
-        largest((-forces).clamp(min=0)), margin.amin(-1) if form.q else torch.full_like(dual, torch.inf),
-    )  # fmt: skip
+    primal, gap = largest(torch.cat([apart[:, :p], over], -1)), largest(torch.where(active > 0, apart[:, p:], 0.0))
+    cone = largest((-forces).clamp(min=0))
+    return Point(z, active, primal, dual, gap, cone, margin.amin(-1) if form.q else torch.full_like(dual, torch.inf))
 
 
 def multipliers(form: Formulation, xs: Sequence[Tensor], y: Tensor, closeness: float) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import _set_fwd_grad_enabled, unpack_dual
 
 from cvxlayers.errors import ParameterError
 from cvxlayers.nodes.declarative.node import DeclarativeNode
@@ -48,11 +49,11 @@ class Formulation:
 
     def objective(self, xs: Sequence[Tensor], y: Tensor) -> Tensor:
         """f, (B,)."""
-        return self.node.objective(*xs, y=y.reshape(-1, *self.shape))
+        return self.node.objective(*xs, y=y.reshape((y.shape[0], *self.shape)))
 
     def constraints(self, xs: Sequence[Tensor], y: Tensor) -> Tensor:
         """h and below it g, (B, p + q)."""
-        shaped = y.reshape(-1, *self.shape)
+        shaped = y.reshape((y.shape[0], *self.shape))
         h = self.node.equality_constraints(*xs, y=shaped) if self.p else None
         g = self.node.inequality_constraints(*xs, y=shaped) if self.q else None
         parts = [part for part in (h, g) if part is not None]
@@ -183,12 +184,11 @@ def formulate(node: DeclarativeNode, xs: Sequence[Tensor], y: Tensor, matrix_fre
         A function returns the wrong shape, or depends on a tensor that requires a gradient and is not an input.
     """
     batch, name = y.shape[0], type(node).__name__
-    with torch.enable_grad():
+    with torch.enable_grad(), _set_fwd_grad_enabled(True):
         _checked(node.objective(*xs, y=y), f"{name}.objective", batch, 1)
-        h = node.equality_constraints(*xs, y=y)
-        g = node.inequality_constraints(*xs, y=y)
-    p = 0 if h is None else _checked(h, f"{name}.equality_constraints", batch, 2).shape[1]
-    q = 0 if g is None else _checked(g, f"{name}.inequality_constraints", batch, 2).shape[1]
+        h, g = node.equality_constraints(*xs, y=y), node.inequality_constraints(*xs, y=y)
+        p = 0 if h is None else _checked(h, f"{name}.equality_constraints", batch, 2).shape[1]
+        q = 0 if g is None else _checked(g, f"{name}.inequality_constraints", batch, 2).shape[1]
     n = y.shape[1:].numel()
     free = n + p + q > LARGEST if matrix_free is None else matrix_free
     return Formulation(node, tuple(y.shape[1:]), n, p, q, free)
@@ -203,7 +203,7 @@ def _checked(value: Any, what: str, batch: int, ndim: int) -> Tensor:
             f"{what} returned a tensor of shape {tuple(value.shape)}, expected {expected}: one row for each element of "
             "the batch; sum over all dimensions of y but the first."
         )
-    if value.requires_grad:
+    if value.requires_grad or unpack_dual(value).tangent is not None:
         raise ParameterError(
             f"{what} depends on a tensor that requires a gradient and is not among the inputs, so that its gradient "
             "would be lost: hand it to the layer as an input (a parameter shared by the batch as a tensor of batch "

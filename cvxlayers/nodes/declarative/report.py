@@ -96,8 +96,8 @@ _ADVICE = {
     "unbounded": "unbounded elements have an objective without a minimum: bound y or regularize",
     "inaccurate": "inaccurate elements stopped short of the tolerance: improve solve, rescale the objective, or pass a "
     "larger tolerance",
-    "failed": "failed elements do not meet the conditions of a minimum (where all layer.info.residuals are small they are "
-    "saddles or maxima): check solve and the constraints' signs (g <= 0), or start elsewhere by writing "
+    "failed": "failed elements do not meet the conditions of a minimum (where all of layer.info.residuals are small "
+    "they are saddles or maxima): check solve and the constraints' signs (g <= 0), or start elsewhere by writing "
     "initial(self, *xs)",
 }
 

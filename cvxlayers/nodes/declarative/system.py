@@ -20,7 +20,7 @@ __all__ = ["Settings", "System"]
 # Entries of the matrices that are held at once.
 BUDGET = 2**25
 # Relative residuals of conjugate gradients above this are an error.
-LOOSE = 1e-6
+LOOSE = 1e-8
 
 
 @dataclass(frozen=True)
