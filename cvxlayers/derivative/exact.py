@@ -13,29 +13,27 @@ Healey, Nobel, Boyd 2025 with P.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from cvxlayers.derivative.base import Derivative, DerivativeReport, Linearization, kink_margin
+from cvxlayers.derivative.factors import Factors
+from cvxlayers.derivative.fused import Fused
 from cvxlayers.derivative.pairing import cotangents, right_hand_side
-from cvxlayers.derivative.part import ACCEPTED, Part
+from cvxlayers.derivative.part import ACCEPTED, Solved
 from cvxlayers.derivative.paths import Paths
 from cvxlayers.derivative.smoothing import smoothed_projection
-from cvxlayers.derivative.system import Layout, System
+from cvxlayers.derivative.system import Layout
 from cvxlayers.errors import OptionError
 from cvxlayers.program import Array, Structure, Values
 from cvxlayers.solution import Solution
 
 __all__ = ["ExactDerivative", "ExactLinearization"]
 
-# The predicted nanoseconds of work for which another thread is started.
-_THREAD = 1e7
-# Bytes that the factors of one part of the batch may take, and all that are kept for later applications.
-_PART, _KEPT = 2**23, 2**30
+
+# Nanoseconds that the array operations of a solution by other means take besides its factors.
+_ARRAYS = 2e5
 
 
 class ExactDerivative(Derivative):
@@ -89,13 +87,21 @@ class ExactDerivative(Derivative):
         self.threads = threads
         self.layout = Layout.of(structure)
         self.paths = paths or Paths.of(self.layout)
+        self.fused = Fused.of(self.layout, smoothing) if paths is None else None
+
+    def fused_for(self, batch: int) -> Fused | None:
+        """The kernels, where they are there and predicted to be the fastest for this size of the batch."""
+        if self.fused is None or self.fused.cost(batch) > _ARRAYS + self.paths.fastest(batch).cost(batch):
+            return None
+        return self.fused
 
     def linearize(self, values: Values, solution: Solution) -> ExactLinearization:
         return ExactLinearization(self, values, solution)
 
 
 class ExactLinearization(Linearization):
-    """The derivative at the solutions of one batch. It factorizes at the first application and keeps the factors."""
+    """The derivative at the solutions of one batch. It factorizes at the first application and keeps the factors, or
+    does both at once in compiled kernels (see ``fused``), which leave to the factors what is singular."""
 
     def __init__(self, derivative: ExactDerivative, values: Values, solution: Solution) -> None:
         self._derivative = derivative
@@ -107,16 +113,12 @@ class ExactLinearization(Linearization):
         batch = solution.batch
         self._residual = np.zeros(batch)
         self._fallback = np.zeros(batch, dtype=bool)
-        self._path = derivative.paths.fastest(batch)
-        # A thread is worth its while only for much work, since small array operations hold Python's lock.
-        self._threads = int(np.clip(self._path.cost(batch) // _THREAD, 1, derivative.threads))
-        self._slices = _slices(batch, self._path.bytes_per_element, self._threads)
-        self._keep = batch * self._path.bytes_per_element <= _KEPT
-        self._parts: dict[int, Part] = {}
+        self._factors = Factors(derivative.layout, derivative.paths, derivative.smoothing, derivative.threads)
+        self._fused = derivative.fused_for(batch)
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_parts": {}, "_lock": None}
+        return {**self.__dict__, "_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
@@ -144,68 +146,32 @@ class ExactLinearization(Linearization):
         if ds is not None:
             ds = np.concatenate([np.zeros_like(ds[: structure.cones.zero]), ds[structure.cones.zero :]])
             f = dx - structure.A.transpose_times(self._values.A, ds)
-        rx, rv = np.empty_like(self._x), np.empty_like(self._y)
-
-        def task(i: int) -> None:
-            lanes = self._slices[i]
-            rx[:, lanes], rv[:, lanes] = self._solve(i, f[:, lanes], dy[:, lanes])
-
-        self._spread(task)
+        rx, rv = self._solve(f, dy)
         if ds is not None:
-            rv += ds
+            rv = rv + ds
         return rx, rv
 
     def jvp(self, dvalues: Values) -> tuple[Array, Array, Array]:
         structure = self._derivative.structure
         f, g = right_hand_side(structure, dvalues, self._x, self._y)
-        dx, dy = np.empty_like(self._x), np.empty_like(self._y)
-
-        def task(i: int) -> None:
-            lanes = self._slices[i]
-            dx[:, lanes], dy[:, lanes] = self._solve(i, f[:, lanes], g[:, lanes])
-
-        self._spread(task)
+        dx, dy = self._solve(f, g)
         ds = g - structure.A.times(self._values.A, dx)
         ds[: structure.cones.zero] = 0.0
         return dx, dy, ds
 
-    def _spread(self, task: Callable[[int], None]) -> None:
-        """Call the task for each part of the batch; the threads live as long as the call."""
-        count = len(self._slices)
-        if min(self._threads, count) < 2:
-            for i in range(count):
-                task(i)
-            return
-        with ThreadPoolExecutor(self._threads) as pool:
-            for _ in pool.map(task, range(count)):
-                pass
-
-    def _part(self, i: int) -> Part:
-        """The i-th part of the batch, factorized."""
+    def _solve(self, f: Array, g: Array) -> tuple[Array, Array]:
+        """dx and dy = D dv for J (dx, dv) = (f, g)."""
+        solved = self._solved(f, g)
         with self._lock:
-            found = self._parts.get(i)
-        if found is not None:
-            return found
-        lanes, derivative = self._slices[i], self._derivative
-        values = Values(*(part[:, lanes] for part in (self._values.P, self._values.q, self._values.A, self._values.b)))
-        found = Part.of(self._path, System(derivative.layout, values, self._v[:, lanes], derivative.smoothing))
-        if self._keep:
-            with self._lock:
-                self._parts[i] = found
-        return found
-
-    def _solve(self, i: int, f: Array, g: Array) -> tuple[Array, Array]:
-        """dx and dy = D dv for J (dx, dv) = (f, g) on the i-th part of the batch."""
-        solved, lanes = self._part(i).solve(f, g), self._slices[i]
-        with self._lock:
-            self._residual[lanes] = np.maximum(self._residual[lanes], solved.residual)
-            self._fallback[lanes] |= ~(solved.residual <= ACCEPTED)
+            np.maximum(self._residual, solved.residual, out=self._residual)
+            self._fallback |= ~(solved.residual <= ACCEPTED)
         return solved.dx, solved.dy
 
-
-def _slices(batch: int, bytes_per_element: int, threads: int) -> list[slice]:
-    """Parts of the batch of equal size, small enough for the memory and enough for the threads."""
-    largest = max(1, _PART // max(bytes_per_element, 1))
-    parts = max(-(-batch // largest), min(threads, batch))
-    bounds = [batch * k // max(parts, 1) for k in range(parts + 1)]
-    return [slice(low, high) for low, high in pairwise(bounds)]
+    def _solved(self, f: Array, g: Array) -> Solved:
+        if self._fused is None:
+            return self._factors.solve(self._values, self._v, f, g)
+        solved, unsure = self._fused.solve(self._values, self._v, f, g, self._derivative.threads)
+        if unsure.size:
+            others = self._values.select(unsure), self._v[:, unsure]
+            solved.enter(unsure, self._factors.solve(*others, f[:, unsure], g[:, unsure], unsure.tobytes()))
+        return solved

@@ -34,7 +34,7 @@ from cvxlayers.cones.psd import PsdDerivative
 from cvxlayers.cones.second_order import SecondOrderDerivative
 from cvxlayers.program import Array
 
-__all__ = ["smoothed_derivative", "smoothed_projection"]
+__all__ = ["smoothed_derivative", "smoothed_projection", "smoothed_rows"]
 
 
 def smoothed_projection(cones: Cones, v: Array, mu: float) -> Array:
@@ -76,8 +76,13 @@ def smoothed_derivative(cones: Cones, v: Array, mu: float) -> DualDerivative:
     D = dual_derivative(cones, v)
     diagonal = D.diagonal.copy()
     inequalities = slice(cones.zero, cones.zero + cones.nonneg)
-    diagonal[inequalities] = _difference(v[inequalities], v[inequalities], mu)
+    diagonal[inequalities] = smoothed_rows(v[inequalities], mu)
     return replace(D, diagonal=diagonal, parts=tuple((group, _smoothed(group, part, v, mu)) for group, part in D.parts))
+
+
+def smoothed_rows(v: Array, mu: float) -> Array:
+    """The derivative of Proj_mu in nonnegative rows v, entry by entry."""
+    return _difference(v, v, mu)
 
 
 def _smoothed(group: Group, part: BlockDerivative, v: Array, mu: float) -> BlockDerivative:

@@ -8,13 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from cvxlayers.ipm.entry import solve_groups
-from cvxlayers.ipm.lanes import W
+from cvxlayers.ipm.entry import differentiate_groups, solve_groups
 from cvxlayers.ipm.layout import Layout
+from cvxlayers.ipm.width import W
 from cvxlayers.program import Array, Values
 
-__all__ = ["Answer", "Method", "solve_batch"]
+__all__ = ["Answer", "Method", "Sensitivity", "differentiate_batch", "solve_batch"]
 
 WORTH_A_THREAD = 3e-4
 """Seconds of work for which another thread is started."""
@@ -42,6 +43,16 @@ class Answer:
     error: Array
 
 
+@dataclass(frozen=True)
+class Sensitivity:
+    """dx (n, B), u (m, B), the relative residual (B,), and the elements that are not singular, (B,)."""
+
+    dx: Array
+    u: Array
+    residual: Array
+    healthy: NDArray[np.bool_]
+
+
 def solve_batch(layout: Layout, values: Values, method: Method, threads: int) -> Answer:
     """Solve every element; their values are finite."""
     size = values.batch
@@ -53,17 +64,39 @@ def solve_batch(layout: Layout, values: Values, method: Method, threads: int) ->
     numbers = np.array([method.tol, method.regularization, method.max_iters, method.refinements], dtype=float)
 
     def work_on(begin: int, end: int) -> None:
-        plan, V = layout.work()
-        solve_groups(plan, layout.at, V, P, q, A, b, begin, end, shared, numbers, *out)
+        with layout.work() as (plan, V):
+            solve_groups(plan, layout.at, V, P, q, A, b, begin, end, shared, numbers, *out)
 
-    seconds = groups * layout.seconds
-    _spread(work_on, groups, min(threads, groups, 1 + int(seconds / WORTH_A_THREAD)))
+    _spread(work_on, groups, layout.seconds, threads)
     x, y, s, info = (part[:, :size] for part in out)
     return Answer(x, y, s, info[0], info[1], info[2])
 
 
-def _spread(work_on: Callable[[int, int], None], groups: int, count: int) -> None:
-    """Share the groups among threads; this one works as well."""
+def differentiate_batch(
+    layout: Layout, P: Array, A: Array, state: Array, probe: Array, f: Array, g: Array, threads: int
+) -> Sensitivity:
+    """Solve J (dx, dv) = (f, g) for every element, with u = D dv (see ``sensitivity``, also for ``state``).
+
+    ``probe`` (n + m, 1) is a random right-hand side.
+    """
+    size = f.shape[1]
+    groups = -(-size // W)
+    P, A, state, f, g = (_padded(part, groups * W) for part in (P, A, state, f, g))
+    out = [np.empty((rows, groups * W)) for rows in (int(layout.at.n), int(layout.at.m), 2)]
+    shared = P.shape[1] == 1 and A.shape[1] == 1
+
+    def work_on(begin: int, end: int) -> None:
+        with layout.work() as (plan, V):
+            differentiate_groups(plan, layout.at, V, P, A, state, probe, f, g, begin, end, shared, *out)
+
+    _spread(work_on, groups, layout.derivative_seconds, threads)
+    dx, u, info = (part[:, :size] for part in out)
+    return Sensitivity(dx, u, info[0], info[1] > 0)
+
+
+def _spread(work_on: Callable[[int, int], None], groups: int, seconds: float, threads: int) -> None:
+    """Share the groups, of so many seconds each, among at most so many threads; this one works as well."""
+    count = min(threads, groups, 1 + int(groups * seconds / WORTH_A_THREAD))
     bounds = [groups * k // count for k in range(count + 1)] if count else []
     parts = list(itertools.pairwise(bounds))
     others = [threading.Thread(target=work_on, args=part) for part in parts[1:]]

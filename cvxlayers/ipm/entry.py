@@ -1,4 +1,4 @@
-"""The kernel that Python calls."""
+"""The kernels that Python calls."""
 
 from __future__ import annotations
 
@@ -11,13 +11,18 @@ from numba import types
 from cvxlayers.ipm.equilibrate import equilibrate
 from cvxlayers.ipm.iteration import solve_group
 from cvxlayers.ipm.kernel import FINGERPRINT, compiled
-from cvxlayers.ipm.lanes import W
 from cvxlayers.ipm.layout import FIELDS
+from cvxlayers.ipm.sensitivity import differentiate_group
+from cvxlayers.ipm.width import W
 
-__all__ = ["solve_groups"]
+__all__ = ["differentiate_groups", "solve_groups"]
+
+_PLAN, _AT, _INTEGER = types.Array(types.int32, 1, "C"), numba.from_dtype(FIELDS), types.int64
+_NUMBERS, _MATRIX = types.Array(types.float64, 1, "C"), types.Array(types.float64, 2, "C")
+_VALUES = types.Array(types.float64, 2, "C", readonly=True)
 
 
-def _make(fingerprint: int) -> Callable[..., None]:
+def _make_solve(fingerprint: int) -> Callable[..., None]:
     def solve_groups(plan: Any, at: Any, V: Any, P: Any, q: Any, A: Any, b: Any, begin: int, end: int, shared: bool,
                      settings: Any, x: Any, y: Any, s: Any, info: Any) -> None:  # fmt: skip
         """Solve groups begin, ..., end - 1, of W elements each; ``shared``: P and A are the same for all."""
@@ -28,14 +33,30 @@ def _make(fingerprint: int) -> Callable[..., None]:
                 equilibrate(plan, at, V, P, A, group * W)
             solve_group(plan, at, V, P, q, A, b, group * W, settings, x, y, s, info)
 
-    numbers, matrix = types.Array(types.float64, 1, "C"), types.Array(types.float64, 2, "C")
-    values = types.Array(types.float64, 2, "C", readonly=True)
-    integer = types.int64
     signature = types.void(
-        types.Array(types.int32, 1, "C"), numba.from_dtype(FIELDS), matrix, values, values, values, values,
-        integer, integer, types.boolean, numbers, matrix, matrix, matrix, matrix,
+        _PLAN, _AT, _MATRIX, _VALUES, _VALUES, _VALUES, _VALUES, _INTEGER, _INTEGER, types.boolean,
+        _NUMBERS, _MATRIX, _MATRIX, _MATRIX, _MATRIX,
     )  # fmt: skip
     return compiled(signature, solve_groups)
 
 
-solve_groups = _make(FINGERPRINT)
+def _make_differentiate(fingerprint: int) -> Callable[..., None]:
+    def differentiate_groups(plan: Any, at: Any, V: Any, P: Any, A: Any, state: Any, probe: Any, f: Any, g: Any,
+                             begin: int, end: int, shared: bool, dx: Any, u: Any, info: Any) -> None:  # fmt: skip
+        """Solve the derivative's system for groups begin, ..., end - 1 (see ``sensitivity``)."""
+        if fingerprint < 0:
+            return
+        for group in range(begin, end):
+            if group == begin or not shared:
+                equilibrate(plan, at, V, P, A, group * W)
+            differentiate_group(plan, at, V, P, A, state, probe, f, g, group * W, dx, u, info)
+
+    signature = types.void(
+        _PLAN, _AT, _MATRIX, _VALUES, _VALUES, _VALUES, _VALUES, _VALUES, _VALUES, _INTEGER, _INTEGER, types.boolean,
+        _MATRIX, _MATRIX, _MATRIX,
+    )  # fmt: skip
+    return compiled(signature, differentiate_groups)
+
+
+solve_groups = _make_solve(FINGERPRINT)
+differentiate_groups = _make_differentiate(FINGERPRINT)

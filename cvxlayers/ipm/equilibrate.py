@@ -20,7 +20,7 @@ from cvxlayers.ipm.lanes import (
     store,
 )
 
-__all__ = ["equilibrate", "load_scaled"]
+__all__ = ["equilibrate", "load_scaled", "norms"]
 
 ROUNDS, NEAR_ONE, LIMIT = 10, 0.5, 1e4
 """At most so many rounds; fewer if no norm is further from one than the second; no scaling beyond the third."""

@@ -20,9 +20,10 @@ from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.np import arrayobj
 
+from cvxlayers.ipm.width import W
+
 __all__ = [
     "LANES",
-    "W",
     "absolute",
     "apart",
     "fill",
@@ -37,9 +38,6 @@ __all__ = [
     "store",
     "store_to",
 ]
-
-W = 8
-"""How many problems one kernel works on at a time: 8 doubles are one cache line."""
 
 _VECTOR = ir.VectorType(ir.DoubleType(), W)
 _INT32, _INT64 = ir.IntType(32), ir.IntType(64)

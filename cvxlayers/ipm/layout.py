@@ -6,6 +6,9 @@ place in the plan, ``at.x + i`` a row of V. Few arguments keep both the compilat
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +18,9 @@ from cvxlayers.ipm.symbolic import Analysis
 from cvxlayers.program import Array
 
 __all__ = ["FIELDS", "Layout"]
+
+KEPT_ROWS, KEPT_SPACES = 2**16, 8
+"""Work space of at most so many rows (4 MiB) is kept for later calls, at most so many of them."""
 
 _INDICES = (
     "place", "sign", "l_start", "l_row", "r_start", "r_column", "r_entry", "k_start", "k_entry", "P_start", "P_row",
@@ -36,12 +42,17 @@ FIELDS = np.dtype([(name, np.int64) for name in (*_SIZES, *_INDICES, *_ROWS)])
 
 @dataclass(frozen=True)
 class Layout:
-    """The plan, the record, the number of rows of V, and about how many seconds W problems take."""
+    """The plan, the record, the number of rows of V, and about how many seconds W problems and their derivatives take.
+
+    Work space that is not in use waits in ``idle``; it holds nothing from call to call that anyone reads.
+    """
 
     plan: NDArray[np.int32]
     at: np.record
     rows: int
     seconds: float
+    derivative_seconds: float
+    idle: deque[tuple[NDArray[np.int32], Array]]
 
     @classmethod
     def of(cls, analysis: Analysis) -> Layout:
@@ -59,10 +70,18 @@ class Layout:
         in_plan = np.cumsum([0, *(part.size for part in indices)])
         in_rows = np.cumsum([0, *(lengths[name] for name in _ROWS)])
         at = np.array([(*sizes, *in_plan[:-1], *in_rows[:-1])], dtype=FIELDS).view(np.recarray)[0]
-        return cls(np.concatenate(indices), at, int(in_rows[-1]), analysis.seconds)
+        rows = int(in_rows[-1])
+        return cls(np.concatenate(indices), at, rows, analysis.seconds, analysis.derivative_seconds, deque())
 
-    def work(self) -> tuple[NDArray[np.int32], Array]:
+    @contextmanager
+    def work(self) -> Iterator[tuple[NDArray[np.int32], Array]]:
         """The plan and V for one thread. Each row of V is one cache line; the plan's ``slot`` is written to."""
-        block = np.zeros((self.rows + 1) * 8)
-        begin = -(block.ctypes.data // block.itemsize) % 8
-        return self.plan.copy(), block[begin : begin + self.rows * 8].reshape(self.rows, 8)
+        try:
+            space = self.idle.pop()
+        except IndexError:
+            block = np.zeros((self.rows + 1) * 8)
+            begin = -(block.ctypes.data // block.itemsize) % 8
+            space = self.plan.copy(), block[begin : begin + self.rows * 8].reshape(self.rows, 8)
+        yield space
+        if self.rows <= KEPT_ROWS and len(self.idle) < KEPT_SPACES:
+            self.idle.append(space)

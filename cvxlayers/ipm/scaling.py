@@ -18,7 +18,17 @@ from typing import Any
 from cvxlayers.ipm.kernel import kernel
 from cvxlayers.ipm.lanes import apart, fill, index, load, maximum, minimum, pick, sqrt, store
 
-__all__ = ["H_times", "correct", "rate", "rescale", "shift", "unit_scaling", "write_scaling"]
+__all__ = [
+    "H_times",
+    "cone",
+    "correct",
+    "rate",
+    "rescale",
+    "shift",
+    "tail_dot",
+    "unit_scaling",
+    "write_scaling",
+]
 
 TINY = 1e-300
 

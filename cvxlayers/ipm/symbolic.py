@@ -80,11 +80,20 @@ class Analysis:
         return int(self.plan.k_entry.size)
 
     @property
+    def derivative_seconds(self) -> float:
+        """About how long a derivative of W problems takes on one thread: not much more than a step."""
+        return 1.5 * self._step_seconds
+
+    @property
+    def _step_seconds(self) -> float:
+        """About how long one factorization and four solutions of W problems take."""
+        seconds = OPERATION * self.elimination.operations + SUBSTITUTION * self.elimination.nnz
+        return seconds + PRODUCT * self.entries + ROW * self.elimination.size
+
+    @property
     def seconds(self) -> float:
-        """About how long W problems take on one thread: ITERATIONS steps of one factorization and four solutions."""
-        per_step = OPERATION * self.elimination.operations + SUBSTITUTION * self.elimination.nnz
-        per_step += PRODUCT * self.entries + ROW * self.elimination.size
-        return ITERATIONS * per_step
+        """About how long W problems take on one thread, in ITERATIONS steps."""
+        return ITERATIONS * self._step_seconds
 
 
 _known: dict[int, Analysis | None] = {}

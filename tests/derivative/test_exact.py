@@ -114,7 +114,7 @@ def test_paths_agree(name: str, rng: np.random.Generator) -> None:
 def test_a_batch_is_its_elements(
     path: str, shared: bool, threads: int, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cvxlayers.derivative.exact._THREAD", 1.0)
+    monkeypatch.setattr("cvxlayers.derivative.factors._THREAD", 1.0)
     problem = made("all", batch=7, shared=shared)
     cotangent, tangent = cotangents(problem, rng), noise(rng, problem)
     exact = derivative(problem.structure, path, threads)
@@ -239,7 +239,7 @@ def test_copies_and_pickles(path: str, rng: np.random.Generator) -> None:
 
 @pytest.mark.parametrize("path", PATHS)
 def test_two_threads_may_apply_it_at_once(path: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cvxlayers.derivative.exact._THREAD", 1.0)
+    monkeypatch.setattr("cvxlayers.derivative.factors._THREAD", 1.0)
     problem = made("all", batch=16)
     cotangent = cotangents(problem, rng)
     linearization = derivative(problem.structure, path, threads=2).linearize(problem.values, problem.solution)
@@ -279,13 +279,13 @@ def test_large_batches_are_worked_in_parts(rng: np.random.Generator, monkeypatch
     cotangent = cotangents(problem, rng)
     exact = derivative(problem.structure, "condensed")
     expected = exact.linearize(problem.values, problem.solution).vjp(*cotangent)
-    monkeypatch.setattr("cvxlayers.derivative.exact._PART", 4 * exact.paths.candidates[0].bytes_per_element)
-    monkeypatch.setattr("cvxlayers.derivative.exact._KEPT", 0)
+    monkeypatch.setattr("cvxlayers.derivative.factors._PART", 4 * exact.paths.candidates[0].bytes_per_element)
+    monkeypatch.setattr("cvxlayers.derivative.factors._KEPT", 0)
     parted = exact.linearize(problem.values, problem.solution)
     for _ in range(2):
         for found, part in zip(_parts(parted.vjp(*cotangent)), _parts(expected), strict=True):
             assert relative(found, part) < 1e-11
-    assert not parted._parts
+    assert not parted._factors._parts
 
 
 def _parts(values: Values) -> list[np.ndarray]:

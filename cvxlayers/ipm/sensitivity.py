@@ -1,0 +1,272 @@
+"""The linear system of the derivative, for W elements of a batch at a time, by the factors of the iteration's pattern.
+
+With v = y - s, D = derivative of Proj_{K*} at v and u = D dv, the system J (dx, dv) = (f, g) of the derivative
+(Agrawal, Barratt, Boyd, Busseti, Moursi 2019; Healey, Nobel, Boyd 2025 with P) reads
+
+    P dx + A'u = f,    D (A dx - g) = (I - D) u,
+
+for dv = A dx - g + u. On eigenvectors of D with the eigenvalue d > 0 the rows are A dx - h u = g with h = (1 - d) / d,
+and u vanishes where d = 0. So the matrix is that of the iteration, [[P, A'], [A, -H]], with
+
+* nonnegative rows: h, and rows with d = 0 left out;
+* second-order cones, v = (t, z) with t + |z| > 0 > t - |z| and e = z / |z|: d = 1 along (1, e), d = 0 along (1, -e),
+  and h = (|z| - t) / (|z| + t) across both. This H is the limit of eta^2 (2 w w' - J), whose eigenvalues along the same
+  directions are eta^2 / rho^2, eta^2 rho^2 and eta^2, for eta^2 = h and a large rho. Refinement makes up for what is
+  missing, as it does for the regularization, with the part of u along (1, -e) removed exactly.
+
+Columns that are zero once rows are left out belong to variables that nothing determines: their dx is 0, the solution of
+least norm. Everything else that is singular is left to others: a random right-hand side tells (``judge_probe``).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cvxlayers.ipm.direction import add, substitute
+from cvxlayers.ipm.equilibrate import load_scaled, norms
+from cvxlayers.ipm.factor import factorize
+from cvxlayers.ipm.kernel import kernel
+from cvxlayers.ipm.lanes import (
+    absolute,
+    apart,
+    fill,
+    highest,
+    index,
+    load,
+    load_from,
+    maximum,
+    pick,
+    sqrt,
+    store,
+    store_to,
+)
+from cvxlayers.ipm.products import A_and_transpose_times, P_times, largest
+from cvxlayers.ipm.scaling import cone, tail_dot, write_scaling
+
+__all__ = ["differentiate_group"]
+
+REGULARIZATION = 1e-8
+"""What is added to the diagonal of the scaled matrix."""
+
+LARGE, OVER = 1e8, 1e4
+"""H along (1, -e): the first number, or h times the second."""
+
+SETTLED, GAIN, ROUNDS = 1e-15, 0.3, 8
+"""Refinement ends at the first relative residual, where a round does not gain the second factor, or after so many."""
+
+HUGE = 1e300
+
+HARMLESS = 3e-3
+"""Relative change that the regularization may make in the solution for the random right-hand side."""
+
+
+@kernel
+def differentiate_group(plan: Any, at: Any, V: Any, P: Any, A: Any, state: Any, probe: Any, f: Any, g: Any, column: Any,
+                        dx: Any, u: Any, info: Any) -> None:  # fmt: skip
+    """Solve for the elements column, ..., column + W - 1 of the batch; the scalings D and E are in V.
+
+    state (m, B) holds D's diagonal in rows without curvature and v in those of second-order cones; info (2, B) receives
+    the relative residual, and 1 where the element is not singular, else 0.
+    """
+    load_system(plan, at, V, P, A, state, column)
+    factorize(plan, at, V)
+    healthy = judge_probe(plan, at, V, probe)
+    load_right(at, V, f, g, column)
+    error = refine(plan, at, V)
+    for i in range(at.n):
+        store_to(dx, i, column, load(V, at.x + i) * load(V, at.D + i))
+    for i in range(at.m):
+        store_to(u, i, column, load(V, at.y + i) * load(V, at.E + i))
+    store_to(info, 0, column, error)
+    store_to(info, 1, column, healthy)
+
+
+@kernel
+def load_system(plan: Any, at: Any, V: Any, P: Any, A: Any, state: Any, column: Any) -> None:
+    """Scale and load the matrices, with zeros in the rows that are left out (s is their mask), and write K."""
+    apart()
+    one, zero = fill(1.0), fill(0.0)
+    load_scaled(plan, at, V, P, A, column, one)
+    for i in range(at.cones):
+        d, e = load_from(state, i, column), load(V, at.E + i)
+        store(V, at.s + i, pick(d, zero, one, zero))
+        store(V, at.h + i, pick(d, zero, (1.0 - d) / maximum(d, fill(1e-300)) * e * e, one))
+    store(V, at.error, one)
+    for c in range(at.count):
+        load_cone(plan, at, V, state, column, c)
+    for j in range(at.n):
+        for k in range(index(plan, at.A_start + j), index(plan, at.A_start + j + 1)):
+            store(V, at.A + k, load(V, at.A + k) * load(V, at.s + index(plan, at.A_row + k)))
+    norms(plan, at, V)
+    for j in range(at.n):
+        used = pick(load(V, at.x1 + j), zero, one, zero)
+        store(V, at.x2 + j, used)
+        own = (1.0 - used) + REGULARIZATION
+        for k in range(index(plan, at.P_start + j), index(plan, at.P_start + j + 1)):
+            entry = index(plan, at.P_entry + k)
+            if entry < 0:
+                own += load(V, at.P + k)
+            else:
+                store(V, at.entries + entry, load(V, at.P + k))
+        store(V, at.diagonal + index(plan, at.place + j), own)
+    for k in range(at.A_nnz):
+        store(V, at.entries + index(plan, at.A_entry + k), load(V, at.A + k))
+    write_scaling(plan, at, V, fill(REGULARIZATION))
+
+
+@kernel
+def load_cone(plan: Any, at: Any, V: Any, state: Any, column: Any, c: Any) -> None:
+    """The scaling of a second-order cone: e into l (zero where D = I or D = 0), h across it into l_det.
+
+    Lanes at a kink of the projection, which others see to, get a 0 in ``error``.
+    """
+    apart()
+    one, zero, tiny = fill(1.0), fill(0.0), fill(1e-300)
+    start, stop = cone(plan, at, c)
+    t, size = load_from(state, start, column), zero
+    for i in range(start + 1, stop):
+        z = load_from(state, i, column)
+        store(V, at.l + i, z)
+        size += z * z
+    size = sqrt(size)
+    high, low = t + size, t - size
+    between = pick(high, zero, pick(zero, low, one, zero), zero)
+    outside = pick(high, zero, zero, one)
+    kink = pick(absolute(high), zero, pick(absolute(low), zero, one, zero), zero)
+    store(V, at.error, load(V, at.error) * kink)
+    e = load(V, at.E + start)
+    h = between * maximum(-low, zero) / maximum(high, tiny) * e * e
+    top = maximum(fill(LARGE), OVER * h)
+    # In lanes that are not between: eta^2 = 1e-12 inside and 1 outside, where w = (1, 0).
+    scale = pick(between, zero, maximum(h, fill(1e-12)), pick(outside, zero, one, fill(1e-12)))
+    rho = sqrt(top / scale)
+    half = 0.5 * (rho - 1.0 / rho) * between / maximum(size, tiny)
+    total, over = zero, between / maximum(size, tiny)
+    for i in range(start + 1, stop):
+        z = load(V, at.l + i)
+        w = -(half * z)
+        total += w * w
+        store(V, at.w + i, w)
+        store(V, at.l + i, z * over)
+    store(V, at.w + start, sqrt(1.0 + total))
+    store(V, at.eta + c, sqrt(scale))
+    store(V, at.l_det + c, h)
+    store(V, at.l + start, between)
+    for i in range(start, stop):
+        store(V, at.s + i, 1.0 - outside)
+
+
+@kernel
+def load_right(at: Any, V: Any, f: Any, g: Any, column: Any) -> None:
+    """D f and E g into rx and ry, without the rows that are left out."""
+    apart()
+    for i in range(at.n):
+        store(V, at.rx + i, load_from(f, i, column) * load(V, at.D + i))
+    for i in range(at.m):
+        store(V, at.ry + i, load_from(g, i, column) * load(V, at.E + i) * load(V, at.s + i))
+
+
+@kernel
+def judge_probe(plan: Any, at: Any, V: Any, probe: Any) -> Any:
+    """1 in the lanes in which one solution of the regularized system nearly solves J z = r, else 0: J is singular.
+
+    The random r is that of ``probe`` (n + m, 1), in scaled units.
+    """
+    apart()
+    zero, one = fill(0.0), fill(1.0)
+    size = 1.0 / sqrt(fill(1.0 * (at.n + at.m)))
+    for i in range(at.n):
+        store(V, at.rx + i, load_from(probe, i, 0) * load(V, at.x2 + i))
+    for i in range(at.m):
+        store(V, at.ry + i, load_from(probe, at.n + i, 0) * load(V, at.s + i))
+    substitute(plan, at, V, at.rx, at.ry, at.x, at.y)
+    remove_idle(plan, at, V, at.y)
+    worst, _ = residual(plan, at, V)
+    return load(V, at.error) * pick(fill(HARMLESS) * size, worst, one, zero)
+
+
+@kernel
+def refine(plan: Any, at: Any, V: Any) -> Any:
+    """x and y such that J z = (rx, ry), lane by lane as far as refinement goes; return the relative residual."""
+    apart()
+    zero, one = fill(0.0), fill(1.0)
+    for i in range(at.n):
+        store(V, at.x + i, zero)
+        store(V, at.ex + i, load(V, at.rx + i))
+    for i in range(at.m):
+        store(V, at.y + i, zero)
+        store(V, at.ey + i, load(V, at.ry + i))
+    before = fill(HUGE)
+    for k in range(ROUNDS):
+        substitute(plan, at, V, at.ex, at.ey, at.tx, at.ty)
+        remove_idle(plan, at, V, at.ty)
+        add(V, at.x, at.tx, at.n, one)
+        add(V, at.y, at.ty, at.m, one)
+        worst, whole = residual(plan, at, V)
+        now = worst / pick(whole, zero, whole, one)
+        back = pick(before, now, zero, one)
+        if highest(back) > 0.0:
+            add(V, at.x, at.tx, at.n, -back)
+            add(V, at.y, at.ty, at.m, -back)
+            if k + 1 < ROUNDS:
+                residual(plan, at, V)
+        going = pick(now, fill(SETTLED), pick(GAIN * before, now, one, zero), zero)
+        before = pick(before, now, now, before)
+        if highest(going) == 0.0:
+            break
+    return before
+
+
+@kernel
+def remove_idle(plan: Any, at: Any, V: Any, y: Any) -> None:
+    """Set to zero the part of y along (1, -e) of each second-order cone, and y in the rows that are left out."""
+    apart()
+    for i in range(at.cones):
+        store(V, y + i, load(V, y + i) * load(V, at.s + i))
+    for c in range(at.count):
+        start, stop = cone(plan, at, c)
+        off = 0.5 * (load(V, y + start) - tail_dot(V, at.l, y, start, stop)) * load(V, at.l + start)
+        mask = load(V, at.s + start)
+        store(V, y + start, (load(V, y + start) - off) * mask)
+        for i in range(start + 1, stop):
+            store(V, y + i, (load(V, y + i) + off * load(V, at.l + i)) * mask)
+
+
+@kernel
+def residual(plan: Any, at: Any, V: Any) -> Any:
+    """(rx, ry) less J (x, y) into ex and ey; the largest entry of it, and the sum of those of its terms."""
+    apart()
+    P_times(plan, at, V, at.x, at.Pt)
+    A_and_transpose_times(plan, at, V, at.x, at.y, at.ey, at.ex)
+    worst, total, Px, Aty, Ax, Hy = fill(0.0), fill(0.0), fill(0.0), fill(0.0), fill(0.0), fill(0.0)
+    for i in range(at.n):
+        p, a = load(V, at.Pt + i), load(V, at.ex + i)
+        e = load(V, at.rx + i) - p - a
+        store(V, at.ex + i, e)
+        Px, Aty = maximum(absolute(p), Px), maximum(absolute(a), Aty)
+        worst, total = maximum(absolute(e), worst), total + e
+    for i in range(at.m):
+        a = load(V, at.ey + i)
+        Ax = maximum(absolute(a), Ax)
+        store(V, at.ey + i, load(V, at.ry + i) - a)
+    for i in range(at.cones):
+        h = load(V, at.h + i) * load(V, at.y + i)
+        e = load(V, at.ey + i) + h
+        store(V, at.ey + i, e)
+        Hy, worst, total = maximum(absolute(h), Hy), maximum(absolute(e), worst), total + e
+    for c in range(at.count):
+        start, stop = cone(plan, at, c)
+        h, between = load(V, at.l_det + c), load(V, at.l + start)
+        along = tail_dot(V, at.l, at.y, start, stop)
+        off = 0.5 * between * (load(V, at.ey + start) - tail_dot(V, at.l, at.ey, start, stop))
+        e = load(V, at.ey + start) - off
+        store(V, at.ey + start, e)
+        worst, total = maximum(absolute(e), worst), total + e
+        for i in range(start + 1, stop):
+            own = load(V, at.l + i)
+            across = h * (load(V, at.y + i) - along * own)
+            e = load(V, at.ey + i) + off * own + across
+            store(V, at.ey + i, e)
+            Hy, worst, total = maximum(absolute(across), Hy), maximum(absolute(e), worst), total + e
+    whole = Px + Aty + Ax + Hy + largest(V, at.rx, at.n) + largest(V, at.ry, at.m)
+    return worst + 0.0 * total, whole  # NaN where there is one
