@@ -65,7 +65,7 @@ def main() -> None:
         made = time.perf_counter() - begin
         clarabel = registry.solver_class("CLARABEL")(structure, settings)
         times, (a, c) = timed([partial(solver.solve, values) for solver in (ipm, clarabel)], arguments.seconds)
-        a, c = (verification.verify(structure, values, found, 1e-6) for found in (a, c))
+        a, c = (verification.verify(clarabel.measure, values, found, 1e-6) for found in (a, c))
         apart = np.abs(a.x - c.x).max()
         print(
             f"{name:16}{times[0] * 1e3:9.2f}{times[1] * 1e3:10.2f}{times[1] / times[0]:7.1f}{a.iterations.mean():6.1f}"

@@ -42,7 +42,10 @@ class Workshop:
         self._lock = threading.Lock()
         self._process = os.getpid()
 
-    def engine(self, solver: str | None, solver_args: Mapping[str, Any]) -> Engine:
+    def engine(self, solver: str | None, solver_args: Mapping[str, Any], batch: int | None = None) -> Engine:
+        """The engine of this name, or without one the default for a batch of so many elements (None: many)."""
+        if solver is None and "solve_method" not in solver_args:
+            solver = options.preferred(self._structure, solver_args, batch).name
         key = (solver, *sorted((name, repr(value)) for name, value in solver_args.items()))
         if os.getpid() != self._process:
             self._lock, self._process, self._engines = threading.Lock(), os.getpid(), {}

@@ -39,7 +39,8 @@ class Layer:
     compiled : CompiledProblem
         From ``cvxlayers.compile``.
     solver : str, optional
-        Name of a solver (see ``cvxlayers doctor``); default: the most accurate installed one that takes the problem.
+        Name of a solver (see ``cvxlayers doctor``). Default: IPM for batches on which it probably is the fastest, where
+        it is installed; otherwise the most accurate installed one that takes the problem.
     solver_args : mapping, optional
         Options for every call; a call's own options go before them. Those of cvxpylayers are understood (``eps``,
         ``max_iters``, ``acceleration_lookback``, ``solve_method``, ``mode``, ``n_jobs_forward``, ``n_jobs_backward``)
@@ -169,10 +170,10 @@ class Layer:
         SolveError
             With ``on_failure="raise"``, when some element has no verified solution.
         """
-        engine = self._workshop.engine(self.solver, {**self.solver_args, **(solver_args or {})})
         seconds = Seconds()
         with seconds.measure("packing"):
             packed = packing.pack(self.compiled, parameters)
+            engine = self._engine(solver_args, packed)
             elements = self._admit(packed)
             whole = elements.size == packed.theta.shape[1]
             theta = packed.theta if whole else packed.theta[:, elements]
@@ -198,16 +199,19 @@ class Layer:
         ParameterError
             The parameters or the point have the wrong shapes.
         """
-        engine = self._workshop.engine(self.solver, {**self.solver_args, **(solver_args or {})})
         seconds = Seconds()
         with seconds.measure("packing"):
             packed = packing.pack(self.compiled, parameters)
+            engine = self._engine(solver_args, packed)
             solution = self._solution_of(np.asarray(point, dtype=np.float64), packed)
             finite = checks.finite_elements(packed.arrays, self.compiled.parameters, packed.batch)
             elements = np.flatnonzero(finite)
             values = self.compiled.evaluate(packed.theta[:, elements], packed.shared)
         info = _report(solution, np.full(solution.batch, np.nan), seconds)
         return self._record(packed, values, solution, elements, info, engine)
+
+    def _engine(self, solver_args: Mapping[str, Any] | None, packed: Packed) -> Engine:
+        return self._workshop.engine(self.solver, {**self.solver_args, **(solver_args or {})}, packed.theta.shape[1])
 
     def _solution_of(self, point: np.ndarray, packed: Packed) -> Solution:
         n, m, batch = self.compiled.structure.n, self.compiled.structure.m, packed.theta.shape[1]
@@ -262,11 +266,11 @@ class Layer:
         with seconds.measure("solving"):
             solution = engine.solver.solve(values, warm)
         with seconds.measure("verification"):
-            solution = verification.verify(structure, values, solution, engine.tolerance)
+            solution = verification.verify(engine.solver.measure, values, solution, engine.tolerance)
         if not solution.ok.all():
             with seconds.measure("solving"):
                 others = (self._workshop.engine(name, {}).solver.solve for name in engine.fallbacks)
-                solution = verification.retry(structure, values, solution, engine.tolerance, others)
+                solution = verification.retry(engine.solver.measure, values, solution, engine.tolerance, others)
         if self.polish or (self.polish is None and not structure.cones.polyhedral):
             with seconds.measure("polishing"):
                 solution = self._polished(engine, values, solution)
@@ -280,7 +284,7 @@ class Layer:
         if not elements.size:
             return solution
         return verification.improve(
-            structure, values, solution, engine.tolerance, elements,
+            engine.solver.measure, values, solution, engine.tolerance, elements,
             lambda part, points: polish(structure, part, points, engine.newton, STEPS),
         )  # fmt: skip
 

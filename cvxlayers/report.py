@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -28,14 +26,24 @@ class Seconds:
     recovery: float = 0.0
     derivative: float = 0.0
 
-    @contextmanager
-    def measure(self, part: str) -> Iterator[None]:
-        """Add the time spent inside to one part."""
-        start = perf_counter()
-        try:
-            yield
-        finally:
-            setattr(self, part, getattr(self, part) + perf_counter() - start)
+    def measure(self, part: str) -> _Watch:
+        """A context that adds the time spent inside to one part."""
+        return _Watch(self, part)
+
+
+class _Watch:
+    """What ``Seconds.measure`` returns; a class, because a generator would take longer than what some parts do."""
+
+    __slots__ = ("_part", "_seconds", "_start")
+
+    def __init__(self, seconds: Seconds, part: str) -> None:
+        self._seconds, self._part = seconds, part
+
+    def __enter__(self) -> None:
+        self._start = perf_counter()
+
+    def __exit__(self, *failure: object) -> None:
+        setattr(self._seconds, self._part, getattr(self._seconds, self._part) + perf_counter() - self._start)
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,10 +73,10 @@ class Solution:
     def batch(self) -> int:
         return int(self.x.shape[1])
 
-    @property
+    @cached_property
     def ok(self) -> NDArray[np.bool_]:
         """The elements with a verified optimal point, (B,)."""
-        return self.status == Status.OPTIMAL
+        return self.status == int(Status.OPTIMAL)
 
     def select(self, indices: NDArray[np.integer]) -> Solution:
         """Some elements of the batch."""

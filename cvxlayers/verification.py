@@ -8,22 +8,28 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from cvxlayers.program import Structure, Values
-from cvxlayers.solution import Residuals, Solution, Status, measure
+from cvxlayers.program import Array, Values
+from cvxlayers.solution import Residuals, Solution, Status
 
-__all__ = ["improve", "retry", "spread", "verify"]
+__all__ = ["Measure", "improve", "retry", "spread", "verify"]
 
 # A point whose residuals are within this factor of the tolerance is called inaccurate, beyond it failed.
 _INACCURATE = 1e3
 
 
-def verify(structure: Structure, values: Values, solution: Solution, tolerance: float) -> Solution:
+Measure = Callable[[Values, Array, Array, Array], Residuals]
+"""Values and points x, y, s -> their residuals."""
+
+
+def verify(measure: Measure, values: Values, solution: Solution, tolerance: float) -> Solution:
     """Measure the residuals of every element and let them decide between optimal, inaccurate and failed.
 
     A solver's certificate of infeasibility or unboundedness stands; its claim of optimality does not.
     """
-    residuals = measure(structure, values, solution.x, solution.y, solution.s)
+    residuals = measure(values, solution.x, solution.y, solution.s)
     worst = residuals.worst
+    if (worst <= tolerance).all() and not solution.status.any():
+        return replace(solution, residuals=residuals)
     judged = np.where(
         worst <= tolerance, Status.OPTIMAL, np.where(worst <= _INACCURATE * tolerance, Status.INACCURATE, Status.FAILED)
     )
@@ -33,7 +39,7 @@ def verify(structure: Structure, values: Values, solution: Solution, tolerance: 
 
 
 def improve(
-    structure: Structure,
+    measure: Measure,
     values: Values,
     solution: Solution,
     tolerance: float,
@@ -42,12 +48,12 @@ def improve(
 ) -> Solution:
     """Put some elements through ``better``, and keep what comes back where its residuals are smaller."""
     subset = values.select(elements)
-    second = verify(structure, subset, better(subset, solution.select(elements)), tolerance)
+    second = verify(measure, subset, better(subset, solution.select(elements)), tolerance)
     return _keep_better(solution, second, elements)
 
 
 def retry(
-    structure: Structure,
+    measure: Measure,
     values: Values,
     solution: Solution,
     tolerance: float,
@@ -59,7 +65,7 @@ def retry(
         if not pending.size:
             break
         subset = values.select(pending)
-        second = verify(structure, subset, solve(subset), tolerance)
+        second = verify(measure, subset, solve(subset), tolerance)
         solution = _keep_better(solution, second, pending)
     return solution
 

@@ -186,7 +186,13 @@ def compile_file(
 
 
 @app.command()
-def doctor(json: JsonOption = False, debug: DebugOption = False) -> None:
+def doctor(
+    warm: Annotated[
+        bool, typer.Option("--warm", help="Only compile the kernels of IPM, or load them, for all later processes.")
+    ] = False,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
     """What is installed here, and does each solver give right solutions and gradients?
 
     Every installed solver is tested on one small problem for each kind of cone that it takes, beside `problem.solve`
@@ -194,8 +200,16 @@ def doctor(json: JsonOption = False, debug: DebugOption = False) -> None:
     """
     with errors(debug):
         from cvxlayers.cli import render
-        from cvxlayers.cli.doctor import diagnose
+        from cvxlayers.cli.doctor import diagnose, warm_up
 
+        if warm:
+            with progress("compiling the kernels of IPM", None):
+                found = warm_up()
+            if json:
+                typer.echo(render.as_json(found))
+            else:
+                render.show_warmth(found)
+            raise typer.Exit(0)
         with progress("testing the solvers", None) as advance:
             diagnosis = diagnose(lambda: advance(1))
         if json:

@@ -16,10 +16,12 @@ from cvxlayers.compiled import CompiledProblem
 from cvxlayers.compiler import compile
 from cvxlayers.compiler.rules import Offence, curvature_offence, dpp_offence
 from cvxlayers.errors import CompileError, EngineError, NotConvexError, NotDPPError
+from cvxlayers.ipm.choice import fewest
 from cvxlayers.layer import Layer
 from cvxlayers.program import Structure
 from cvxlayers.solvers import registry
 from cvxlayers.solvers.base import Solver
+from cvxlayers.solvers.options import preferred
 
 __all__ = ["Engine", "Fault", "Form", "Leaf", "Report", "check"]
 
@@ -193,10 +195,16 @@ def _count(part: AffineMap, dense: bool = False) -> Count:
 
 def _engine(problem: cp.Problem, gp: bool, compiled: CompiledProblem, chosen: type[Solver] | None) -> Engine:
     structure = compiled.structure
-    runs = chosen or registry.choose(structure.cones.kinds(), structure.quadratic)
+    runs = chosen or preferred(structure, {})
     what = f"the cones {', '.join(sorted(structure.cones.kinds()))}" if structure.m else "no constraints"
     what += " and a quadratic objective" if structure.quadratic else " and a linear objective"
-    reason = "asked for with --solver; it takes" if chosen is not None else "the first installed solver that takes"
+    if chosen is not None:
+        reason = "asked for with --solver; it takes"
+    elif runs.name == "IPM":
+        alone = registry.choose(structure.cones.kinds(), structure.quadratic).name
+        reason = f"for batches of {fewest(structure)} and more, by its predicted cost ({alone} for less); it takes"
+    else:
+        reason = "the first installed solver that takes"
     linear = _linear_form(problem, gp) if structure.quadratic else structure
     others = tuple(
         (other.name, *_standing(other, structure, linear)) for other in registry.SOLVERS.values() if other is not runs

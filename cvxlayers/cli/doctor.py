@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
+from time import perf_counter
 
 import cvxpy as cp
 import numpy as np
@@ -18,7 +19,18 @@ from cvxlayers.layer import Layer
 from cvxlayers.solvers import registry
 from cvxlayers.solvers.base import Solver
 
-__all__ = ["Diagnosis", "Package", "SelfTest", "SolverFound", "diagnose", "packages", "self_tests", "solvers"]
+__all__ = [
+    "Diagnosis",
+    "Package",
+    "SelfTest",
+    "SolverFound",
+    "Warmth",
+    "diagnose",
+    "packages",
+    "self_tests",
+    "solvers",
+    "warm_up",
+]
 
 SOLUTION_TOLERANCE = 1e-4
 GRADIENT_TOLERANCE = 1e-3
@@ -37,6 +49,7 @@ PACKAGES = (
     ("keras", "pip install 'cvxlayers[tensorflow]'"),
     ("jax", "pip install 'cvxlayers[jax]'"),
     ("matplotlib", "pip install 'cvxlayers[plot]'"),
+    ("numba", "pip install 'cvxlayers[fast]'"),
 )
 
 
@@ -91,6 +104,33 @@ class Diagnosis:
         """Whether a solver is installed at all, and every installed one passes."""
         counted = [test for test in self.tests if not test.skipped]
         return bool(counted) and all(test.passed for test in counted)
+
+
+@dataclass(frozen=True)
+class Warmth:
+    """How many seconds it took to have the kernels of IPM at hand, and whether they had to be compiled."""
+
+    seconds: float
+    compiled: bool
+
+
+def warm_up() -> Warmth:
+    """Compile the kernels of IPM, or load them where that has been done before.
+
+    Raises
+    ------
+    EngineError
+        Numba is not installed.
+    """
+    if not registry.SOLVERS["IPM"].installed():
+        raise EngineError(
+            "--warm compiles the kernels of the solver IPM, which need Numba: install it with "
+            "`pip install 'cvxlayers[fast]'`."
+        )
+    start = perf_counter()
+    from cvxlayers.ipm.entry import solve_groups  # here, because this compiles
+
+    return Warmth(perf_counter() - start, not solve_groups.stats.cache_hits)
 
 
 def diagnose(advance: Callable[[], None] = lambda: None) -> Diagnosis:

@@ -17,13 +17,13 @@ from rich.table import Table
 from rich.text import Text
 
 from cvxlayers.cli.check import Engine, Fault, Form, Leaf, Report
-from cvxlayers.cli.doctor import Diagnosis
+from cvxlayers.cli.doctor import Diagnosis, Warmth
 from cvxlayers.cli.examination import Examination
 from cvxlayers.cli.gradcheck import GradientReport
 from cvxlayers.cli.memory import Memory
 from cvxlayers.cli.solve import Results
 
-__all__ = ["as_json", "console", "show_diagnosis", "show_examination", "show_results"]
+__all__ = ["as_json", "console", "show_diagnosis", "show_examination", "show_results", "show_warmth"]
 
 PIPE_WIDTH = 120  # columns where the output is no terminal
 
@@ -91,6 +91,12 @@ def show_diagnosis(diagnosis: Diagnosis) -> None:
     out.print(table)
     verdict = "Every installed solver passes." if diagnosis.healthy else "Some self-test failed."
     out.print(_mark(diagnosis.healthy, verdict))
+
+
+def show_warmth(found: Warmth) -> None:
+    """Print how the kernels came."""
+    how = "compiled" if found.compiled else "loaded; an earlier process had compiled them"
+    console().print(_mark(True, f"The kernels of IPM are ready: {how}, in {found.seconds:.1f} s."))
 
 
 def show_results(results: Results, destination: str) -> None:

@@ -10,25 +10,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cvxlayers.ipm.entry import differentiate_groups, solve_groups
+from cvxlayers.ipm.entry import differentiate_groups, measure_groups, solve_groups
 from cvxlayers.ipm.layout import Layout
+from cvxlayers.ipm.method import Method
 from cvxlayers.ipm.width import W
 from cvxlayers.program import Array, Values
 
-__all__ = ["Answer", "Method", "Sensitivity", "differentiate_batch", "solve_batch"]
+__all__ = ["Answer", "Sensitivity", "differentiate_batch", "measure_batch", "solve_batch"]
 
 WORTH_A_THREAD = 3e-4
 """Seconds of work for which another thread is started."""
-
-
-@dataclass(frozen=True)
-class Method:
-    """Of the method itself: tolerance, static regularization, largest number of iterations, rounds of refinement."""
-
-    tol: float = 1e-11
-    regularization: float = 1e-7
-    max_iters: int = 100
-    refinements: int = 6
 
 
 @dataclass(frozen=True)
@@ -58,10 +49,9 @@ def solve_batch(layout: Layout, values: Values, method: Method, threads: int) ->
     size = values.batch
     groups = -(-size // W)
     P, q, A, b = (_padded(part, groups * W) for part in (values.P, values.q, values.A, values.b))
-    n, m = int(layout.at.n), int(layout.at.m)
-    out = [np.empty((rows, groups * W)) for rows in (n, m, m, 3)]
+    out = [np.empty((rows, groups * W)) for rows in (layout.n, layout.m, layout.m, 3)]
     shared = P.shape[1] == 1 and A.shape[1] == 1
-    numbers = np.array([method.tol, method.regularization, method.max_iters, method.refinements], dtype=float)
+    numbers = method.numbers
 
     def work_on(begin: int, end: int) -> None:
         with layout.work() as (plan, V):
@@ -82,7 +72,7 @@ def differentiate_batch(
     size = f.shape[1]
     groups = -(-size // W)
     P, A, state, f, g = (_padded(part, groups * W) for part in (P, A, state, f, g))
-    out = [np.empty((rows, groups * W)) for rows in (int(layout.at.n), int(layout.at.m), 2)]
+    out = [np.empty((rows, groups * W)) for rows in (layout.n, layout.m, 2)]
     shared = P.shape[1] == 1 and A.shape[1] == 1
 
     def work_on(begin: int, end: int) -> None:
@@ -94,9 +84,29 @@ def differentiate_batch(
     return Sensitivity(dx, u, info[0], info[1] > 0)
 
 
+def measure_batch(layout: Layout, values: Values, x: Array, y: Array, s: Array, threads: int) -> Array:
+    """The residuals of every element's point, (4, B): primal, dual, gap, cone (see ``residuals``)."""
+    size = values.batch
+    groups = -(-size // W)
+    width = groups * W
+    P, q, A, b = (_padded(part, width) for part in (values.P, values.q, values.A, values.b))
+    x, y, s = (_padded(part, width) for part in (x, y, s))
+    out = np.empty((4, width))
+
+    def work_on(begin: int, end: int) -> None:
+        with layout.work() as (plan, V):
+            measure_groups(plan, layout.at, V, P, q, A, b, x, y, s, begin, end, out)
+
+    _spread(work_on, groups, layout.measure_seconds, threads)
+    return out[:, :size]
+
+
 def _spread(work_on: Callable[[int, int], None], groups: int, seconds: float, threads: int) -> None:
     """Share the groups, of so many seconds each, among at most so many threads; this one works as well."""
     count = min(threads, groups, 1 + int(groups * seconds / WORTH_A_THREAD))
+    if count == 1:
+        work_on(0, groups)
+        return
     bounds = [groups * k // count for k in range(count + 1)] if count else []
     parts = list(itertools.pairwise(bounds))
     others = [threading.Thread(target=work_on, args=part) for part in parts[1:]]
@@ -109,8 +119,13 @@ def _spread(work_on: Callable[[int, int], None], groups: int, seconds: float, th
 
 
 def _padded(part: Array, width: int) -> Array:
-    """The values for a whole number of groups: the last element stands in for those that are missing."""
+    """The values for a whole number of groups: the last element stands in for those that are missing.
+
+    Of values that are the same for all elements there is one column, which the kernels read for each.
+    """
     rows, batch = part.shape
+    if batch == 1:
+        return np.ascontiguousarray(part, dtype=float)
     if batch > 1 and part.strides[1] == 0:
         return np.ascontiguousarray(part[:, :1], dtype=float)
     if batch == width:

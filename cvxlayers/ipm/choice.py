@@ -5,11 +5,11 @@ from __future__ import annotations
 from cvxlayers.ipm.symbolic import analysis_of
 from cvxlayers.program import Structure
 
-__all__ = ["pays"]
+__all__ = ["fewest", "pays"]
 
 KINDS = frozenset({"zero", "nonneg", "second_order"})
 
-FEW, MANY, LARGE = 2, 5, 1_000_000
+FEW, MANY, LARGE = 1, 5, 1_000_000
 """It pays from so many elements on: the first number, or the second where the factorization takes more operations than
 the third, which no longer fit into the cache eight at a time.
 
@@ -38,9 +38,15 @@ def pays(structure: Structure, batch: int | None = None) -> bool:
     >>> pays(structure), pays(structure, 1)
     (True, False)
     """
+    few = fewest(structure)
+    return few is not None and (batch is None or batch >= few)
+
+
+def fewest(structure: Structure) -> int | None:
+    """From how many elements on it pays; None where it does not take the structure."""
     if not structure.cones.kinds() <= KINDS:
-        return False
+        return None
     analysis = analysis_of(structure)
     if analysis is None:
-        return False
-    return batch is None or batch >= (FEW if analysis.elimination.operations < LARGE else MANY)
+        return None
+    return FEW if analysis.elimination.operations < LARGE else MANY

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numba
@@ -12,17 +11,18 @@ from cvxlayers.ipm.equilibrate import equilibrate
 from cvxlayers.ipm.iteration import solve_group
 from cvxlayers.ipm.kernel import FINGERPRINT, compiled
 from cvxlayers.ipm.layout import FIELDS
+from cvxlayers.ipm.residuals import measure_group
 from cvxlayers.ipm.sensitivity import differentiate_group
 from cvxlayers.ipm.width import W
 
-__all__ = ["differentiate_groups", "solve_groups"]
+__all__ = ["differentiate_groups", "measure_groups", "solve_groups"]
 
 _PLAN, _AT, _INTEGER = types.Array(types.int32, 1, "C"), numba.from_dtype(FIELDS), types.int64
 _NUMBERS, _MATRIX = types.Array(types.float64, 1, "C"), types.Array(types.float64, 2, "C")
 _VALUES = types.Array(types.float64, 2, "C", readonly=True)
 
 
-def _make_solve(fingerprint: int) -> Callable[..., None]:
+def _make_solve(fingerprint: int) -> Any:
     def solve_groups(plan: Any, at: Any, V: Any, P: Any, q: Any, A: Any, b: Any, begin: int, end: int, shared: bool,
                      settings: Any, x: Any, y: Any, s: Any, info: Any) -> None:  # fmt: skip
         """Solve groups begin, ..., end - 1, of W elements each; ``shared``: P and A are the same for all."""
@@ -40,7 +40,7 @@ def _make_solve(fingerprint: int) -> Callable[..., None]:
     return compiled(signature, solve_groups)
 
 
-def _make_differentiate(fingerprint: int) -> Callable[..., None]:
+def _make_differentiate(fingerprint: int) -> Any:
     def differentiate_groups(plan: Any, at: Any, V: Any, P: Any, A: Any, state: Any, probe: Any, f: Any, g: Any,
                              begin: int, end: int, shared: bool, dx: Any, u: Any, info: Any) -> None:  # fmt: skip
         """Solve the derivative's system for groups begin, ..., end - 1 (see ``sensitivity``)."""
@@ -58,5 +58,22 @@ def _make_differentiate(fingerprint: int) -> Callable[..., None]:
     return compiled(signature, differentiate_groups)
 
 
+def _make_measure(fingerprint: int) -> Any:
+    def measure_groups(plan: Any, at: Any, V: Any, P: Any, q: Any, A: Any, b: Any, x: Any, y: Any, s: Any,
+                       begin: int, end: int, out: Any) -> None:  # fmt: skip
+        """The residuals of groups begin, ..., end - 1 (see ``residuals``)."""
+        if fingerprint < 0:
+            return
+        for group in range(begin, end):
+            measure_group(plan, at, V, P, q, A, b, x, y, s, group * W, out)
+
+    signature = types.void(
+        _PLAN, _AT, _MATRIX, _VALUES, _VALUES, _VALUES, _VALUES, _VALUES, _VALUES, _VALUES,
+        _INTEGER, _INTEGER, _MATRIX,
+    )  # fmt: skip
+    return compiled(signature, measure_groups)
+
+
 solve_groups = _make_solve(FINGERPRINT)
 differentiate_groups = _make_differentiate(FINGERPRINT)
+measure_groups = _make_measure(FINGERPRINT)

@@ -33,13 +33,11 @@ from cvxlayers.ipm.lanes import (
     store,
     store_to,
 )
+from cvxlayers.ipm.method import INFEASIBLE, SOLVED, STOPPED, UNBOUNDED
 from cvxlayers.ipm.products import A_and_transpose_times, P_times, dot, largest
 from cvxlayers.ipm.scaling import H_times, correct, rate, rescale, shift, unit_scaling
 
-__all__ = ["INFEASIBLE", "RUNNING", "SOLVED", "STOPPED", "UNBOUNDED", "solve_group"]
-
-RUNNING, SOLVED, INFEASIBLE, UNBOUNDED, STOPPED = 0.0, 1.0, 2.0, 3.0, 4.0
-"""What has become of a lane."""
+__all__ = ["solve_group"]
 
 CERTIFIED, FAR = 3e-8, 1e-2
 """A certificate of infeasibility y has |A'y| <= 3e-8 |y| where A's columns are scaled to one, and |A'y| <= 3e-6 |b'y|

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 import warnings
 import zlib
 from collections.abc import Callable
@@ -19,6 +21,15 @@ FINGERPRINT = zlib.crc32(b"".join(path.read_bytes() for path in sorted(Path(__fi
 """Changes with the source of any kernel. Numba's cache looks at the file of the outermost kernel alone; one that has
 this number among its closure's variables is compiled anew when any of the kernels that it calls changes."""
 
+LONG = 3.0
+"""Seconds after which a compilation is spoken of."""
+
+_log = logging.getLogger("cvxlayers")
+_NOTICE = (
+    "Compiling the kernels of the batched solver, which takes half a minute, once on this machine "
+    "(`cvxlayers doctor --warm` does it ahead of time) ..."
+)
+
 _INNER: dict[str, Any] = {**_OPTIONS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 kernel: Any = numba.njit(**_INNER)
@@ -28,8 +39,19 @@ kernel: Any = numba.njit(**_INNER)
 def compiled(signature: Any, function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a kernel that Python calls, for these types, or load it from Numba's cache.
 
-    Where no folder for the cache can be written to, that costs a warning and the compilation.
+    Where no folder for the cache can be written to, that costs a warning and the compilation. Compiling takes long
+    enough for a line on the log.
     """
+    notice = threading.Timer(LONG, _log.warning, [_NOTICE])
+    notice.daemon = True
+    notice.start()
+    try:
+        return _compiled(signature, function)
+    finally:
+        notice.cancel()
+
+
+def _compiled(signature: Any, function: Callable[..., Any]) -> Callable[..., Any]:
     try:
         return numba.njit([signature], cache=True, **_OPTIONS)(function)
     except (RuntimeError, OSError) as error:

@@ -42,16 +42,20 @@ FIELDS = np.dtype([(name, np.int64) for name in (*_SIZES, *_INDICES, *_ROWS)])
 
 @dataclass(frozen=True)
 class Layout:
-    """The plan, the record, the number of rows of V, and about how many seconds W problems and their derivatives take.
+    """The plan, the record, the number of rows of V, the sizes of the problem, and about how many seconds W problems
+    take, and their derivatives, and their residuals.
 
     Work space that is not in use waits in ``idle``; it holds nothing from call to call that anyone reads.
     """
 
     plan: NDArray[np.int32]
-    at: np.record
+    at: np.void
     rows: int
+    n: int
+    m: int
     seconds: float
     derivative_seconds: float
+    measure_seconds: float
     idle: deque[tuple[NDArray[np.int32], Array]]
 
     @classmethod
@@ -69,9 +73,10 @@ class Layout:
         indices = [*plan, np.zeros(size, dtype=np.int32)]
         in_plan = np.cumsum([0, *(part.size for part in indices)])
         in_rows = np.cumsum([0, *(lengths[name] for name in _ROWS)])
-        at = np.array([(*sizes, *in_plan[:-1], *in_rows[:-1])], dtype=FIELDS).view(np.recarray)[0]
+        at = np.array([(*sizes, *in_plan[:-1], *in_rows[:-1])], dtype=FIELDS)[0]
         rows = int(in_rows[-1])
-        return cls(np.concatenate(indices), at, rows, analysis.seconds, analysis.derivative_seconds, deque())
+        seconds = (analysis.seconds, analysis.derivative_seconds, analysis.measure_seconds)
+        return cls(np.concatenate(indices), at, rows, analysis.n, analysis.m, *seconds, deque())
 
     @contextmanager
     def work(self) -> Iterator[tuple[NDArray[np.int32], Array]]:

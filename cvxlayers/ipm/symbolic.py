@@ -85,6 +85,11 @@ class Analysis:
         return 1.5 * self._step_seconds
 
     @property
+    def measure_seconds(self) -> float:
+        """About how long the residuals of W problems take on one thread."""
+        return PRODUCT * self.entries + ROW * self.elimination.size
+
+    @property
     def _step_seconds(self) -> float:
         """About how long one factorization and four solutions of W problems take."""
         seconds = OPERATION * self.elimination.operations + SUBSTITUTION * self.elimination.nnz

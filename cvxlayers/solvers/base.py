@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from cvxlayers.program import Structure, Values
-from cvxlayers.solution import Solution
+from cvxlayers.program import Array, Structure, Values
+from cvxlayers.solution import Residuals, Solution, measure
 
 __all__ = ["Settings", "Solver"]
 
@@ -78,6 +78,8 @@ class Solver(ABC):
     first_order: ClassVar[bool] = False
     wraps: ClassVar[tuple[str, ...]] = ()
 
+    structure: Structure
+
     @abstractmethod
     def __init__(self, structure: Structure, settings: Settings) -> None: ...
 
@@ -89,6 +91,13 @@ class Solver(ABC):
         A point whose status is INACCURATE or FAILED may yet prove good. Elements without a point (INFEASIBLE,
         UNBOUNDED, values that are not finite) hold NaN.
         """
+
+    def measure(self, values: Values, x: Array, y: Array, s: Array) -> Residuals:
+        """The optimality residuals of points x (n, B), y and s (m, B), by which any solver's answers are judged.
+
+        A solver may bring a faster way to compute what ``solution.measure`` does.
+        """
+        return measure(self.structure, values, x, y, s)
 
     @classmethod
     def installed(cls) -> bool:

@@ -9,8 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cvxlayers.errors import EngineError
-from cvxlayers.program import Structure, Values
-from cvxlayers.solution import Solution, Status
+from cvxlayers.ipm import certificate
+from cvxlayers.ipm.layout import Layout
+from cvxlayers.ipm.method import INFEASIBLE, SOLVED, UNBOUNDED, Method
+from cvxlayers.ipm.symbolic import analysis_of
+from cvxlayers.program import Array, Structure, Values
+from cvxlayers.solution import Residuals, Solution, Status
 from cvxlayers.solvers.base import Settings, Solver
 
 __all__ = ["IPM"]
@@ -53,19 +57,17 @@ class IPM(Solver):
     types = {"tol": float, "max_iters": int, "static_regularization": float, "refinements": int}
 
     def __init__(self, structure: Structure, settings: Settings) -> None:
-        from cvxlayers.ipm import batch, layout, symbolic
-
         if not self.takes(structure):
             raise EngineError(self.refusal(structure))
         self.structure = structure
         self.settings = settings
         chosen = {**self.defaults, **settings.options}
-        self._method = batch.Method(
+        self._method = Method(
             chosen["tol"], chosen["static_regularization"], chosen["max_iters"], chosen["refinements"]
         )
-        analysis = symbolic.analysis_of(structure)
+        analysis = analysis_of(structure)
         assert analysis is not None
-        self._layout = layout.Layout.of(analysis)
+        self._layout = Layout.of(analysis)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"structure": self.structure, "settings": self.settings}
@@ -75,8 +77,6 @@ class IPM(Solver):
 
     @classmethod
     def takes(cls, structure: Structure) -> bool:
-        from cvxlayers.ipm.symbolic import analysis_of
-
         return super().takes(structure) and analysis_of(structure) is not None
 
     @classmethod
@@ -88,37 +88,38 @@ class IPM(Solver):
         return super().refusal(structure)
 
     def solve(self, values: Values, warm: Solution | None = None) -> Solution:
-        finite = np.logical_and.reduce([_finite(part) for part in (values.P, values.q, values.A, values.b)])
-        if finite.all():
-            return self._solve(values)
-        elements = np.flatnonzero(finite)
-        return _scattered(self._solve(values.select(elements)), elements, values.batch)
-
-    def _solve(self, values: Values) -> Solution:
-        """Solve elements whose values are finite."""
-        from cvxlayers.ipm.batch import solve_batch
+        from cvxlayers.ipm.batch import solve_batch  # here, because it loads Numba
 
         answer = solve_batch(self._layout, values, self._method, self.settings.threads)
-        status = self._judged(values, answer)
-        x, y, s = answer.x, answer.y, answer.s
-        certified = np.isin(status, (Status.INFEASIBLE, Status.UNBOUNDED))
-        for part in (x, y, s):
-            part[:, certified] = np.nan
+        if (answer.state == SOLVED).all():
+            status = np.full(values.batch, Status.OPTIMAL, dtype=np.int8)
+        else:
+            finite = np.logical_and.reduce([_finite(part) for part in (values.P, values.q, values.A, values.b)])
+            if not finite.all():  # those that are not may have kept others from their last digits
+                elements = np.flatnonzero(finite)
+                return _scattered(self.solve(values.select(elements)), elements, values.batch)
+            status = self._judged(values, answer)
+            certified = np.isin(status, (Status.INFEASIBLE, Status.UNBOUNDED))
+            for part in (answer.x, answer.y, answer.s):
+                part[:, certified] = np.nan
         iterations = answer.iterations.astype(np.int64)
         if self.settings.verbose:
             sys.stdout.write(_log(status, iterations, answer.error))
-        return Solution(x, y, s, status, iterations, np.full(values.batch, self.name))
+        return Solution(answer.x, answer.y, answer.s, status, iterations, np.full(values.batch, self.name))
+
+    def measure(self, values: Values, x: Array, y: Array, s: Array) -> Residuals:
+        from cvxlayers.ipm.batch import measure_batch
+
+        return Residuals(*measure_batch(self._layout, values, x, y, s, self.settings.threads))
 
     def _judged(self, values: Values, answer: Any) -> NDArray[np.int8]:
         """The statuses: what came to rest counts by its error, and a certificate if the numbers given bear it out."""
-        from cvxlayers.ipm import certificate, iteration
-
         error = np.where(np.isfinite(answer.error), answer.error, np.inf)
         status = np.where(error <= GOOD, Status.OPTIMAL, np.where(error <= USABLE, Status.INACCURATE, Status.FAILED))
-        status = np.where(answer.state == iteration.SOLVED, Status.OPTIMAL, status)
+        status = np.where(answer.state == SOLVED, Status.OPTIMAL, status)
         for state, outcome, proves, point in (
-            (iteration.INFEASIBLE, Status.INFEASIBLE, certificate.proves_infeasible, answer.y),
-            (iteration.UNBOUNDED, Status.UNBOUNDED, certificate.proves_unbounded, answer.x),
+            (INFEASIBLE, Status.INFEASIBLE, certificate.proves_infeasible, answer.y),
+            (UNBOUNDED, Status.UNBOUNDED, certificate.proves_unbounded, answer.x),
         ):
             claimed = np.flatnonzero(answer.state == state)
             if claimed.size:

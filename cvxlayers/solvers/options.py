@@ -26,10 +26,12 @@ from typing import Any
 import numpy as np
 
 from cvxlayers.errors import OptionError
+from cvxlayers.ipm.choice import pays
+from cvxlayers.program import Structure
 from cvxlayers.solvers.base import Settings, Solver
-from cvxlayers.solvers.registry import SOLVERS, solver_class
+from cvxlayers.solvers.registry import SOLVERS, choose, solver_class
 
-__all__ = ["MODES", "TOLERANCE", "parse", "tolerance"]
+__all__ = ["MODES", "TOLERANCE", "parse", "preferred", "tolerance"]
 
 COMMON: Mapping[str, type] = {
     "eps": float,
@@ -92,6 +94,25 @@ def tolerance(settings: Settings) -> float:
     accuracies = {name for solver in SOLVERS.values() for name in solver.aliases["eps"]}
     asked = [value for name, value in settings.options.items() if name in accuracies]
     return max([TOLERANCE, *(10 * value for value in asked)])
+
+
+def preferred(structure: Structure, solver_args: Mapping[str, Any], batch: int | None = None) -> type[Solver]:
+    """The default solver: IPM where it probably is the fastest and has all of the options, else the registry's choice.
+
+    ``batch`` is the number of elements that are solved at a time; None stands for many.
+
+    >>> from cvxlayers.cones.product import Cones
+    >>> from cvxlayers.program import Pattern, Structure
+    >>> one = np.zeros(1, dtype=int)
+    >>> structure = Structure(Pattern.of(one, one, (1, 1)), Pattern.of(one, one, (1, 1)), Cones(nonneg=1))
+    >>> preferred(structure, {"tol_gap_abs": 1e-9}).name
+    'CLARABEL'
+    """
+    batched = SOLVERS["IPM"]
+    known = all(name in COMMON or name in batched.options for name in solver_args)
+    if known and batched.installed() and pays(structure, batch):
+        return batched
+    return choose(structure.cones.kinds(), structure.quadratic)
 
 
 def _engine(solver: type[Solver], given: Mapping[str, Any]) -> type[Solver]:
