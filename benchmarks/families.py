@@ -105,6 +105,24 @@ def _dense_matrices(L: Any, q: Any, G: Any, h: Any) -> tuple[Any, ...]:
     return L.mT @ L, q, G, h, None, None
 
 
+def sudoku(cells: int = 64, rows: int = 40, batch: int = 128, seed: int = 0) -> Family:
+    """A QP of the size of OptNet's for 4x4 Sudokus (Amos and Kolter 2017): the board and the learned rules vary."""
+    rng = np.random.default_rng(seed)
+    z, p, A, b = cp.Variable(cells), cp.Parameter(cells), cp.Parameter((rows, cells)), cp.Parameter(rows)
+    problem = cp.Problem(cp.Minimize(0.05 * cp.sum_squares(z) + p @ z), [A @ z == b, z >= 0])
+    rules = rng.random((batch, rows, cells))
+    inside = rng.exponential(size=(batch, cells))
+    data = (-rng.random((batch, cells)), rules, np.einsum("bij,bj->bi", rules, inside))
+    size = f"{cells} variables, {rows} rows, batch {batch}"
+    return Family("Sudoku-sized QP", size, problem, (p, A, b), (z,), data, qp=_sudoku_matrices)
+
+
+def _sudoku_matrices(p: Any, A: Any, b: Any) -> tuple[Any, ...]:
+    n = p.shape[1]
+    identity = p.new_zeros(n, n).fill_diagonal_(1.0)
+    return 0.1 * identity, p, -identity, p.new_zeros(n), A, b
+
+
 def sparse_qp(n: int = 512, m: int = 256, density: float = 0.01, batch: int = 16, seed: int = 0) -> Family:
     """A QP with sparse constant matrices; the linear terms and the limits are parameters."""
     rng = np.random.default_rng(seed)
@@ -207,7 +225,7 @@ def small(n: int = 10, batch: int = 1, seed: int = 0) -> Family:
 
 TIMED: Mapping[str, Callable[..., Family]] = MappingProxyType({
     "simplex": simplex, "dense_qp": dense_qp, "sparse_qp": sparse_qp, "socp": socp, "sdp": sdp, "logistic": logistic,
-    "mpc": mpc, "portfolio": portfolio, "tv": total_variation, "small": small,
+    "mpc": mpc, "portfolio": portfolio, "tv": total_variation, "sudoku": sudoku, "small": small,
 })  # fmt: skip
 """The families of the timings, by the name that the command takes; their defaults are the sizes that are timed."""
 
@@ -216,7 +234,7 @@ QUICK: Mapping[str, Mapping[str, Any]] = MappingProxyType({
     "sparse_qp": {"n": 30, "m": 15, "density": 0.1, "batch": 4}, "socp": {"n": 5, "cones": 2, "batch": 4},
     "sdp": {"order": 4, "equations": 3, "batch": 4}, "logistic": {"n": 3, "points": 10, "batch": 4},
     "mpc": {"horizon": 5, "states": 3, "inputs": 2, "batch": 4}, "portfolio": {"n": 8, "factors": 3, "batch": 4},
-    "tv": {"n": 20, "batch": 4}, "small": {},
+    "tv": {"n": 20, "batch": 4}, "sudoku": {"cells": 16, "rows": 8, "batch": 4}, "small": {},
 })  # fmt: skip
 """Small sizes, for a look and for the tests."""
 

@@ -23,6 +23,8 @@ def finite_elements(
 ) -> NDArray[np.bool_]:
     """Which elements of the batch have only finite parameter entries: (B,)."""
     finite = np.ones(batch, dtype=bool)
+    if all(np.isfinite(array).all() for array in arrays):
+        return finite.reshape(-1)
     for array, spec in zip(arrays, specs, strict=True):
         trailing = tuple(range(array.ndim - len(spec.shape), array.ndim))
         finite = finite & np.isfinite(array).all(axis=trailing)

@@ -192,8 +192,8 @@ class CompiledProblem:
             return dx, self._dual.adjoint(rows)
         return dx, np.zeros((self.structure.m, rows.shape[1]))
 
-    def objective(self, theta: Array, values: Values, x: Array) -> Array:
-        """The problem's own objective at x (n, B), in the caller's sign and scale: (B,)."""
-        cost = np.einsum("ib,ib->b", x, self.structure.P_times(values.P, x) / 2 + values.q) + self.offset(theta)[0]
+    def objective(self, theta: Array, cost: Array) -> Array:
+        """The problem's own objective where 1/2 x'Px + q'x is ``cost``, in the caller's sign and scale: (B,)."""
+        cost = cost + self.offset(theta)[0]
         cost = -cost if self.maximize else cost
         return np.exp(cost) if self.gp else cost

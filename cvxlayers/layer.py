@@ -181,8 +181,8 @@ class Layer:
         solution = self._verified(engine, values, seconds, self._start(warm, packed, elements))
         structure, batch = self.compiled.structure, packed.theta.shape[1]
         spread = verification.spread(solution, elements, batch, structure.n, structure.m)
-        objective = np.full(batch, np.nan)
-        objective[elements] = self.compiled.objective(theta, values, solution.x)
+        assert spread.residuals is not None
+        objective = self.compiled.objective(packed.theta, spread.residuals.cost)
         self._local.info = info = _report(spread, objective, seconds)
         if self.on_failure == "raise" and not spread.ok.all():
             raise _solve_error(spread)
@@ -223,7 +223,7 @@ class Layer:
             )
         x, y, s, status = np.split(point.reshape(batch, n + 2 * m + 1).T, [n, n + m, n + 2 * m])
         nothing = np.full(batch, np.nan)
-        residuals = Residuals(nothing, nothing, nothing, nothing)
+        residuals = Residuals(nothing, nothing, nothing, nothing, nothing)
         zeros, engines = np.zeros(batch, dtype=np.int64), np.full(batch, "", dtype="U16")
         return Solution(x, y, s, status[0].astype(np.int8), zeros, engines, residuals)
 

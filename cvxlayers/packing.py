@@ -8,6 +8,7 @@ NumPy's rules to the batch's shape; every output comes back as ``batch + shape``
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -58,7 +59,7 @@ def pack(compiled: CompiledProblem, parameters: Sequence[Any]) -> Packed:
         )
     arrays = tuple(_as_array(value, spec) for value, spec in zip(parameters, specs, strict=True))
     batch = _batch_shape(arrays, specs)
-    count = int(np.prod(batch, dtype=int))
+    count = math.prod(batch)
     theta, shared = np.empty((compiled.k, count)), set()
     for number, feature in enumerate(compiled.features):
         spec, array = specs[feature.parameter], arrays[feature.parameter]
@@ -172,6 +173,8 @@ def _batched(shape: tuple[int, ...]) -> str:
 
 def _batch_shape(arrays: Sequence[np.ndarray], specs: Sequence[ParameterSpec]) -> tuple[int, ...]:
     leading = [array.shape[: array.ndim - len(spec.shape)] for array, spec in zip(arrays, specs, strict=True)]
+    if len(set(leading)) == 1:
+        return leading[0]
     try:
         return np.broadcast_shapes(*leading)
     except ValueError as exc:
@@ -194,7 +197,7 @@ def _folded(array: np.ndarray, shape: tuple[int, ...], batch: tuple[int, ...]) -
     if leading and leading != batch:
         array = np.broadcast_to(array, batch + shape)
         leading = batch
-    flat = array.reshape((int(np.prod(leading, dtype=int)), *shape))
+    flat = array.reshape((math.prod(leading), *shape))
     return flat.transpose(range(flat.ndim - 1, -1, -1))
 
 
@@ -214,6 +217,8 @@ def _from_rows(
 
 def _batch_first(rows: np.ndarray, shape: tuple[int, ...], batch: tuple[int, ...]) -> np.ndarray:
     """(size, B) -> batch + shape."""
+    if len(shape) < 2:
+        return np.ascontiguousarray(rows.T).reshape(batch + shape)
     folded = rows.reshape((*reversed(shape), rows.shape[1]))
     return np.ascontiguousarray(folded.transpose(range(folded.ndim - 1, -1, -1))).reshape(batch + shape)
 

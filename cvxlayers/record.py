@@ -62,10 +62,15 @@ class Record:
         return np.flatnonzero(self.solution.ok)
 
     @cached_property
+    def _whole(self) -> bool:
+        """Whether every element has a solution."""
+        return bool(self.solution.ok.all())
+
+    @cached_property
     def _solved(self) -> tuple[Values, Solution]:
         """The elements that have a solution."""
         solution, values = self.solution, self.values
-        if self._good.size < solution.batch:
+        if not self._whole:
             values = values.select(np.searchsorted(self.elements, self._good))
             solution = solution.select(self._good)
         return values, solution
@@ -87,7 +92,7 @@ class Record:
         """
         with self.info.seconds.measure("derivative"):
             drows, poisoned = self._weights(cotangents)
-            good = drows if self._good.size == self.solution.batch else drows[:, self._good]
+            good = drows if self._whole else drows[:, self._good]
             return self._gradients(
                 self.compiled.pullback(self._linearization.vjp(*self.compiled.recover_adjoint(good))), poisoned
             )
@@ -148,8 +153,9 @@ class Record:
     def _weights(self, cotangents: Sequence[Any]) -> tuple[Array, np.ndarray]:
         """The cotangents of the rows, and which elements' gradients are NaN."""
         drows = packing.pack_cotangents(self.compiled, self.rows, cotangents, self.packed.batch)
-        bad = ~self.solution.ok
-        return drows, bad & (drows != 0).any(axis=0) if self.on_failure == "nan" else np.zeros_like(bad)
+        if self._whole or self.on_failure != "nan":
+            return drows, np.zeros(self.solution.batch, dtype=bool)
+        return drows, ~self.solution.ok & (drows != 0).any(axis=0)
 
     def _directions(self, tangents: Sequence[Any]) -> Array:
         """The tangents of theta, of the elements that have a solution."""
@@ -162,7 +168,7 @@ class Record:
     def _gradients(self, good: Array, poisoned: np.ndarray) -> tuple[np.ndarray, ...]:
         """The cotangents of the parameters for those of theta of the elements that have a solution."""
         dtheta = good
-        if self._good.size < self.solution.batch:
+        if not self._whole:
             dtheta = np.zeros_like(self.packed.theta)
             dtheta[:, self._good] = good
             dtheta[:, poisoned] = np.nan

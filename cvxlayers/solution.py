@@ -33,17 +33,24 @@ class Residuals:
     """How far a point is from optimality, each (B,), relative to the sizes of the terms involved (plus one).
 
     primal: |Ax + s - b|, dual: |Px + A'y + q|, gap: |x'Px + q'x + b'y|, cone: distance of s to K and of y to K*.
+    Beside them stands cost, the value of 1/2 x'Px + q'x itself, (B,).
     """
 
     primal: Array
     dual: Array
     gap: Array
     cone: Array
+    cost: Array
 
     @property
+    def parts(self) -> tuple[Array, ...]:
+        """All of them, in the order in which they are made."""
+        return self.primal, self.dual, self.gap, self.cone, self.cost
+
+    @cached_property
     def worst(self) -> Array:
         """The largest of the four, (B,); NaN where any is NaN."""
-        return np.max([self.primal, self.dual, self.gap, self.cone], axis=0)
+        return np.maximum(np.maximum(self.primal, self.dual), np.maximum(self.gap, self.cone))
 
 
 @dataclass(frozen=True)
@@ -78,14 +85,13 @@ class Solution:
         """The elements with a verified optimal point, (B,)."""
         return self.status == int(Status.OPTIMAL)
 
+    def measured(self, residuals: Residuals) -> Solution:
+        """The same with these residuals."""
+        return Solution(self.x, self.y, self.s, self.status, self.iterations, self.engine, residuals)
+
     def select(self, indices: NDArray[np.integer]) -> Solution:
         """Some elements of the batch."""
-        residuals = self.residuals and Residuals(
-            *(
-                part[indices]
-                for part in (self.residuals.primal, self.residuals.dual, self.residuals.gap, self.residuals.cone)
-            )
-        )
+        residuals = self.residuals and Residuals(*(part[indices] for part in self.residuals.parts))
         return replace(
             self, x=self.x[:, indices], y=self.y[:, indices], s=self.s[:, indices], status=self.status[indices],
             iterations=self.iterations[indices], engine=self.engine[indices], residuals=residuals,
@@ -99,10 +105,11 @@ def measure(structure: Structure, values: Values, x: Array, y: Array, s: Array) 
     Ay = structure.A.transpose_times(values.A, y)
     rows, columns = _sizes(Ax, s, values.b, Ax + s - values.b), _sizes(Px, Ay, values.q, Px + Ay + values.q)
     xPx, qx, by = _dot(x, Px), _dot(values.q, x), _dot(values.b, y)
-    gap = np.abs(xPx + qx + by) / (1 + np.maximum(np.abs(xPx / 2 + qx), np.abs(xPx / 2 + by)))
+    cost = xPx / 2 + qx
+    gap = np.abs(xPx + qx + by) / (1 + np.maximum(np.abs(cost), np.abs(xPx / 2 + by)))
     outside_s = projection.distance(structure.cones, s) / (1 + rows[1])
     outside_y = projection.dual_distance(structure.cones, y) / (1 + np.abs(y).max(axis=0, initial=0.0))
-    return Residuals(_relative(rows), _relative(columns), gap, np.maximum(outside_s, outside_y))
+    return Residuals(_relative(rows), _relative(columns), gap, np.maximum(outside_s, outside_y), cost)
 
 
 def _sizes(*terms: Array) -> Array:

@@ -29,7 +29,7 @@ def verify(measure: Measure, values: Values, solution: Solution, tolerance: floa
     residuals = measure(values, solution.x, solution.y, solution.s)
     worst = residuals.worst
     if (worst <= tolerance).all() and not solution.status.any():
-        return replace(solution, residuals=residuals)
+        return solution.measured(residuals)
     judged = np.where(
         worst <= tolerance, Status.OPTIMAL, np.where(worst <= _INACCURATE * tolerance, Status.INACCURATE, Status.FAILED)
     )
@@ -85,10 +85,10 @@ def _keep_better(first: Solution, second: Solution, where: NDArray[np.intp]) -> 
     status[target], iterations[target] = second.status[source], second.iterations[source]
     engine = first.engine.astype("U16")
     engine[target] = second.engine[source]
-    merged = {name: part.copy() for name, part in vars(first.residuals).items()}
-    for name, part in merged.items():
-        part[target] = getattr(second.residuals, name)[source]
-    return Solution(x, y, s, status, iterations, engine, Residuals(**merged))
+    merged = [part.copy() for part in first.residuals.parts]
+    for part, other in zip(merged, second.residuals.parts, strict=True):
+        part[target] = other[source]
+    return Solution(x, y, s, status, iterations, engine, Residuals(*merged))
 
 
 def spread(solution: Solution, elements: NDArray[np.intp], batch: int, n: int, m: int) -> Solution:
@@ -101,7 +101,7 @@ def spread(solution: Solution, elements: NDArray[np.intp], batch: int, n: int, m
     iterations, engine = np.zeros(batch, dtype=np.int64), np.full(batch, "", dtype="U16")
     status[elements], iterations[elements], engine[elements] = solution.status, solution.iterations, solution.engine
     assert solution.residuals is not None
-    measured = {name: np.full(batch, np.nan) for name in vars(solution.residuals)}
-    for name, part in measured.items():
-        part[elements] = getattr(solution.residuals, name)
-    return Solution(x, y, s, status, iterations, engine, Residuals(**measured))
+    measured = [np.full(batch, np.nan) for _ in solution.residuals.parts]
+    for part, found in zip(measured, solution.residuals.parts, strict=True):
+        part[elements] = found
+    return Solution(x, y, s, status, iterations, engine, Residuals(*measured))

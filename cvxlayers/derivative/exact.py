@@ -131,6 +131,8 @@ class ExactLinearization(Linearization):
 
     def vjp(self, dx: Array, dy: Array, ds: Array | None = None) -> Values:
         rx, rv = self._adjoint(dx, dy, ds)
+        if self._fused is not None:
+            return self._fused.cotangents(rx, rv, self._x, self._y, self._derivative.threads)
         return cotangents(self._derivative.structure, rx, rv, self._x, self._y)
 
     @property

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cvxlayers.cones import nonneg
+from cvxlayers.derivative.pairing import cotangents
 from cvxlayers.derivative.part import Solved
 from cvxlayers.derivative.smoothing import smoothed_rows
 from cvxlayers.derivative.system import Layout
@@ -70,6 +71,17 @@ class Fused:
         found = differentiate_batch(self._places, values.P, values.A, self._state(v), self._probe, f, g, threads)
         unsure = np.flatnonzero(~(found.healthy & (found.residual <= _GOOD)))
         return Solved(found.dx, found.u, found.residual), unsure
+
+    def cotangents(self, rx: Array, rv: Array, x: Array, y: Array, threads: int) -> Values:
+        """What ``pairing.cotangents`` computes."""
+        from cvxlayers.ipm.batch import pair_batch
+
+        structure = self._layout.structure
+        wanted = [(name in structure.varying) * part.nnz for name, part in (("P", structure.P), ("A", structure.A))]
+        if not any(wanted):
+            return cotangents(structure, rx, rv, x, y)
+        dP, dA = pair_batch(self._places, rx, rv, x, y, (wanted[0], wanted[1]), threads)
+        return cotangents(structure, rx, rv, x, y, dP if wanted[0] else None, dA if wanted[1] else None)
 
     def _state(self, v: Array) -> Array:
         """D's diagonal in the rows without curvature, and v in those of second-order cones."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from cvxlayers.derivative.operators import is_shared
+from cvxlayers.linear import repeat
 from cvxlayers.program import Array, Pattern, Structure, Values
 
 __all__ = ["cotangents", "right_hand_side"]
@@ -30,21 +31,25 @@ def right_hand_side(structure: Structure, dvalues: Values, x: Array, y: Array) -
     return f, g
 
 
-def cotangents(structure: Structure, rx: Array, rv: Array, x: Array, y: Array) -> Values:
+def cotangents(
+    structure: Structure, rx: Array, rv: Array, x: Array, y: Array, dP: Array | None = None, dA: Array | None = None
+) -> Values:
     """The cotangents of the values for the multipliers rx (n, B) and rv (m, B); zeros for what does not vary.
 
         dq = -rx,    db = rv,    dA = -(y rx' + rv x'),    dP = -(rx x' + x rx') / 2
 
-    on the patterns of A and P, where an entry of P's upper triangle stands for both of its places.
+    on the patterns of A and P, where an entry of P's upper triangle stands for both of its places. Those of P and A may
+    be handed in where they are known already.
     """
     varying, batch = structure.varying, x.shape[1]
     P, A = structure.P, structure.A
-    dP, dA = _zeros(P.nnz, batch), _zeros(A.nnz, batch)
-    if "P" in varying and P.nnz:
-        dP = _negative_sums(P, rx, x, x, rx)
-        dP[P.rows == P.columns] *= 0.5
-    if "A" in varying and A.nnz:
-        dA = _negative_sums(A, y, rx, rv, x)
+    if dP is None:
+        dP = _zeros(P.nnz, batch)
+        if "P" in varying and P.nnz:
+            dP = _negative_sums(P, rx, x, x, rx)
+            dP[P.rows == P.columns] *= 0.5
+    if dA is None:
+        dA = _negative_sums(A, y, rx, rv, x) if "A" in varying and A.nnz else _zeros(A.nnz, batch)
     dq = -rx if "q" in varying else _zeros(structure.n, batch)
     db = rv if "b" in varying else _zeros(structure.m, batch)
     return Values(dP, dq, dA, db)
@@ -65,7 +70,7 @@ def _negative_sums(pattern: Pattern, u: Array, v: Array, w: Array, z: Array) -> 
 
 
 def _zeros(size: int, batch: int) -> Array:
-    return np.broadcast_to(np.zeros((size, 1)), (size, batch))
+    return repeat(np.zeros(size), batch)
 
 
 def _vanishes(part: Array) -> bool:

@@ -128,17 +128,18 @@ class System:
     def residual(self, dx: Array, dv: Array, f: Array, g: Array) -> tuple[Array, Array, Array]:
         """(f, g) - J (dx, dv), and its largest entry relative to those of the terms that it is the sum of, (B,).
 
-        Entries are compared in the scales of ``units``.
+        Entries are compared in the scales of ``units``. What grows without bound because it has no effect must not make
+        a residual look small: D dv - dv counts as one term, and rows only as far as D does not turn them into zero. The
+        others, which just define dv, are compared with their own terms as well.
         """
-        Ddv = self.D.matvec(dv)
-        # D dv - dv counts as one term: multipliers that grow without bound, because they have no effect, must not make
-        # a residual look small.
+        matvec = self.D.matvec
+        Ddv = matvec(dv)
         Px, ADv, Ax, rest = self.P.times(dx), self.A.transpose_times(Ddv), self.A.times(dx), Ddv - dv
         rest_f, rest_g = f - Px - ADv, g - Ax - rest
         c, r = self.units
-        whole = sum(largest(c * term) for term in (f, Px, ADv)) + sum(largest(r * term) for term in (g, Ax, rest))
-        error = np.maximum(largest(c * rest_f), largest(r * rest_g)) / np.where(whole == 0, 1.0, whole)
-        return rest_f, rest_g, np.asarray(error)
+        terms = (c * f, c * Px, c * ADv, r * matvec(g), r * matvec(rest))
+        error = _over(np.maximum(largest(c * rest_f), largest(r * matvec(rest_g))), *terms)
+        return rest_f, rest_g, np.maximum(error, _over(largest(r * rest_g), *terms, r * g, r * Ax, r * rest))
 
     @cached_property
     def idle(self) -> NDArray[np.bool_]:
@@ -214,6 +215,12 @@ class System:
 def largest(v: Array) -> Array:
     """The largest absolute entry for each element: (rows, B) gives (B,), zero without rows."""
     return np.asarray(np.abs(v).max(axis=0, initial=0.0))
+
+
+def _over(error: Array, *terms: Array) -> Array:
+    """The error relative to the sum of the terms' largest entries, (B,)."""
+    whole = np.sum([largest(term) for term in terms], axis=0)
+    return np.asarray(error / np.where(whole == 0, 1.0, whole))
 
 
 def _size(values: Array) -> Array:

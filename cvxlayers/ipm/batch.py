@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cvxlayers.ipm.entry import differentiate_groups, measure_groups, solve_groups
+from cvxlayers.ipm.entry import differentiate_groups, measure_groups, pair_groups, solve_groups
 from cvxlayers.ipm.layout import Layout
 from cvxlayers.ipm.method import Method
 from cvxlayers.ipm.width import W
 from cvxlayers.program import Array, Values
 
-__all__ = ["Answer", "Sensitivity", "differentiate_batch", "measure_batch", "solve_batch"]
+__all__ = ["Answer", "Sensitivity", "differentiate_batch", "measure_batch", "pair_batch", "solve_batch"]
 
 WORTH_A_THREAD = 3e-4
 """Seconds of work for which another thread is started."""
@@ -85,13 +85,13 @@ def differentiate_batch(
 
 
 def measure_batch(layout: Layout, values: Values, x: Array, y: Array, s: Array, threads: int) -> Array:
-    """The residuals of every element's point, (4, B): primal, dual, gap, cone (see ``residuals``)."""
+    """The residuals of every element's point, and the cost, (5, B) (see ``residuals``)."""
     size = values.batch
     groups = -(-size // W)
     width = groups * W
     P, q, A, b = (_padded(part, width) for part in (values.P, values.q, values.A, values.b))
     x, y, s = (_padded(part, width) for part in (x, y, s))
-    out = np.empty((4, width))
+    out = np.empty((5, width))
 
     def work_on(begin: int, end: int) -> None:
         with layout.work() as (plan, V):
@@ -99,6 +99,22 @@ def measure_batch(layout: Layout, values: Values, x: Array, y: Array, s: Array, 
 
     _spread(work_on, groups, layout.measure_seconds, threads)
     return out[:, :size]
+
+
+def pair_batch(
+    layout: Layout, rx: Array, rv: Array, x: Array, y: Array, entries: tuple[int, int], threads: int
+) -> tuple[Array, Array]:
+    """The cotangents of P and A, as many entries (all or none) of each as are asked for (see ``pairing``)."""
+    size = rx.shape[1]
+    groups = -(-size // W)
+    rx, rv, x, y = (_padded(part, groups * W) for part in (rx, rv, x, y))
+    dP, dA = (np.empty((count, groups * W)) for count in entries)
+
+    def work_on(begin: int, end: int) -> None:
+        pair_groups(layout.plan, layout.at, rx, rv, x, y, begin, end, dP, dA)
+
+    _spread(work_on, groups, layout.measure_seconds, threads)
+    return dP[:, :size], dA[:, :size]
 
 
 def _spread(work_on: Callable[[int, int], None], groups: int, seconds: float, threads: int) -> None:

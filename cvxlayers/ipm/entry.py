@@ -11,11 +11,12 @@ from cvxlayers.ipm.equilibrate import equilibrate
 from cvxlayers.ipm.iteration import solve_group
 from cvxlayers.ipm.kernel import FINGERPRINT, compiled
 from cvxlayers.ipm.layout import FIELDS
+from cvxlayers.ipm.pairing import pair_A, pair_P
 from cvxlayers.ipm.residuals import measure_group
 from cvxlayers.ipm.sensitivity import differentiate_group
 from cvxlayers.ipm.width import W
 
-__all__ = ["differentiate_groups", "measure_groups", "solve_groups"]
+__all__ = ["differentiate_groups", "measure_groups", "pair_groups", "solve_groups"]
 
 _PLAN, _AT, _INTEGER = types.Array(types.int32, 1, "C"), numba.from_dtype(FIELDS), types.int64
 _NUMBERS, _MATRIX = types.Array(types.float64, 1, "C"), types.Array(types.float64, 2, "C")
@@ -74,6 +75,25 @@ def _make_measure(fingerprint: int) -> Any:
     return compiled(signature, measure_groups)
 
 
+def _make_pair(fingerprint: int) -> Any:
+    def pair_groups(plan: Any, at: Any, rx: Any, rv: Any, x: Any, y: Any, begin: int, end: int,
+                    dP: Any, dA: Any) -> None:  # fmt: skip
+        """The cotangents of P and A for groups begin, ..., end - 1; those without rows are not wanted."""
+        if fingerprint < 0:
+            return
+        for group in range(begin, end):
+            if dP.shape[0] > 0:
+                pair_P(plan, at, rx, x, group * W, dP)
+            if dA.shape[0] > 0:
+                pair_A(plan, at, rx, rv, x, y, group * W, dA)
+
+    signature = types.void(
+        _PLAN, _AT, _VALUES, _VALUES, _VALUES, _VALUES, _INTEGER, _INTEGER, _MATRIX, _MATRIX,
+    )  # fmt: skip
+    return compiled(signature, pair_groups)
+
+
 solve_groups = _make_solve(FINGERPRINT)
 differentiate_groups = _make_differentiate(FINGERPRINT)
 measure_groups = _make_measure(FINGERPRINT)
+pair_groups = _make_pair(FINGERPRINT)

@@ -18,7 +18,10 @@ __all__ = ["measure_group"]
 @kernel
 def measure_group(plan: Any, at: Any, V: Any, P: Any, q: Any, A: Any, b: Any, x: Any, y: Any, s: Any, column: Any,
                   out: Any) -> None:  # fmt: skip
-    """The residuals of the elements column, ..., column + W - 1 into out (4, B): primal, dual, gap, cone."""
+    """The residuals of the elements column, ..., column + W - 1 into out (5, B).
+
+    primal, dual, gap, cone, and the cost 1/2 x'Px + q'x.
+    """
     load_points(at, V, P, q, A, b, x, y, s, column)
     P_times(plan, at, V, at.x, at.Px)
     A_and_transpose_times(plan, at, V, at.x, at.y, at.Ax, at.Aty)
@@ -27,20 +30,25 @@ def measure_group(plan: Any, at: Any, V: Any, P: Any, q: Any, A: Any, b: Any, x:
         r = load(V, at.Px + i) + load(V, at.Aty + i) + load(V, at.q + i)
         rest, total = maximum(absolute(r), rest), total + r
     size = maximum(maximum(largest(V, at.Px, at.n), largest(V, at.Aty, at.n)), largest(V, at.q, at.n))
-    store_to(out, 1, column, rest / (1.0 + size) + 0.0 * total)  # NaN where there is one
+    dual = rest / (1.0 + size) + 0.0 * total  # NaN where there is one
     rest = fill(0.0)
     for i in range(at.m):
         r = load(V, at.Ax + i) + load(V, at.s + i) - load(V, at.b + i)
         rest, total = maximum(absolute(r), rest), total + r
     s_size = largest(V, at.s, at.m)
     size = maximum(maximum(largest(V, at.Ax, at.m), s_size), largest(V, at.b, at.m))
-    store_to(out, 0, column, rest / (1.0 + size) + 0.0 * total)
+    primal = rest / (1.0 + size) + 0.0 * total
     xPx, qx, by = dot(V, at.x, at.Px, at.n), dot(V, at.q, at.x, at.n), dot(V, at.b, at.y, at.m)
-    size = maximum(absolute(0.5 * xPx + qx), absolute(0.5 * xPx + by))
-    store_to(out, 2, column, absolute(xPx + qx + by) / (1.0 + size))
+    cost = 0.5 * xPx + qx
+    gap = absolute(xPx + qx + by) / (1.0 + maximum(absolute(cost), absolute(0.5 * xPx + by)))
     outside = maximum(distance(plan, at, V, at.s), largest(V, at.s, at.first)) / (1.0 + s_size)
     outside = maximum(outside, distance(plan, at, V, at.y) / (1.0 + largest(V, at.y, at.m)))
-    store_to(out, 3, column, outside + 0.0 * (total + dot(V, at.y, at.y, at.m)))
+    outside = outside + 0.0 * (total + dot(V, at.y, at.y, at.m))
+    store_to(out, 0, column, primal)
+    store_to(out, 1, column, dual)
+    store_to(out, 2, column, gap)
+    store_to(out, 3, column, outside)
+    store_to(out, 4, column, cost)
 
 
 @kernel

@@ -234,11 +234,14 @@ def remove_idle(plan: Any, at: Any, V: Any, y: Any) -> None:
 
 @kernel
 def residual(plan: Any, at: Any, V: Any) -> Any:
-    """(rx, ry) less J (x, y) into ex and ey; the largest entry of it, and the sum of those of its terms."""
+    """(rx, ry) less J (x, y) into ex and ey; the largest entry of it, and the sum of those of its terms.
+
+    A x is no term of its own: along (1, -e) it may be of any size, and elsewhere it is the sum of the others.
+    """
     apart()
     P_times(plan, at, V, at.x, at.Pt)
     A_and_transpose_times(plan, at, V, at.x, at.y, at.ey, at.ex)
-    worst, total, Px, Aty, Ax, Hy = fill(0.0), fill(0.0), fill(0.0), fill(0.0), fill(0.0), fill(0.0)
+    worst, total, Px, Aty, Hy = fill(0.0), fill(0.0), fill(0.0), fill(0.0), fill(0.0)
     for i in range(at.n):
         p, a = load(V, at.Pt + i), load(V, at.ex + i)
         e = load(V, at.rx + i) - p - a
@@ -246,9 +249,7 @@ def residual(plan: Any, at: Any, V: Any) -> Any:
         Px, Aty = maximum(absolute(p), Px), maximum(absolute(a), Aty)
         worst, total = maximum(absolute(e), worst), total + e
     for i in range(at.m):
-        a = load(V, at.ey + i)
-        Ax = maximum(absolute(a), Ax)
-        store(V, at.ey + i, load(V, at.ry + i) - a)
+        store(V, at.ey + i, load(V, at.ry + i) - load(V, at.ey + i))
     for i in range(at.cones):
         h = load(V, at.h + i) * load(V, at.y + i)
         e = load(V, at.ey + i) + h
@@ -268,5 +269,5 @@ def residual(plan: Any, at: Any, V: Any) -> Any:
             e = load(V, at.ey + i) + off * own + across
             store(V, at.ey + i, e)
             Hy, worst, total = maximum(absolute(across), Hy), maximum(absolute(e), worst), total + e
-    whole = Px + Aty + Ax + Hy + largest(V, at.rx, at.n) + largest(V, at.ry, at.m)
+    whole = Px + Aty + Hy + largest(V, at.rx, at.n) + largest(V, at.ry, at.m)
     return worst + 0.0 * total, whole  # NaN where there is one

@@ -92,7 +92,7 @@ class IPM(Solver):
 
         answer = solve_batch(self._layout, values, self._method, self.settings.threads)
         if (answer.state == SOLVED).all():
-            status = np.full(values.batch, Status.OPTIMAL, dtype=np.int8)
+            status = np.zeros(values.batch, dtype=np.int8)  # Status.OPTIMAL
         else:
             finite = np.logical_and.reduce([_finite(part) for part in (values.P, values.q, values.A, values.b)])
             if not finite.all():  # those that are not may have kept others from their last digits

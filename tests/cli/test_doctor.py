@@ -90,3 +90,12 @@ def test_the_documented_options_are_those_of_the_commands() -> None:
     options = {name for sub in command.commands.values() for parameter in sub.params for name in parameter.opts}
     real = {name for name in options if name.startswith("--")} | {"--help", "--version"}
     assert set(re.findall(r"--[a-z][a-z-]*", text)) == real
+
+
+def test_the_kernels_are_compiled_ahead_of_time(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = run("doctor", "--warm", "--json")
+    assert answer.code == 0 and answer.json["seconds"] >= 0 and isinstance(answer.json["compiled"], bool)
+    assert "The kernels of IPM are ready" in run("doctor", "--warm").said
+    monkeypatch.setattr(registry.SOLVERS["IPM"], "installed", classmethod(lambda cls: False))
+    without = run("doctor", "--warm")
+    assert without.code == 1 and "pip install 'cvxlayers[fast]'" in without.said

@@ -107,7 +107,9 @@ def test_random_problems(engine: str, data: st.DataObject, seed: int) -> None:
     if quadratic:  # strongly convex: the point is unique
         np.testing.assert_allclose(record.outputs[0], posed.x, atol=1e-6 * (1 + np.abs(posed.x).max()))
     values = posed.compiled.evaluate(posed.theta[:, None])
-    known = posed.compiled.objective(posed.theta[:, None], values, posed.x[:, None])
+    x = posed.x[:, None]
+    cost = (x * (posed.compiled.structure.P_times(values.P, x) / 2 + values.q)).sum(axis=0)
+    known = posed.compiled.objective(posed.theta[:, None], cost)
     np.testing.assert_allclose(record.info.objective, known, rtol=1e-6, atol=1e-6 * (1 + np.abs(posed.theta).max()))
     rng = np.random.default_rng(seed)
     tangents = [rng.normal(size=posed.theta.shape)]

@@ -6,13 +6,13 @@ import numpy as np
 
 from cvxlayers.cones.product import Cones
 from cvxlayers.ipm import symbolic
-from cvxlayers.ipm.choice import LARGE, MANY, pays
+from cvxlayers.ipm.choice import LARGE, MANY, fewest, pays
 from tests.ipm.problems import structure_of
 
 
 def test_it_pays_for_batches_and_not_for_foreign_cones() -> None:
     small = structure_of(np.eye(10), np.eye(10), Cones(nonneg=10))
-    assert pays(small) and pays(small, 2) and not pays(small, 1)
+    assert pays(small) and pays(small, 2) and pays(small, 1) and fewest(small) == 1
     assert not pays(structure_of(np.zeros((1, 1)), np.ones((3, 1)), Cones(psd=(2,))))
 
 

@@ -1,0 +1,35 @@
+"""The cotangents of P and A for multipliers of the optimality conditions, for W elements of a batch at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cvxlayers.ipm.kernel import kernel
+from cvxlayers.ipm.lanes import apart, index, load_from, store_to
+
+__all__ = ["pair_P", "pair_A"]
+
+
+@kernel
+def pair_P(plan: Any, at: Any, rx: Any, x: Any, column: Any, dP: Any) -> None:
+    """-(rx x' + x rx') / 2 on P's pattern, where an entry off the diagonal stands for both of its places."""
+    apart()
+    for j in range(at.n):
+        xj, rj = load_from(x, j, column), load_from(rx, j, column)
+        for k in range(index(plan, at.P_start + j), index(plan, at.P_start + j + 1)):
+            i = index(plan, at.P_row + k)
+            if i == j:
+                store_to(dP, k, column, -(rj * xj))
+            else:
+                store_to(dP, k, column, -(load_from(rx, i, column) * xj + load_from(x, i, column) * rj))
+
+
+@kernel
+def pair_A(plan: Any, at: Any, rx: Any, rv: Any, x: Any, y: Any, column: Any, dA: Any) -> None:
+    """-(y rx' + rv x') on A's pattern."""
+    apart()
+    for j in range(at.n):
+        xj, rj = load_from(x, j, column), load_from(rx, j, column)
+        for k in range(index(plan, at.A_start + j), index(plan, at.A_start + j + 1)):
+            i = index(plan, at.A_row + k)
+            store_to(dA, k, column, -(load_from(y, i, column) * rj + load_from(rv, i, column) * xj))
