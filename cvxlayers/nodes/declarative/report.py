@@ -72,7 +72,7 @@ def report(
     residuals = Residuals(
         *(
             torch.where(lost, torch.nan, part).double().cpu().numpy()
-            for part in (point.primal, point.dual, point.gap, point.cone)
+            for part in (point.primal, point.dual, point.gap, point.cone, objective)
         )
     )
     numbers = status.cpu().numpy()
