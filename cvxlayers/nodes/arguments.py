@@ -80,16 +80,22 @@ def flatten_batch(
     return flat, batch
 
 
-def positive(name: str, value: Any, like: Tensor, batch: Sequence[int]) -> Tensor | float:
+def positive(
+    name: str, value: Any, like: Tensor, batch: Sequence[int], zero: bool = False
+) -> Tensor | float:
     """A positive number, or a tensor of them that broadcasts to ``batch``, of the dtype and device of ``like``.
+
+    With ``zero`` it may be zero, too.
 
     Raises
     ------
     ParameterError
     """
+    kind = "nonnegative" if zero else "positive"
     if not isinstance(value, Tensor):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-            raise ParameterError(f"{name}: got {value!r}, expected a positive finite number or a tensor of them.")
+        right = isinstance(value, int | float) and not isinstance(value, bool) and value < math.inf
+        if not right or not (value > 0 or (zero and value == 0)):
+            raise ParameterError(f"{name}: got {value!r}, expected a {kind} finite number or a tensor of them.")
         return float(value)
     if not value.is_floating_point() or value.dtype != like.dtype or value.device != like.device:
         raise ParameterError(
@@ -105,7 +111,9 @@ def positive(name: str, value: Any, like: Tensor, batch: Sequence[int]) -> Tenso
             f"{name}: got shape {tuple(value.shape)}, expected a shape that broadcasts to the batch {tuple(batch)}."
         )
     check_entries(
-        value, lambda plain: (plain > 0) & plain.isfinite(), f"{name}: got entries that are not positive and finite"
+        value,
+        lambda plain: ((plain >= 0) if zero else (plain > 0)) & plain.isfinite(),
+        f"{name}: got entries that are not {kind} and finite",
     )
     return value
 

@@ -27,12 +27,18 @@ def flat(function: Callable[..., Tensor | tuple[Tensor, ...]]) -> Function:
     return joined
 
 
-def assert_derivatives(function: Callable[..., Tensor | tuple[Tensor, ...]], inputs: Sequence[Tensor]) -> None:
-    """First and second derivatives, forward and reverse, against finite differences and against each other."""
+def assert_derivatives(
+    function: Callable[..., Tensor | tuple[Tensor, ...]], inputs: Sequence[Tensor], batched: bool = True
+) -> None:
+    """First and second derivatives, forward and reverse, against finite differences and against each other.
+
+    ``batched``: also through ``torch.autograd.grad(..., is_grads_batched=True)``, PyTorch's older vmap. It knows no
+    rules of ``torch.autograd.Function``, so that a derivative that solves a system again cannot run under it.
+    """
     leaves = [x.detach().clone().requires_grad_() for x in inputs]
     one = flat(function)
-    assert gradcheck(one, leaves, check_forward_ad=True, check_batched_grad=True, check_batched_forward_grad=True)
-    assert gradgradcheck(one, leaves, check_fwd_over_rev=True, check_batched_grad=True)
+    assert gradcheck(one, leaves, check_forward_ad=True, check_batched_grad=batched, check_batched_forward_grad=batched)
+    assert gradgradcheck(one, leaves, check_fwd_over_rev=True, check_batched_grad=batched)
     which = tuple(range(len(leaves)))
     fixed = [x.detach() for x in leaves]
     reverse, forward = jacrev(one, which)(*fixed), jacfwd(one, which)(*fixed)

@@ -1,0 +1,167 @@
+"""Eigenvalues and eigenvectors of sym(X) = (X + X') / 2, differentiable, also where eigenvalues coincide.
+
+With sym(X) V = V diag(lam): d lam_j = v_j' dX v_j, d v_j = sum_i F_ij v_i (v_i' dX v_j), F_ij = 1 / (lam_j - lam_i), F_ii = 0
+(Magnus 1985). Where two eigenvalues coincide to rounding errors, F_ij is set to zero: eigenvectors inside such an eigenspace
+are an arbitrary choice. A function that does not depend on the choice, such as one of the projector onto the whole
+eigenspace, has v_i' (d f / d v_j) = v_j' (d f / d v_i) for that pair, so that the two infinite terms cancel in its gradient, and
+leaving them out is right. Its second derivatives do depend on what the eigenspace splits into; they are NaN, rather than wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cvxlayers.errors import OptionError, ParameterError
+from cvxlayers.nodes.arguments import check_dimensions
+from cvxlayers.nodes.closed_rule import ClosedRule
+from cvxlayers.nodes.outcome import Call, Reporting, Solved, check_policy
+from cvxlayers.solution import Status
+
+__all__ = ["Eigendecomposition", "eigendecomposition"]
+
+COINCIDING = 8
+"""Eigenvalues closer than so many units of rounding, times the order, of the largest one coincide."""
+
+RESIDUAL = 1e2
+"""sym(X) V - V diag(lam) of a verified element: at most so many units of rounding, times the order, of the largest."""
+
+
+def eigendecomposition(X: Tensor, k: int | None = None, on_failure: str = "raise") -> tuple[Tensor, Tensor]:
+    """The k largest eigenvalues of (X + X') / 2, in falling order, and their eigenvectors.
+
+    Parameters
+    ----------
+    X : (..., M, M) tensor
+    k : int, optional
+        How many; default: all M.
+    on_failure : "raise", "nan" or "zero_grad"
+        What becomes of elements with entries that are not finite.
+
+    Returns
+    -------
+    values : (..., k) tensor
+    vectors : (..., M, k) tensor
+        Columns of length one, each with its entry of largest absolute value positive (the first of several).
+        Where eigenvalues coincide, the gradient of a function that does not depend on the choice of the eigenvectors is
+        right, nothing is infinite, and second derivatives are NaN.
+
+    Raises
+    ------
+    ParameterError, OptionError
+        Wrong shapes, dtypes, entries, or a k that is not between 1 and M.
+
+    Examples
+    --------
+    >>> values, vectors = eigendecomposition(torch.tensor([[1.0, 0.0], [0.0, 3.0]]), k=1)
+    >>> values, vectors.mT
+    (tensor([3.]), tensor([[0., 1.]]))
+    """
+    check_policy(on_failure)
+    return _decompose(X, k, Call(on_failure))
+
+
+class Eigendecomposition(Reporting):
+    """``eigendecomposition`` as a module: (..., M, M) to (..., k) and (..., M, k).
+
+    Parameters
+    ----------
+    k : int, optional
+    on_failure : "raise", "nan" or "zero_grad"
+
+    Raises
+    ------
+    OptionError
+        No such policy.
+
+    Examples
+    --------
+    >>> values, vectors = Eigendecomposition(k=2)(torch.ones(5, 3, 3))
+    >>> vectors.shape
+    torch.Size([5, 3, 2])
+    """
+
+    def __init__(self, k: int | None = None, on_failure: str = "raise") -> None:
+        super().__init__()
+        check_policy(on_failure)
+        self.k = k
+        self.on_failure = on_failure
+
+    def forward(self, X: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``eigendecomposition``."""
+        return _decompose(X, self.k, Call(self.on_failure, keeper=self._local))
+
+    def extra_repr(self) -> str:
+        return f"k={self.k}"
+
+
+class _Rule(ClosedRule):
+    """X to (lam, V): (B, M, M) to (B, M), (B, M, M), in falling order."""
+
+    names = ("X",)
+    advice = {Status.FAILED: "the eigenvalues of a failed element did not converge: rescale it"}
+
+    def solve(self, call: Call, *inputs: Tensor) -> Solved:
+        (X,) = inputs
+        S = (X + X.mT) / 2
+        S = S if S.dtype == torch.float64 else S.float()
+        lam, V = (part.flip(-1) for part in torch.linalg.eigh(S))
+        largest = V.gather(-2, V.abs().argmax(-2, keepdim=True))
+        V = torch.where(largest < 0, -V, V)
+        eps = torch.finfo(S.dtype).eps * S.shape[-1]
+        size = lam.abs().amax(-1).clamp_min(torch.finfo(S.dtype).tiny)
+        worst = (S @ V - V * lam[:, None]).abs().amax((-2, -1)) / size
+        status = torch.where(worst <= RESIDUAL * eps, int(Status.OPTIMAL), int(Status.FAILED))
+        return Solved((lam.to(X.dtype), V.to(X.dtype)), status, torch.zeros_like(status), worst)
+
+    def pullback(
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Tensor]
+    ) -> Sequence[Tensor]:
+        lam, V, F = _prepared(*outputs)
+        g, G = cotangents
+        A = V @ (F * (V.mT @ G) + torch.diag_embed(g)) @ V.mT
+        return ((A + A.mT) / 2,)
+
+    def pushforward(
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], tangents: Sequence[Tensor]
+    ) -> Sequence[Tensor]:
+        lam, V, F = _prepared(*outputs)
+        (dX,) = tangents
+        N = V.mT @ (dX + dX.mT) @ V / 2
+        return N.diagonal(dim1=-2, dim2=-1), V @ (F * N)
+
+
+_RULE = _Rule()
+
+
+def _prepared(lam: Tensor, V: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """lam and V, whose further derivatives are NaN in elements with coinciding eigenvalues, and F."""
+    M = lam.shape[-1]
+    gap = lam[..., None, :] - lam[..., :, None]
+    size = lam.detach().abs().amax(-1)[..., None, None]
+    same = gap.detach().abs() <= COINCIDING * M * torch.finfo(lam.dtype).eps * size
+    multiple = same.sum((-2, -1)) > M
+    lam, V = _once(lam, multiple[..., None]), _once(V, multiple[..., None, None])
+    gap = lam[..., None, :] - lam[..., :, None]
+    return lam, V, torch.where(same, 0.0, 1 / torch.where(same, 1.0, gap))
+
+
+def _once(x: Tensor, where: Tensor) -> Tensor:
+    """The same values; where asked, the derivative is that of a root at zero, which is not finite."""
+    zero = x - x.detach()
+    return x + torch.where(where, torch.where(where, zero, 1.0).sqrt(), 0.0)
+
+
+def _decompose(X: Any, k: int | None, call: Call) -> tuple[Tensor, Tensor]:
+    check_dimensions("X", X, "M, M", 2)
+    M = X.shape[-1]
+    if X.shape[-2] != M:
+        raise ParameterError(f"X: got shape {tuple(X.shape)}, expected square matrices (..., M, M).")
+    k = M if k is None else k
+    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= M:
+        raise OptionError(f"k: got {k!r}, expected an integer between 1 and {M}, the order of X {tuple(X.shape)}.")
+    lam, V = _RULE(call, X.reshape(X.shape[:-2].numel(), M, M))
+    return lam[:, :k].reshape(*X.shape[:-2], k), V[..., :k].reshape(*X.shape[:-1], k)
