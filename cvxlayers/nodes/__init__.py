@@ -23,8 +23,11 @@ from cvxlayers.nodes.attention import (
     robust_mean,
     sinkhorn_weights,
 )
+from cvxlayers.nodes.block_tridiagonal import BlockTridiagonalSolve, block_tridiagonal_solve
 from cvxlayers.nodes.declarative import DeclarativeLayer, DeclarativeNode, NodeInfo
+from cvxlayers.nodes.eigendecomposition import Eigendecomposition, eigendecomposition
 from cvxlayers.nodes.entmax import entmax, softmax, sparsemax
+from cvxlayers.nodes.least_squares import LeastSquares, least_squares
 from cvxlayers.nodes.projection import (
     Projection,
     project_l1_ball,
@@ -36,22 +39,32 @@ from cvxlayers.nodes.projection import (
     project_simplex,
     project_simplex_kl,
 )
+from cvxlayers.nodes.robust_pooling import RobustPool, robust_pool
 from cvxlayers.nodes.total_variation import TotalVariation, total_variation
 from cvxlayers.nodes.transport import OptimalTransport, optimal_transport
+from cvxlayers.nodes.tridiagonal import TridiagonalSolve, tridiagonal_solve
 
 __all__ = [
     "AnalyticCentre",
+    "BlockTridiagonalSolve",
     "DeclarativeAttention",
     "DeclarativeLayer",
     "DeclarativeNode",
+    "Eigendecomposition",
+    "LeastSquares",
     "NodeInfo",
     "OptimalTransport",
     "Projection",
     "RobustMean",
+    "RobustPool",
     "TotalVariation",
+    "TridiagonalSolve",
     "analytic_centre",
+    "block_tridiagonal_solve",
     "declarative_attention",
+    "eigendecomposition",
     "entmax",
+    "least_squares",
     "optimal_transport",
     "project_l1_ball",
     "project_l1_sphere",
@@ -62,8 +75,10 @@ __all__ = [
     "project_simplex",
     "project_simplex_kl",
     "robust_mean",
+    "robust_pool",
     "sinkhorn_weights",
     "softmax",
     "sparsemax",
     "total_variation",
+    "tridiagonal_solve",
 ]

@@ -80,9 +80,7 @@ def flatten_batch(
     return flat, batch
 
 
-def positive(
-    name: str, value: Any, like: Tensor, batch: Sequence[int], zero: bool = False
-) -> Tensor | float:
+def positive(name: str, value: Any, like: Tensor, batch: Sequence[int], zero: bool = False) -> Tensor | float:
     """A positive number, or a tensor of them that broadcasts to ``batch``, of the dtype and device of ``like``.
 
     With ``zero`` it may be zero, too.

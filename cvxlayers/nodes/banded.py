@@ -1,10 +1,10 @@
 """LU with partial pivoting of a batch of banded matrices, as one call of LAPACK.
 
-The matrices of a batch stand one below the other in one long banded matrix. Where one ends and the next begins the band holds
-zeros, so the pivot search, which takes the entry of largest absolute value, never leaves a matrix that has a pivot of its
-own. One call of gttrf or gbtrf therefore factorizes all of them as if each were alone (Anderson et al. 1999, LAPACK Users'
-Guide). Rows are divided by their largest entry first; a pivot that is then no larger than rounding errors of its column
-tells that the matrix is singular to working precision.
+The matrices of a batch stand one below the other in one long banded matrix. Where one ends and the next begins the
+band holds zeros, so the pivot search, which takes the entry of largest absolute value, never leaves a matrix that has
+a pivot of its own. One call of gttrf or gbtrf therefore factorizes all of them as if each were alone (Anderson et al.
+1999, LAPACK Users' Guide). Rows are divided by their largest entry first; a pivot that is then no larger than
+rounding errors of its column tells that the matrix is singular to working precision.
 """
 
 from __future__ import annotations

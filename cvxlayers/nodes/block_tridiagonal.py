@@ -1,7 +1,7 @@
 """Batched block-tridiagonal systems A x = d, differentiable in the blocks and in d.
 
-With A' lam = g for the cotangent g of x: d gets lam, and the block in block row i and block column j gets -sum_k lam_i x_j'. The
-transposed matrix is again block-tridiagonal, so the rule calls itself, to any order.
+With A' lam = g for the cotangent g of x: d gets lam, and the block in block row i and block column j gets -sum_k
+lam_i x_j'. The transposed matrix is again block-tridiagonal, so the rule calls itself, to any order.
 """
 
 from __future__ import annotations
@@ -144,12 +144,12 @@ def _checked(on_failure: str) -> str:
 def _solve(lower: Any, diag: Any, upper: Any, d: Any, call: Call) -> Tensor:
     check_dimensions("diag", diag, "N, M, M", 3)
     N, M = diag.shape[-3], diag.shape[-1]
-    for name, part, count in (("lower", lower, N - 1), ("diag", diag, N), ("upper", upper, N - 1)):
+    for name, part, count in (("diag", diag, N), ("lower", lower, N - 1), ("upper", upper, N - 1)):
         check_dimensions(name, part, "N - 1, M, M", 3, least=0)
         if part.shape[-3:] != (count, M, M):
             raise ParameterError(
-                f"{name}: got shape {tuple(part.shape)}, expected (..., {count}, {M}, {M}): square blocks, and one fewer "
-                f"beside the diagonal than on it, where diag is {tuple(diag.shape)}."
+                f"{name}: got shape {tuple(part.shape)}, expected (..., {count}, {M}, {M}): square blocks, and one "
+                f"fewer beside the diagonal than on it, where diag is {tuple(diag.shape)}."
             )
     check_dimensions("d", d, "N M", 1)
     single = d.ndim <= diag.ndim - 2

@@ -1,10 +1,11 @@
 """Eigenvalues and eigenvectors of sym(X) = (X + X') / 2, differentiable, also where eigenvalues coincide.
 
-With sym(X) V = V diag(lam): d lam_j = v_j' dX v_j, d v_j = sum_i F_ij v_i (v_i' dX v_j), F_ij = 1 / (lam_j - lam_i), F_ii = 0
-(Magnus 1985). Where two eigenvalues coincide to rounding errors, F_ij is set to zero: eigenvectors inside such an eigenspace
-are an arbitrary choice. A function that does not depend on the choice, such as one of the projector onto the whole
-eigenspace, has v_i' (d f / d v_j) = v_j' (d f / d v_i) for that pair, so that the two infinite terms cancel in its gradient, and
-leaving them out is right. Its second derivatives do depend on what the eigenspace splits into; they are NaN, rather than wrong.
+With sym(X) V = V diag(lam): d lam_j = v_j' dX v_j, d v_j = sum_i F_ij v_i (v_i' dX v_j), F_ij = 1 / (lam_j - lam_i),
+F_ii = 0 (Magnus 1985). Where two eigenvalues coincide to rounding errors, F_ij is set to zero: eigenvectors inside
+such an eigenspace are an arbitrary choice. A function that does not depend on the choice, such as one of the
+projector onto the whole eigenspace, has v_i' (d f / d v_j) = v_j' (d f / d v_i) for that pair, so that the two
+infinite terms cancel in its gradient, and leaving them out is right. Its second derivatives do depend on what the
+eigenspace splits into; they are NaN, rather than wrong.
 """
 
 from __future__ import annotations
@@ -120,7 +121,7 @@ class _Rule(ClosedRule):
     def pullback(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Tensor]
     ) -> Sequence[Tensor]:
-        lam, V, F = _prepared(*outputs)
+        V, F = _prepared(*outputs)
         g, G = cotangents
         A = V @ (F * (V.mT @ G) + torch.diag_embed(g)) @ V.mT
         return ((A + A.mT) / 2,)
@@ -128,7 +129,7 @@ class _Rule(ClosedRule):
     def pushforward(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], tangents: Sequence[Tensor]
     ) -> Sequence[Tensor]:
-        lam, V, F = _prepared(*outputs)
+        V, F = _prepared(*outputs)
         (dX,) = tangents
         N = V.mT @ (dX + dX.mT) @ V / 2
         return N.diagonal(dim1=-2, dim2=-1), V @ (F * N)
@@ -137,8 +138,8 @@ class _Rule(ClosedRule):
 _RULE = _Rule()
 
 
-def _prepared(lam: Tensor, V: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """lam and V, whose further derivatives are NaN in elements with coinciding eigenvalues, and F."""
+def _prepared(lam: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
+    """V, and F made of lam; their derivatives are NaN in elements with coinciding eigenvalues."""
     M = lam.shape[-1]
     gap = lam[..., None, :] - lam[..., :, None]
     size = lam.detach().abs().amax(-1)[..., None, None]
@@ -146,7 +147,7 @@ def _prepared(lam: Tensor, V: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     multiple = same.sum((-2, -1)) > M
     lam, V = _once(lam, multiple[..., None]), _once(V, multiple[..., None, None])
     gap = lam[..., None, :] - lam[..., :, None]
-    return lam, V, torch.where(same, 0.0, 1 / torch.where(same, 1.0, gap))
+    return V, torch.where(same, 0.0, 1 / torch.where(same, 1.0, gap))
 
 
 def _once(x: Tensor, where: Tensor) -> Tensor:

@@ -1,16 +1,18 @@
 """Weighted least squares with ridge and bias, a closed form, differentiable in data, targets, weights and ridge.
 
-The problem  min 1/2 sum_i w_i (x_i'u + u0 - t_i)^2 + beta/2 |u|^2  has the optimality conditions K (u, u0) = (X W t, 1'W t) with
+The problem  min 1/2 sum_i w_i (x_i'u + u0 - t_i)^2 + beta/2 |u|^2  has the optimality conditions K (u, u0) = (X W t,
+1'W t) with
 
     K = [[X W X' + beta I, X W 1], [1'W X', 1'W 1]].
 
-With the weighted means xm, tm, centred data Xc = X - xm 1' and G = Xc W Xc' + beta I, block elimination gives, for any right
-side, K^-1 (a, a0) = (u, a0 / s - xm'u), u = G^-1 (a - xm a0), s = 1'W 1. G is factorized once, by Cholesky, or, where that loses
-too much (G has the square of the condition of the data), by QR of [W^1/2 Xc', beta^1/2 I], whose R is a Cholesky factor of G
-(Bjorck 1987, corrected seminormal equations). The solution is refined with residuals of the data.
+With the weighted means xm, tm, centred data Xc = X - xm 1' and G = Xc W Xc' + beta I, block elimination gives, for
+any right side, K^-1 (a, a0) = (u, a0 / s - xm'u), u = G^-1 (a - xm a0), s = 1'W 1. G is factorized once, by Cholesky,
+or, where that loses too much (G has the square of the condition of the data), by QR of [W^1/2 Xc', beta^1/2 I], whose
+R is a Cholesky factor of G (Bjorck 1987, corrected seminormal equations). The solution is refined with residuals of
+the data.
 
-Derivatives: with (v, v0) = K^-1 (g, g0), e = X'u + u0 - t, p = X'v + v0: t gets W p, w gets -p e, beta gets -v'u, and X gets
--(v (W e)' + u (W p)').
+Derivatives: with (v, v0) = K^-1 (g, g0), e = X'u + u0 - t, p = X'v + v0: t gets W p, w gets -p e, beta gets -v'u, and
+X gets -(v (W e)' + u (W p)').
 """
 
 from __future__ import annotations
@@ -68,9 +70,9 @@ def least_squares(
     bias : bool
         Whether there is a u0; without it u0 is zero.
     least_norm : bool
-        Of several solutions return the one of least |u|, through a pseudo-inverse; its derivative is right for changes
-        that keep the rank, such as all small ones for fewer samples than features. A share of 1e-7 or less of the largest
-        singular value counts as zero. Slower.
+        Of several solutions return the one of least |u|, through a pseudo-inverse; its derivative is right for
+        changes that keep the rank, such as all small ones for fewer samples than features. A share of 1e-7 or less of
+        the largest singular value counts as zero. Slower.
     on_failure : "raise", "nan" or "zero_grad"
         What becomes of elements with several solutions (rank-deficient data without ridge) when ``least_norm`` is off.
 
@@ -172,8 +174,8 @@ class _Rule(ClosedRule):
 
     names = ("X", "t", "w", "beta")
     advice = {
-        Status.FAILED: "failed elements have several solutions, since their centred data is rank-deficient, or no weight: "
-        "use beta > 0, or least_norm=True",
+        Status.FAILED: "failed elements have several solutions, since their centred data is rank-deficient, or no "
+        "weight: use beta > 0, or least_norm=True",
         Status.INACCURATE: "inaccurate elements are conditioned too badly: use beta > 0, or scale the features",
     }
 
@@ -300,9 +302,7 @@ def _least_norm(X: Tensor, t: Tensor, w: Tensor, beta: Tensor, bias: bool) -> tu
     return u.to(dtype), u0.to(dtype)
 
 
-def _solve(
-    X: Any, t: Any, w: Any, beta: Any, bias: bool, least_norm: bool, call: Call
-) -> tuple[Tensor, Tensor]:
+def _solve(X: Any, t: Any, w: Any, beta: Any, bias: bool, least_norm: bool, call: Call) -> tuple[Tensor, Tensor]:
     check_dimensions("X", X, "C, T", 2)
     w = X.new_ones(1, X.shape[-1]) if w is None else w
     for name, row in (("t", t), ("w", w)):
@@ -313,10 +313,9 @@ def _solve(
                 f"samples of X {tuple(X.shape)}."
             )
     check_entries(w, lambda plain: ~(plain < 0), "w: got negative weights")
-    batch = torch.broadcast_shapes(X.shape[:-2], t.shape[:-2], w.shape[:-2])
+    (X, t, w), batch = flatten_batch(("X", "t", "w"), (X, t, w), (2, 2, 2))
+    t, w = t[:, 0], w[:, 0]
     beta = positive("beta", beta, X, batch, zero=True)
-    beta = beta if isinstance(beta, Tensor) else X.new_full((), beta)
-    flat, batch = flatten_batch(("X", "t", "w", "beta"), (X, t, w, beta), (2, 2, 2, 0))
-    X, t, w, beta = flat[0], flat[1][:, 0], flat[2][:, 0], flat[3]
+    beta = (beta if isinstance(beta, Tensor) else X.new_full((), beta)).expand(batch).reshape(-1)
     u, u0 = _least_norm(X, t, w, beta, bias) if least_norm else _RULES[bias](call, X, t, w, beta)[:2]
     return u.reshape((*batch, u.shape[-1])), u0.reshape((*batch, 1))

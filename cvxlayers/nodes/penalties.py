@@ -8,8 +8,9 @@
 | welsch | 1 - exp(-z^2 / (2 alpha^2)) | no |
 | truncated-quadratic | min(z^2, alpha^2) / 2 | no |
 
-A sum of penalties is stationary where sum_i psi_i (y - x_i) = 0, psi = phi'(z) / z; Welsch's psi is multiplied by alpha^2, which
-changes no solution and keeps it near one. (Barron 2019 for the family; Gould, Hartley, Campbell 2019 for the pooling.)
+A sum of penalties is stationary where sum_i psi_i (y - x_i) = 0, psi = phi'(z) / z; Welsch's psi is multiplied by
+alpha^2, which changes no solution and keeps it near one. (Barron 2019 for the family; Gould, Hartley, Campbell 2019
+for the pooling.)
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from cvxlayers.errors import OptionError
 
-__all__ = ["PENALTIES", "Penalty", "Terms", "penalty"]
+__all__ = ["PENALTIES", "Penalty", "Terms", "find_penalty"]
 
 
 class Terms(NamedTuple):
@@ -96,7 +97,7 @@ PENALTIES = {
 """The penalties by their names."""
 
 
-def penalty(name: str) -> Penalty:
+def find_penalty(name: str) -> Penalty:
     """The penalty of that name.
 
     Raises

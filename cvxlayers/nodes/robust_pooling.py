@@ -2,10 +2,11 @@
 
 With z = y - x_i and psi, slope of ``penalties``, the second derivatives are k_i = psi_i + slope_i z_i^2, and
 
-    dy = (sum_i k_i dx_i - sum_i (d psi_i / d alpha) z_i d alpha) / sum_i k_i     (Gould, Hartley, Campbell 2019, Section 5).
+    dy = (sum_i k_i dx_i - sum_i (d psi_i / d alpha) z_i d alpha) / sum_i k_i     (Gould, Hartley, Campbell 2019,
+    Section 5).
 
-Where Huber's sum is flat, with as many samples more than alpha below as above and none within, the minimizers are an interval
-between two samples; its middle is returned, and dy is half of each of these two.
+Where Huber's sum is flat, with as many samples more than alpha below as above and none within, the minimizers are an
+interval between two samples; its middle is returned, and dy is half of each of these two.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor
 from cvxlayers.nodes.arguments import check_dimensions, flatten_batch, positive
 from cvxlayers.nodes.closed_rule import ClosedRule
 from cvxlayers.nodes.outcome import Call, Reporting, Solved, check_policy
-from cvxlayers.nodes.penalties import PENALTIES, Penalty, penalty
+from cvxlayers.nodes.penalties import PENALTIES, Penalty, find_penalty
 from cvxlayers.nodes.robust_search import minimize
 from cvxlayers.solution import Status
 
@@ -93,7 +94,7 @@ class RobustPool(Reporting):
     def __init__(self, penalty: str = "huber", alpha: Scale = 1.0, on_failure: str = "raise") -> None:
         super().__init__()
         check_policy(on_failure)
-        self.penalty = _named(penalty).name
+        self.penalty = find_penalty(penalty).name
         self.alpha = alpha
         self.on_failure = on_failure
 
@@ -122,7 +123,7 @@ class _Rule(ClosedRule):
             y, below, above = self._middle(x, alpha, y)
         z = y[:, None] - x
         terms = self.penalty.terms(z * z, alpha[:, None]).psi * z
-        noise = torch.finfo(x.dtype).eps * x.abs().amax(1) * x.shape[1]
+        noise = 8 * torch.finfo(x.dtype).eps * (y.abs() + alpha) * x.shape[1]
         worst = (terms.sum(1).abs() - noise).clamp_min(0) / terms.abs().sum(1).clamp_min(torch.finfo(x.dtype).tiny)
         good = good & (worst <= STATIONARY)
         status = torch.where(good, int(Status.OPTIMAL), int(Status.INACCURATE))
@@ -169,11 +170,9 @@ class _Rule(ClosedRule):
 
 _RULES = {name: _Rule(found) for name, found in PENALTIES.items()}
 
-_named = penalty
-
 
 def _pool(x: Any, penalty: str, alpha: Any, call: Call) -> Tensor:
-    name = _named(penalty).name
+    name = find_penalty(penalty).name
     check_dimensions("x", x, "H, W", 2)
     alpha = positive("alpha", alpha, x, x.shape[:-2])
     alpha = alpha if isinstance(alpha, Tensor) else x.new_full((), alpha)

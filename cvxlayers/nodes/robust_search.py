@@ -1,13 +1,13 @@
 """Minima of sum_i phi(y - x_i; alpha) over one number y, for a batch of samples: global, or as good as global.
 
 * Convex penalties: the root of the monotone derivative, by Newton's method inside a bracket that bisection shrinks.
-* Truncated quadratic: exact. At a minimum the inliers are the samples in a window of width 2 alpha, and the cost is that of
-  their variance plus alpha^2 / 2 for each outlier. All windows that differ in their samples, at most 2 N, are compared
-  through partial sums of the sorted samples.
-* Welsch: the largest modes of a Gaussian kernel density (Silverman 1982: linear binning on a grid, here of step alpha / 8, and
-  a convolution) are climbed by mean shift (Fukunaga, Hostetler 1975) and Newton's method, first ``MODES`` of them, then the
-  best ``KEPT``. So the minimum is global unless more than that many modes have nearly the height of the highest: within about
-  one percent at first, 1e-4 later.
+* Truncated quadratic: exact. At a minimum the inliers are the samples in a window of width 2 alpha, and the cost is
+  that of their variance plus alpha^2 / 2 for each outlier. All windows that differ in their samples, at most 2 N, are
+  compared through partial sums of the sorted samples.
+* Welsch: the largest modes of a Gaussian kernel density (Silverman 1982: linear binning on a grid, here of step alpha
+  / 8, and a convolution) are climbed by mean shift (Fukunaga, Hostetler 1975) and Newton's method, first ``MODES`` of
+  them, then the best ``KEPT``. So the minimum is global unless more than that many modes have nearly the height of
+  the highest: within about one percent at first, 1e-4 later.
 
 Samples are (B, N), alpha is (B,), both in double precision.
 """
@@ -58,7 +58,6 @@ def _convex(penalty: Penalty, x: Tensor, alpha: Tensor) -> Found:
     low, high = x.aminmax(dim=1)
     y, where = x.mean(1), torch.arange(x.shape[0], device=x.device)
     answer, taken, good = y.clone(), torch.full_like(where, ITERATIONS), torch.zeros_like(where, dtype=torch.bool)
-    scale = torch.maximum(low.abs(), high.abs())
     before = torch.full_like(y, torch.inf)
     for iteration in range(ITERATIONS):
         slope, curvature = _derivatives(penalty, x, y, alpha)
@@ -66,7 +65,7 @@ def _convex(penalty: Penalty, x: Tensor, alpha: Tensor) -> Found:
         newton = y - slope / curvature
         trusted = (newton > low) & (newton < high) & (slope.abs() <= 0.5 * before)
         new = torch.where(trusted, newton, torch.where(slope == 0, y, (low + high) / 2))
-        done = (new - y).abs() <= 4 * torch.finfo(x.dtype).eps * scale
+        done = (new - y).abs() <= 4 * torch.finfo(x.dtype).eps * (new.abs() + alpha)
         y, before = new, slope.abs()
         answer[where] = y
         if done.any():
@@ -75,7 +74,7 @@ def _convex(penalty: Penalty, x: Tensor, alpha: Tensor) -> Found:
             if not rest.numel():
                 break
             where, x, alpha, y = where[rest], x[rest], alpha[rest], y[rest]
-            low, high, scale, before = low[rest], high[rest], scale[rest], before[rest]
+            low, high, before = low[rest], high[rest], before[rest]
     return answer, taken, good
 
 

@@ -1,7 +1,7 @@
 """Batched tridiagonal systems A x = d, differentiable in the three diagonals and in d.
 
-Derivatives: with the cotangent g of x solve A' lam = g; then d gets lam, the entry A_ij gets -sum_k lam_ik x_jk. The transpose
-of a tridiagonal matrix is one with its off-diagonals exchanged, so the rule calls itself, to any order.
+Derivatives: with the cotangent g of x solve A' lam = g; then d gets lam, the entry A_ij gets -sum_k lam_ik x_jk. The
+transpose of a tridiagonal matrix is one with its off-diagonals exchanged, so the rule calls itself, to any order.
 """
 
 from __future__ import annotations
@@ -139,7 +139,8 @@ def _solve(lower: Any, diag: Any, upper: Any, d: Any, call: Call) -> Tensor:
         check_dimensions(name, band, "N - 1", 1, least=0)
         if band.shape[-1] != N - 1:
             raise ParameterError(
-                f"{name}: got shape {tuple(band.shape)}, expected (..., {N - 1}): one entry less than diag, which has {N}."
+                f"{name}: got shape {tuple(band.shape)}, expected (..., {N - 1}): one entry less "
+                f"than diag, which has {N}."
             )
     check_dimensions("d", d, "N", 1)
     single = d.ndim <= diag.ndim
