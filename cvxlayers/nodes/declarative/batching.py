@@ -35,11 +35,11 @@ def gather(
     if dims is None and not batch:
         batch = (1,)
     size = math.prod(batch)
-    rows = [
+    wide = [x.to(dtype) if x.is_floating_point() else x for x in xs]  # before they are expanded, which takes no memory
+    return batch, [
         x.expand((*batch, *x.shape[count:])).reshape((size, *x.shape[count:]))
-        for x, count in zip(xs, counts, strict=True)
+        for x, count in zip(wide, counts, strict=True)
     ]
-    return batch, [x.to(dtype) if x.is_floating_point() else x for x in rows]
 
 
 def _leading(xs: Sequence[Tensor], dims: Sequence[int]) -> list[int]:

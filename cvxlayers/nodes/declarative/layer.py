@@ -152,7 +152,7 @@ class DeclarativeLayer(torch.nn.Module):
         """
         inputs = _as_tensors(xs)
         real = _result_dtype(inputs)
-        work = self.dtype or real
+        work = self.dtype or (real if real == torch.float64 else torch.float32)
         batch, rows = gather(inputs, self.node.dims, work)
         default = 1e-6 if work == torch.float64 else 1e-3
         settings = Settings(tolerance=self._tolerance or default, **self._options)
