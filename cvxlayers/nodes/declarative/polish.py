@@ -19,7 +19,7 @@ from cvxlayers.nodes.declarative.problem import Formulation
 
 __all__ = ["examine", "polish"]
 
-STEPS = 8
+STEPS = 25
 # Steps without an improvement after which an element is left as it is.
 PATIENCE = 3
 # How far a point may be moved, relative to 1 + |y|: polishing sharpens a solution, it does not look for another one.
