@@ -28,6 +28,7 @@ from cvxlayers.nodes.declarative import DeclarativeLayer, DeclarativeNode, NodeI
 from cvxlayers.nodes.eigendecomposition import Eigendecomposition, eigendecomposition
 from cvxlayers.nodes.entmax import entmax, softmax, sparsemax
 from cvxlayers.nodes.least_squares import LeastSquares, least_squares
+from cvxlayers.nodes.perspective import PerspectiveNPoint, perspective_n_point
 from cvxlayers.nodes.projection import (
     Projection,
     project_l1_ball,
@@ -54,6 +55,7 @@ __all__ = [
     "LeastSquares",
     "NodeInfo",
     "OptimalTransport",
+    "PerspectiveNPoint",
     "Projection",
     "RobustMean",
     "RobustPool",
@@ -66,6 +68,7 @@ __all__ = [
     "entmax",
     "least_squares",
     "optimal_transport",
+    "perspective_n_point",
     "project_l1_ball",
     "project_l1_sphere",
     "project_l2_ball",

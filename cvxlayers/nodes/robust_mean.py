@@ -6,9 +6,9 @@ The penalties are functions of s = |y - v|^2 with phi' = psi(s) / 2, each close 
     Huber          s / 2 up to |y - v| = alpha, then linear     convex
     Welsch         alpha^2 (1 - exp(-s / (2 alpha^2)))          not convex
 
-All are concave in s, so that reweighting, y <- sum A psi v / sum A psi, never goes up (Weiszfeld 1937; Holland, Welsch
-1977). Where a Newton step goes lower, it is taken. With Welsch's penalty one starts from the mean with the first. At the
-solution, with d = y - v,
+All are concave in s, so that reweighting, y <- sum A psi v / sum A psi, never goes up (Weiszfeld 1937; Holland and
+Welsch 1977). Where a Newton step goes lower, it is taken. With Welsch's penalty one starts from the pseudo-Huber mean.
+At the solution, with d = y - v,
 
     gradient  sum_k A psi d = 0,      Hessian  H = sum_k A (psi I + 2 psi' d d').
 """
