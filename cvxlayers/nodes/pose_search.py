@@ -59,7 +59,7 @@ def find_poses(rays: Tensor, p: Tensor, w: Tensor, measure: Measure) -> Tensor:
     total = w.sum(1)[:, None, None].clamp(min=1e-300)
     centre = (w[:, :, None] * p).sum(1, keepdim=True) / total
     spread = (w[:, :, None] * (p - centre) ** 2).sum((1, 2), keepdim=True) / total
-    size = spread.sqrt().clamp(min=1e-300)
+    size = torch.where(spread > 0, spread, 1.0).sqrt()
     axes = torch.linalg.eigh(_covariance((p - centre) / size, w)).eigenvectors.flip(2)
     axes = axes * torch.linalg.det(axes).sign()[:, None, None]
     local = (p - centre) / size @ axes  # the axis of least extent is the last
@@ -75,7 +75,13 @@ def find_poses(rays: Tensor, p: Tensor, w: Tensor, measure: Measure) -> Tensor:
 
 
 def _covariance(p: Tensor, w: Tensor) -> Tensor:
-    return (w[:, :, None] * p).mT @ p
+    return _usable((w[:, :, None] * p).mT @ p)
+
+
+def _usable(matrices: Tensor) -> Tensor:
+    """The matrices, and the identity where one is not finite: what comes of that fails on its own, later."""
+    identity = torch.eye(matrices.shape[-1], dtype=matrices.dtype, device=matrices.device)
+    return torch.where(matrices.isfinite().all(-1).all(-1)[..., None, None], matrices, identity)
 
 
 def _starts(rays: Tensor, p: Tensor, w: Tensor) -> _Poses:
@@ -108,7 +114,7 @@ def _relaxation(rays: Tensor, p: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
     to_t = -torch.linalg.solve_ex(NN + ridge * identity, NA)[0]
     AA = torch.einsum("bnki,bnkj->bij", w[:, :, None, None] * A, A)
     omega = AA + NA.mT @ to_t
-    return (omega + omega.mT) / 2, to_t
+    return _usable((omega + omega.mT) / 2), to_t
 
 
 def _candidates(omega: Tensor) -> Tensor:
@@ -125,7 +131,7 @@ def _candidates(omega: Tensor) -> Tensor:
 
 
 def _nearest_rotation(X: Tensor) -> Tensor:
-    U, _, Vh = torch.linalg.svd(X)
+    U, _, Vh = torch.linalg.svd(_usable(X))
     sign = torch.ones_like(X[..., 0])
     sign[..., 2] = torch.linalg.det(U @ Vh).sign()
     return (U * sign[..., None, :]) @ Vh

@@ -85,8 +85,9 @@ def _least_norm(K: Tensor, g: Tensor, n: int) -> Tensor:
     )
     d[:, n:] = 1 / torch.where(rows > 0, rows, 1.0)
     S = K * d[:, :, None] * d[:, None, :]
-    values, vectors = torch.linalg.eigh(S)
+    finite = S.isfinite().all(-1).all(-1)[:, None, None]  # LAPACK raises where one is not; here it is that one's matter
+    values, vectors = torch.linalg.eigh(torch.where(finite, S, 0.0))
     kept = values.abs() > rank_tolerance(K.dtype) * values.abs().amax(-1, keepdim=True)
     inverse = torch.where(kept, 1 / torch.where(kept, values, 1.0), 0.0)
     u = vectors @ (inverse[:, :, None] * (vectors.mT @ (d[:, :, None] * g)))
-    return d[:, :, None] * u
+    return torch.where(finite, d[:, :, None] * u, torch.nan)
