@@ -12,15 +12,18 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 from matplotlib import image
 
 import cvxlayers
+import cvxlayers.torch
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 FILES = sorted(EXAMPLES.glob("*.py"))
 PUBLIC = {
     "cvxlayers": set(cvxlayers.__all__),
-    **{f"cvxlayers.{name}": {"CvxpyLayer"} for name in ("torch", "jax", "keras")},
+    **{f"cvxlayers.{name}": {"CvxpyLayer"} for name in ("jax", "keras")},
+    "cvxlayers.torch": set(cvxlayers.torch.__all__),
 }
 
 
@@ -47,7 +50,7 @@ def is_a_picture(path: Path) -> bool:
 
 @pytest.mark.parametrize(
     ("name", "steps", "factor"),
-    [("total_variation", 25, 0.5), ("geometric_program", 30, 0.3), ("learn_constraints", 25, 0.2)],
+    [("total_variation", 25, 0.5), ("geometric_program", 30, 0.3), ("learn_constraints", 25, 0.2), ("sudoku", 30, 0.15)],
 )
 def test_what_is_learned_is_better_than_the_start(
     name: str, steps: int, factor: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -57,6 +60,42 @@ def test_what_is_learned_is_better_than_the_start(
     assert scores["learned"] < factor * scores["start"]
     assert is_a_picture(picture)
     assert "learned" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("head", ["svm", "ridge"])
+def test_tasks_are_learned_from_tasks(head: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = tmp_path / "picture.png"
+    scores = load("meta_learning").main(["--head", head, "--steps", "25", "--out", str(picture)])
+    assert scores["learned"] > scores["raw"] + 0.15 > scores["chance"] + 0.15
+    assert is_a_picture(picture)
+    assert f"{scores['learned']:.3f} learned" in capsys.readouterr().out
+
+
+def test_the_heads_are_what_they_say() -> None:
+    """The ridge head in closed form; the machine's weights meet their constraints and beat feasible neighbours."""
+    heads = load("meta_learning")
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(2, 12, 5, generator=generator, dtype=torch.float64)
+    classes = heads.labels(3)
+    Y = torch.nn.functional.one_hot(classes, 4).double()
+    W = heads.ridge_head(0.5)(features, classes)
+    gram = features.mT @ features + 0.5 * torch.eye(5, dtype=torch.float64)
+    torch.testing.assert_close(W, torch.linalg.solve(gram, features.mT @ Y), atol=1e-6, rtol=1e-6)
+    # With many more features than examples, each example's own class has the largest score.
+    wide = torch.randn(2, 12, 60, generator=generator, dtype=torch.float64)
+    scores = wide @ heads.svm_head(10.0)(wide, classes)
+    assert (scores.argmax(-1) == classes).all()
+    own = scores.gather(-1, classes.expand(2, -1)[..., None])
+    others = scores.masked_fill(Y.bool(), -torch.inf).amax(-1, keepdim=True)
+    torch.testing.assert_close(own - others, torch.ones_like(own), atol=1e-5, rtol=0)  # all lie on the margin
+
+
+def test_the_rules_of_sudoku_solve_every_board() -> None:
+    sudoku = load("sudoku")
+    every, A = sudoku.boards(), sudoku.rules()
+    assert (every.shape, A.shape) == ((288, 16), (40, 64))
+    solver = sudoku.Solver(A, torch.full((64,), 0.25, dtype=torch.float64).log())
+    assert sudoku.score(solver, sudoku.puzzles(every, every, 200, np.random.default_rng(0)))[0] == 1.0
 
 
 def test_training_through_the_portfolio_regains_a_part_of_what_forecasting_errors_cost(
