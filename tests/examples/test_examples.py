@@ -50,7 +50,12 @@ def is_a_picture(path: Path) -> bool:
 
 @pytest.mark.parametrize(
     ("name", "steps", "factor"),
-    [("total_variation", 25, 0.5), ("geometric_program", 30, 0.3), ("learn_constraints", 25, 0.2), ("sudoku", 30, 0.15)],
+    [
+        ("total_variation", 25, 0.5),
+        ("geometric_program", 30, 0.3),
+        ("learn_constraints", 25, 0.2),
+        ("sudoku", 30, 0.15),
+    ],
 )
 def test_what_is_learned_is_better_than_the_start(
     name: str, steps: int, factor: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
