@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from benchmarks.vision_cases import projections
+from benchmarks.vision_cases import linear, pooling, projections
 from benchmarks.vision_cases.case import Case
 
 __all__ = ["CASES"]
 
-CASES: dict[str, Callable[[bool], Case]] = {**projections.CASES}
+CASES: dict[str, Callable[[bool], Case]] = {**projections.CASES, **pooling.CASES, **linear.CASES}
 """From a name to a function of ``quick`` that makes the case."""

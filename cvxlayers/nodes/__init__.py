@@ -41,6 +41,7 @@ from cvxlayers.nodes.projection import (
     project_simplex_kl,
 )
 from cvxlayers.nodes.robust_pooling import RobustPool, robust_pool
+from cvxlayers.nodes.robust_vector_pooling import RobustVectorPool, robust_vector_pool
 from cvxlayers.nodes.total_variation import TotalVariation, total_variation
 from cvxlayers.nodes.transport import OptimalTransport, optimal_transport
 from cvxlayers.nodes.tridiagonal import TridiagonalSolve, tridiagonal_solve
@@ -59,6 +60,7 @@ __all__ = [
     "Projection",
     "RobustMean",
     "RobustPool",
+    "RobustVectorPool",
     "TotalVariation",
     "TridiagonalSolve",
     "analytic_centre",
@@ -79,6 +81,7 @@ __all__ = [
     "project_simplex_kl",
     "robust_mean",
     "robust_pool",
+    "robust_vector_pool",
     "sinkhorn_weights",
     "softmax",
     "sparsemax",
