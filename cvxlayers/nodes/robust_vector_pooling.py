@@ -145,7 +145,7 @@ class _Rule(ClosedRule):
     def pullback(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Tensor]
     ) -> Sequence[Tensor]:
-        d, psi, slope, in_alpha = self._parts(*inputs, outputs[0])
+        d, psi, slope, in_alpha = self._parts(inputs, outputs)
         v = solve_hessian(d, psi, slope, outputs[1].detach(), cotangents[0])
         along = (v[..., None] * d).sum(1)
         return v[..., None] * psi[:, None] + (slope * along)[:, None] * d, -(in_alpha * along).sum(1)
@@ -153,14 +153,15 @@ class _Rule(ClosedRule):
     def pushforward(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], tangents: Sequence[Tensor]
     ) -> Sequence[Tensor]:
-        d, psi, slope, in_alpha = self._parts(*inputs, outputs[0])
+        d, psi, slope, in_alpha = self._parts(inputs, outputs)
         dx, dalpha = tangents
         along = (d * dx).sum(1)
         weights = slope * along - in_alpha * dalpha[:, None]
         right = (psi[:, None] * dx).sum(2) + (weights[:, None] * d).sum(2)
         return solve_hessian(d, psi, slope, outputs[1].detach(), right), torch.zeros_like(dalpha)
 
-    def _parts(self, x: Tensor, alpha: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _parts(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        (x, alpha), y = inputs, outputs[0]
         d = y[..., None] - x
         return d, *self.penalty.terms((d * d).sum(1), alpha[:, None])
 
