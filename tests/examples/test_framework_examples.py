@@ -44,3 +44,4 @@ def test_the_price_is_learned_in_keras_and_the_model_saved(tmp_path: Path) -> No
     assert after < 0.4 * before
     assert 0.15 < number(r"learned price ([\d.]+)", text) < 0.5
     assert (tmp_path / "denoiser.keras").stat().st_size > 0
+    assert number(r"differ by at most ([\d.e+-]+)", text) < 1e-5

@@ -1,0 +1,165 @@
+"""The command that shows what each framework's layer adds to the NumPy layer's call, forward and backward.
+
+python -m benchmarks.adapters [--ways torch jax ...] [--engines CLARABEL IPM] [--repeats N] [--quick] [--json FILE]
+
+Each way runs in a process of its own, which loads its framework alone (Keras has one backend a process). Its answer is
+verified against the closed form first. Then the NumPy layer and the framework's are called in turn, on numbers that are
+already arrays of their own kind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from threadpoolctl import threadpool_limits
+
+from benchmarks import adapter_calls, families, machine, render, verify
+from cvxlayers.layer import Layer
+
+__all__ = ["Overhead", "main", "measure"]
+
+LIMIT = 0.10
+"""The share of the NumPy layer's call that a framework's layer may add to it."""
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """One line of the table: medians in seconds of the calls, and of the ratios of neighbouring calls less one."""
+
+    way: str
+    engine: str
+    core: float = float("nan")
+    adapter: float = float("nan")
+    overhead: float = float("nan")
+    forward: float = float("nan")
+    fault: str = ""
+
+
+def measure(way: str, engine: str, repeats: int, quick: bool = False) -> Overhead:
+    """Verify one way's answer, and time it in turn with the NumPy layer, in this process."""
+    family = families.make("simplex", quick)
+    right = verify.make_reference(family)
+    core = Layer.from_problem(family.problem, family.parameters, family.variables, engine)
+    call = adapter_calls.make(way, core.compiled, engine, family.data, right.weights)
+    verdict = verify.judge(right, *call.answer())
+    if verdict.wrong:
+        return Overhead(way, engine, fault=verdict.wrong)
+
+    def plain() -> tuple[float, float]:
+        start = perf_counter()
+        record = core.solve(family.data)
+        middle = perf_counter()
+        record.vjp(right.weights)
+        return middle - start, perf_counter() - middle
+
+    turns = np.array(_in_turn(plain, call.timed, repeats))
+    totals = turns.sum(axis=2)
+    middle = np.median(totals, axis=0)
+    forward = np.median(turns[:, 1, 0] / turns[:, 0, 0])
+    return Overhead(way, engine, middle[0], middle[1], float(np.median(totals[:, 1] / totals[:, 0])) - 1, forward - 1)
+
+
+def _in_turn(
+    one: Callable[[], tuple[float, float]], other: Callable[[], tuple[float, float]], repeats: int
+) -> list[list[tuple[float, float]]]:
+    """So many turns of both, after a few that are not counted; the garbage collector rests during each."""
+    for _ in range(3):
+        one(), other()
+    turns = []
+    for number in range(repeats):
+        gc.collect()
+        gc.disable()
+        first, second = (one, other) if number % 2 else (other, one)
+        pair = [first(), second()]
+        gc.enable()
+        turns.append(pair if number % 2 else pair[::-1])
+    return turns
+
+
+def _elsewhere(way: str, engine: str, options: argparse.Namespace) -> Overhead:
+    """The same in a process of its own."""
+    call = [sys.executable, "-m", "benchmarks.adapters", "--here", way, engine, "--repeats", str(options.repeats)]
+    settings = adapter_calls.environment(way, options.threads)
+    done = subprocess.run(
+        [*call, "--threads", str(options.threads), *(["--quick"] if options.quick else [])],
+        env={**os.environ, **settings}, capture_output=True, text=True, check=False,
+        cwd=Path(__file__).resolve().parents[1],
+    )  # fmt: skip
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        return Overhead(way, engine, fault=f"failed: {lines[-1] if lines else 'without a message'}")
+    return Overhead(**json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def table(rows: Sequence[Overhead], facts: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print the machine and one table."""
+    console = console or Console()
+    console.print(render.header(facts), highlight=False, markup=False)
+    grid = Table(caption=f"forward and backward; the overhead may be {100 * LIMIT:.0f} % of the NumPy layer's call")
+    for title in ("engine", "way", "NumPy ms", "layer ms", "overhead ms", "overhead", "forward alone"):
+        grid.add_column(title, justify="left" if title in ("engine", "way") else "right", no_wrap=True)
+    for row in rows:
+        if row.fault:
+            grid.add_row(row.engine, row.way, row.fault)
+            continue
+        style = "red" if row.overhead > LIMIT else ""
+        times = [row.core, row.adapter, row.overhead * row.core]
+        grid.add_row(row.engine, row.way, *(f"{1e3 * seconds:.2f}" for seconds in times),
+                     f"{100 * row.overhead:.1f} %", f"{100 * row.forward:.1f} %", style=style)  # fmt: skip
+    console.print(grid)
+
+
+def main(arguments: Sequence[str] | None = None) -> list[Overhead]:
+    """Run the command with these arguments (default: those of the process)."""
+    options = _parser().parse_args(arguments)
+    if options.here:
+        with threadpool_limits(options.threads), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = measure(*options.here, options.repeats, options.quick)
+        print(json.dumps(asdict(found)))
+        return [found]
+    facts = machine.facts(options.threads)
+    rows = []
+    for engine in options.engines:
+        for way in options.ways:
+            render.progress(f"{engine} {way}")
+            rows.append(_elsewhere(way, engine, options))
+    facts["load at the end"] = machine.load()
+    if options.json:
+        text = json.dumps({"machine": facts, "rows": [asdict(row) for row in rows]}, indent=1)
+        Path(options.json).write_text(text, encoding="utf-8")
+    table(rows, facts)
+    return rows
+
+
+def _parser() -> argparse.ArgumentParser:
+    ways = [way for way in adapter_calls.WAYS if all(map(importlib.util.find_spec, adapter_calls.WAYS[way]))]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.adapters", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--ways", nargs="+", choices=ways, default=ways, metavar="NAME",
+                        help=f"which (default: all installed): {', '.join(ways)}")  # fmt: skip
+    parser.add_argument("--engines", nargs="+", default=["CLARABEL", "IPM"], metavar="NAME", help="our engines")
+    parser.add_argument("--repeats", type=int, default=101, help="how many turns (default: 101)")
+    parser.add_argument("--threads", type=int, default=machine.cores(), help="(default: all cores)")
+    parser.add_argument("--quick", action="store_true", help="the small size: to see that all works")
+    parser.add_argument("--json", metavar="FILE", help="write the results there, too")
+    parser.add_argument("--here", nargs=2, metavar=("WAY", "ENGINE"), help=argparse.SUPPRESS)
+    return parser
+
+
+if __name__ == "__main__":
+    main()
