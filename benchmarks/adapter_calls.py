@@ -32,11 +32,16 @@ class Call:
 
 
 def environment(way: str, threads: int) -> dict[str, str]:
-    """What a process for this way is to find in its environment."""
+    """What a process for this way is to find in its environment.
+
+    The C library (glibc) is told to keep the memory that it has: at its defaults it returns freed memory to the system
+    above a threshold, and whoever happens to cross that, by whatever little, pays for having the pages back.
+    """
     backend = way.split()[1] if way.startswith("keras") else "torch"
     return {
         "KERAS_BACKEND": backend, "JAX_ENABLE_X64": "1", "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3",
-        "OMP_NUM_THREADS": str(threads),
+        "OMP_NUM_THREADS": str(threads), "MALLOC_TRIM_THRESHOLD_": "1000000000",
+        "MALLOC_MMAP_THRESHOLD_": "1000000000",
     }  # fmt: skip
 
 

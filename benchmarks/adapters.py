@@ -36,6 +36,9 @@ __all__ = ["Overhead", "main", "measure"]
 LIMIT = 0.10
 """The share of the NumPy layer's call that a framework's layer may add to it."""
 
+WIDTH = 110
+"""The table's width where the output is no terminal, or a narrow one."""
+
 
 @dataclass(frozen=True)
 class Overhead:
@@ -109,6 +112,7 @@ def _elsewhere(way: str, engine: str, options: argparse.Namespace) -> Overhead:
 def table(rows: Sequence[Overhead], facts: Mapping[str, Any], console: Console | None = None) -> None:
     """Print the machine and one table."""
     console = console or Console()
+    console = console if console.width >= WIDTH else Console(file=console.file, width=WIDTH)
     console.print(render.header(facts), highlight=False, markup=False)
     grid = Table(caption=f"forward and backward; the overhead may be {100 * LIMIT:.0f} % of the NumPy layer's call")
     for title in ("engine", "way", "NumPy ms", "layer ms", "overhead ms", "overhead", "forward alone"):

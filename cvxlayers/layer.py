@@ -215,13 +215,13 @@ class Layer:
 
     def _solution_of(self, point: np.ndarray, packed: Packed) -> Solution:
         n, m, batch = self.compiled.structure.n, self.compiled.structure.m, packed.theta.shape[1]
-        if point.shape != (*packed.batch, n + 2 * m + 1):
+        wanted = (n + 2 * m + 1, *packed.batch)
+        if point.shape != wanted:
             raise ParameterError(
-                f"point: got an array of shape {point.shape}, expected {(*packed.batch, n + 2 * m + 1)} for these "
-                "parameters; "
-                "hand in the record.point of a call with them."
+                f"point: got an array of shape {point.shape}, expected {wanted} for these parameters; hand in the "
+                "record.point of a call with them."
             )
-        x, y, s, status = np.split(point.reshape(batch, n + 2 * m + 1).T, [n, n + m, n + 2 * m])
+        x, y, s, status = np.split(point.reshape(n + 2 * m + 1, batch), [n, n + m, n + 2 * m])
         nothing = np.full(batch, np.nan)
         residuals = Residuals(nothing, nothing, nothing, nothing, nothing)
         zeros, engines = np.zeros(batch, dtype=np.int64), np.full(batch, "", dtype="U16")

@@ -34,14 +34,14 @@ def map_parameters(xp: Any, arrays: Sequence[Any], axes: Sequence[Axis], ranks: 
 
 @dataclass(frozen=True)
 class Operand:
-    """What a derivative is linear in: arrays that look like the parameters, or like the outputs; their mapped axes.
+    """The arrays of one operand and their mapped axes; they look like the parameters, or else like the outputs.
 
     No arrays at all stand for an operand that a derivative does not have.
     """
 
     arrays: Sequence[Any]
     axes: Sequence[Axis]
-    like_parameters: bool
+    like_parameters: bool = True
 
 
 @dataclass(frozen=True)
@@ -59,27 +59,29 @@ class Derived:
 
 
 def map_derivative(
-    xp: Any, size: int, fixed: Sequence[Any], axes: Sequence[Axis], operands: Sequence[Operand], ranks: Sequence[int],
-    depth: int,
+    xp: Any, size: int, parameters: Operand, point: tuple[Any, Axis], operands: Sequence[Operand],
+    ranks: Sequence[int], depth: int,
 ) -> Derived:  # fmt: skip
     """The call that stands for a derivative with a mapped axis of this size.
 
-    ``fixed`` are the parameters and, last, the point, which has all leading dimensions of the batch.
+    The point has the batch's dimensions behind its rows, so that its mapped axis stands in the second place.
     """
-    if all(axis is None for axis in axes):  # the same solutions for all, as under jacfwd and jacrev
+    if all(axis is None for axis in (*parameters.axes, point[1])):  # the same solutions, as under jacfwd and jacrev
         stacks = [_spread(xp, operand.arrays, operand.axes, size, 0) for operand in operands]
-        return Derived(list(fixed[:-1]), fixed[-1], stacks, depth + 1, lambda results, _: (list(results), 0))
-    *parameters, point = _spread(xp, fixed, axes, size, 0)
-    aligned = [_align(a, rank, point.ndim - 2) for a, rank in zip(parameters, ranks, strict=True)]
+        return Derived(list(parameters.arrays), point[0], stacks, depth + 1, lambda results, _: (list(results), 0))
+    spread = _spread(xp, parameters.arrays, parameters.axes, size, 0)
+    (moved_point,) = _spread(xp, [point[0]], [point[1]], size, 1)
+    longest = max((a.ndim - 1 - rank for a, rank in zip(spread, ranks, strict=True)), default=0)
+    aligned = [_align(a, rank, longest) for a, rank in zip(spread, ranks, strict=True)]
     stacks = []
     for operand in operands:
         moved = _spread(xp, operand.arrays, operand.axes, size, depth)
         stacks.append(_reshaped(moved, aligned, depth) if operand.like_parameters and moved else moved)
 
     def finish(results: Sequence[Any], like_parameters: bool) -> tuple[list[Any], int]:
-        return _reshaped(results, parameters, depth) if like_parameters else list(results), depth
+        return _reshaped(results, spread, depth) if like_parameters else list(results), depth
 
-    return Derived(aligned, point, stacks, depth, finish)
+    return Derived(aligned, moved_point, stacks, depth, finish)
 
 
 def _spread(xp: Any, arrays: Sequence[Any], axes: Sequence[Axis], size: int, position: int) -> list[Any]:

@@ -46,16 +46,11 @@ class Record:
     on_failure: str
 
     @property
-    def rows_of_point(self) -> Array:
-        """x, y, s and the status of each element, one below the other: (n + 2 m + 1, B)."""
-        solution = self.solution
-        return np.concatenate([solution.x, solution.y, solution.s, solution.status[None].astype(np.float64)])
-
-    @property
     def point(self) -> np.ndarray:
-        """The same in one row for each element, ``batch + (n + 2 m + 1,)``; see ``Layer.restore``."""
-        rows = self.rows_of_point
-        return np.ascontiguousarray(rows.T).reshape((*self.packed.batch, rows.shape[0]))
+        """x, y, s and the status, one below the other, ``(n + 2 m + 1,) + batch``; see ``Layer.restore``."""
+        solution = self.solution
+        rows = np.concatenate([solution.x, solution.y, solution.s, solution.status[None].astype(np.float64)])
+        return rows.reshape((rows.shape[0], *self.packed.batch))
 
     @cached_property
     def _good(self) -> np.ndarray:

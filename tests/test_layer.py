@@ -115,8 +115,8 @@ def test_a_record_is_restored_from_its_point() -> None:
     cotangent = [np.arange(6.0).reshape(2, 3)]
     for one, other in zip(record.vjp(cotangent), again.vjp(cotangent), strict=True):
         np.testing.assert_array_equal(one, other)
-    with pytest.raises(cvxlayers.ParameterError, match=r"point: got an array of shape \(3,"):
-        layer.restore(parameters, record.point[0])
+    with pytest.raises(cvxlayers.ParameterError, match=r"point: got an array of shape \(7, 2\)"):
+        layer.restore(parameters, record.point[..., 0])
 
 
 def test_a_restored_record_keeps_failures() -> None:

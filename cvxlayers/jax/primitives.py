@@ -71,8 +71,8 @@ def _output_avals(core: Layer, parameters: Sequence[Any]) -> list[ShapedArray]:
 
 def _solve_avals(*parameters: Any, core: Layer, options: Options) -> list[ShapedArray]:
     structure = core.compiled.structure
-    width = 2 * (structure.n + 2 * structure.m + 1)
-    point = ShapedArray((*_batch(core, [p.shape for p in parameters]), width), np.dtype(np.uint32))
+    width = structure.n + 2 * structure.m + 1
+    point = ShapedArray((width, *_batch(core, [p.shape for p in parameters]), 2), np.dtype(np.uint32))
     return [*_output_avals(core, parameters), point]
 
 
@@ -98,14 +98,14 @@ def _cast(arrays: Sequence[np.ndarray], avals: Sequence[ShapedArray]) -> list[np
 def _host_solve(core: Layer, options: Options, avals: Sequence[ShapedArray]) -> Callable[..., list[np.ndarray]]:
     def run(*parameters: Any) -> list[np.ndarray]:
         record = core.solve([np.asarray(p) for p in parameters], dict(options))
-        return [*_cast(record.outputs, avals[:-1]), record.point.view(np.uint32)]
+        return [*_cast(record.outputs, avals[:-1]), record.point[..., None].view(np.uint32)]
 
     return run
 
 
 def _restored(core: Layer, options: Options, arrays: Sequence[Any]) -> tuple[Record, list[np.ndarray]]:
     k = len(core.compiled.parameters)
-    point = np.ascontiguousarray(np.asarray(arrays[k])).view(np.float64)
+    point = np.ascontiguousarray(np.asarray(arrays[k])).view(np.float64)[..., 0]
     record = core.restore([np.asarray(p) for p in arrays[:k]], point, dict(options))
     return record, [np.asarray(array) for array in arrays[k + 1 :]]
 
@@ -239,7 +239,7 @@ ad.primitive_transposes[cotangent_p] = _linear_transpose(tangent_p)
 
 def _solve_batch(arrays: Sequence[Any], axes: Sequence[Any], *, core: Layer, options: Options) -> Any:
     results = solve_p.bind(*map_parameters(jnp, arrays, axes, _ranks(core)), core=core, options=options)
-    return results, [0] * len(results)
+    return results, [*([0] * (len(results) - 1)), 1]
 
 
 def _ranks(core: Layer) -> list[int]:
@@ -253,10 +253,11 @@ def _linear_batch(primitive: Primitive) -> Callable[..., Any]:
     def rule(
         arrays: Sequence[Any], axes: Sequence[Any], *, core: Layer, options: Options, stacked: tuple[int, ...]
     ) -> Any:
-        k = len(core.compiled.parameters) + 1
+        k = len(core.compiled.parameters)
         size = next(a.shape[axis] for a, axis in zip(arrays, axes, strict=True) if axis is not None)
-        operand = Operand(arrays[k:], axes[k:], like_parameters)
-        call = map_derivative(jnp, size, arrays[:k], axes[:k], [operand], _ranks(core), len(stacked))
+        parameters, point = Operand(arrays[:k], axes[:k]), (arrays[k], axes[k])
+        operand = Operand(arrays[k + 1 :], axes[k + 1 :], like_parameters)
+        call = map_derivative(jnp, size, parameters, point, [operand], _ranks(core), len(stacked))
         shape = call.operands[0][0].shape[: call.depth] if call.depth else ()
         found = primitive.bind(
             *call.parameters, call.point, *call.operands[0], core=core, options=options, stacked=shape

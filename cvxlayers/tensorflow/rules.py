@@ -53,7 +53,7 @@ def _later(core: Layer, parameters: Sequence[tf.Tensor], solver_args: Mapping[st
     *outputs, point = _host_call(host, parameters, [*dtypes, tf.float64])
     for output, spec in zip(outputs, specs, strict=True):
         output.set_shape(batch.concatenate(spec.shape))
-    point.set_shape(batch.concatenate([structure.n + 2 * structure.m + 1]))
+    point.set_shape(tf.TensorShape([structure.n + 2 * structure.m + 1]).concatenate(batch))
 
     def gradient(*cotangents: tf.Tensor) -> list[tf.Tensor]:
         return _apply("vjp", find, [*parameters, point], cotangents, parameters, outputs)

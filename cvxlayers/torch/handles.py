@@ -35,7 +35,7 @@ class _Memory(np.ndarray):
     """The memory of a point, which a tensor keeps alive, and with it the solved call."""
 
     record: Record
-    strides_of_tensor: tuple[int, ...]
+    of_tensor: tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def enter(core: Layer) -> str:
@@ -63,13 +63,11 @@ def layer_of(name: str) -> Layer:
 
 
 def keep(record: Record) -> torch.Tensor:
-    """The point of a solved call as a tensor ``batch + (n + 2 m + 1,)`` on which the call hangs."""
-    array = record.rows_of_point
-    batch = record.packed.batch
-    memory = array.view(_Memory)
-    point = torch.from_numpy(memory).reshape(array.shape[0], *batch).movedim(0, -1)
+    """The point of a solved call as a tensor ``(n + 2 m + 1,) + batch`` on which the call hangs."""
+    memory = record.point.view(_Memory)
+    point = torch.from_numpy(memory)
     if point.numel():
-        memory.record, memory.strides_of_tensor = record, point.stride()
+        memory.record, memory.of_tensor = record, (point.shape, point.stride())
         _POINTS[point.data_ptr()] = memory
     return point
 
@@ -77,8 +75,7 @@ def keep(record: Record) -> torch.Tensor:
 def record_of(point: torch.Tensor, shapes: Sequence[tuple[int, ...]]) -> Record | None:
     """The solved call that hangs on this point, if its parameters had these shapes."""
     memory = _POINTS.get(point.data_ptr())
-    if memory is None or memory.size != point.numel() or memory.strides_of_tensor != point.stride():
+    if memory is None or memory.of_tensor != (point.shape, point.stride()):
         return None
     record = memory.record
-    same = record.packed.batch == tuple(point.shape[:-1])
-    return record if same and [a.shape for a in record.packed.arrays] == list(shapes) else None
+    return record if [a.shape for a in record.packed.arrays] == list(shapes) else None

@@ -100,7 +100,7 @@ def _solve_now(parameters: Tensors, layer: str, options: str, kept: bool) -> lis
     device = parameters[0].device if parameters else torch.device("cpu")
     dtypes = _output_dtypes(record.compiled, parameters)
     outputs = [to_tensor(o, dtype, device) for o, dtype in zip(record.outputs, dtypes, strict=True)]
-    return [*outputs, keep(record) if kept else torch.empty((*record.packed.batch, 0), dtype=torch.float64)]
+    return [*outputs, keep(record) if kept else torch.empty((0, *record.packed.batch), dtype=torch.float64)]
 
 
 def _differentiate_now(
@@ -152,7 +152,7 @@ def _like(
     if kind in TO_PARAMETERS:
         return [(tuple(p.shape), p.dtype) for p in parameters]
     dtypes = _output_dtypes(compiled, parameters)
-    return [((*point.shape[:-1], *spec.shape), dtype) for spec, dtype in zip(compiled.outputs, dtypes, strict=True)]
+    return [((*point.shape[1:], *spec.shape), dtype) for spec, dtype in zip(compiled.outputs, dtypes, strict=True)]
 
 
 def _solve_shapes(parameters: Tensors, layer: str, options: str, kept: bool) -> list[torch.Tensor]:
@@ -164,7 +164,7 @@ def _solve_shapes(parameters: Tensors, layer: str, options: str, kept: bool) -> 
     return [
         *(torch.empty((*batch, *spec.shape), dtype=dtype, device=device)
           for spec, dtype in zip(compiled.outputs, dtypes, strict=True)),
-        torch.empty((width, *batch), dtype=torch.float64, device="cpu").movedim(0, -1),
+        torch.empty((width, *batch), dtype=torch.float64, device="cpu"),
     ]  # fmt: skip
 
 
@@ -354,7 +354,7 @@ def _solve_mapped(
 ) -> tuple[list[torch.Tensor], list[int]]:
     ranks = [len(spec.shape) for spec in layer_of(layer).compiled.parameters]
     results = _solve(map_parameters(_AXES, parameters, axes[0], ranks), layer, options, kept)
-    return results, [0] * len(results)
+    return results, [*([0] * (len(results) - 1)), 1]
 
 
 def _differentiate_mapped(
@@ -365,7 +365,8 @@ def _differentiate_mapped(
     operands = [
         Operand(first, axes[2], like_parameters=kind.startswith("jvp")), Operand(second, axes[3], like_parameters=True)
     ]  # fmt: skip
-    call = map_derivative(_AXES, info.batch_size, [*parameters, point], [*axes[0], axes[1]], operands, ranks, depth)
+    fixed = Operand(parameters, axes[0])
+    call = map_derivative(_AXES, info.batch_size, fixed, (point, axes[1]), operands, ranks, depth)
     found = _differentiate(call.parameters, call.point, *call.operands, kind, layer, options, call.depth)
     results, axis = call.finish(found, kind in TO_PARAMETERS)
     return results, [axis] * len(results)

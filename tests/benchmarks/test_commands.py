@@ -13,7 +13,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from benchmarks import accuracy, families, machine, profile_call, render, run, verify
+from benchmarks import accuracy, adapters, families, machine, profile_call, render, run, verify
 from benchmarks.contenders import OURS, Contender, Runner, Setting, contenders
 from benchmarks.families import TIMED, Family, make
 from benchmarks.timing import PARTS, Call, call, interleave, summary, tensors
@@ -147,3 +147,15 @@ def test_the_profile_names_the_parts() -> None:
     assert "function calls" in text
     with pytest.raises(SystemExit, match="no contender"):
         profile_call.report(["small", "--contender", "nobody"])
+
+
+def test_the_adapters_answer_is_verified_and_their_overhead_is_shown() -> None:
+    row = adapters.measure("torch", "CLARABEL", repeats=1, quick=True)
+    assert not row.fault
+    assert row.core > 0
+    assert row.overhead == pytest.approx(row.adapter / row.core - 1)
+    text = io.StringIO()
+    late = adapters.Overhead("late", "CLARABEL", 2.0, 3.0, 0.5, 0.4)
+    adapters.table([late, adapters.Overhead("odd", "IPM", fault="wrong: off")], machine.facts(1), Console(file=text))
+    assert "50.0 %" in text.getvalue()
+    assert "wrong: off" in text.getvalue()
