@@ -128,9 +128,10 @@ def warm_up() -> Warmth:
             "`pip install 'cvxlayers[fast]'`."
         )
     start = perf_counter()
-    from cvxlayers.ipm.entry import solve_groups  # here, because this compiles
+    from cvxlayers.ipm.entry import solve_further_groups, solve_groups  # here, because this compiles
 
-    return Warmth(perf_counter() - start, not solve_groups.stats.cache_hits)
+    found = [kernel.stats.cache_hits for kernel in (solve_groups, solve_further_groups())]
+    return Warmth(perf_counter() - start, not all(found))
 
 
 def diagnose(advance: Callable[[], None] = lambda: None) -> Diagnosis:

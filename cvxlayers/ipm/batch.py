@@ -10,7 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cvxlayers.ipm.entry import differentiate_groups, measure_groups, pair_groups, solve_groups
+from cvxlayers.ipm.entry import (
+    differentiate_groups,
+    measure_groups,
+    pair_groups,
+    solve_further_groups,
+    solve_groups,
+)
 from cvxlayers.ipm.layout import Layout
 from cvxlayers.ipm.method import Method
 from cvxlayers.ipm.width import W
@@ -53,9 +59,11 @@ def solve_batch(layout: Layout, values: Values, method: Method, threads: int) ->
     shared = P.shape[1] == 1 and A.shape[1] == 1
     numbers = method.numbers
 
+    solve = solve_further_groups() if layout.further else solve_groups
+
     def work_on(begin: int, end: int) -> None:
         with layout.work() as (plan, V):
-            solve_groups(plan, layout.at, V, P, q, A, b, begin, end, shared, numbers, *out)
+            solve(plan, layout.at, V, P, q, A, b, begin, end, shared, numbers, *out)
 
     _spread(work_on, groups, layout.seconds, threads)
     x, y, s, info = (part[:, :size] for part in out)

@@ -68,10 +68,10 @@ def _sizes(A: Pattern, values: Array) -> tuple[Array, Array]:
 
 
 def _shared(structure: Structure, rows: Array) -> Array:
-    """The rows' sizes, the same for all rows of one second-order cone."""
+    """The rows' sizes, the same for all rows of one curved cone."""
     shared = rows.copy()
     for block in structure.cones.blocks:
-        if block.kind == "second_order":
+        if block.kind not in ("zero", "nonneg"):
             shared[block.rows] = rows[block.rows].max(axis=0)
     return shared
 

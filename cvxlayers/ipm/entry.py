@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numba
@@ -10,20 +11,20 @@ from numba import types
 from cvxlayers.ipm.equilibrate import equilibrate
 from cvxlayers.ipm.iteration import solve_group
 from cvxlayers.ipm.kernel import FINGERPRINT, compiled
-from cvxlayers.ipm.layout import FIELDS
+from cvxlayers.ipm.layout import FIELDS, FURTHER_FIELDS
 from cvxlayers.ipm.pairing import pair_A, pair_P
 from cvxlayers.ipm.residuals import measure_group
 from cvxlayers.ipm.sensitivity import differentiate_group
 from cvxlayers.ipm.width import W
 
-__all__ = ["differentiate_groups", "measure_groups", "pair_groups", "solve_groups"]
+__all__ = ["differentiate_groups", "measure_groups", "pair_groups", "solve_further_groups", "solve_groups"]
 
 _PLAN, _AT, _INTEGER = types.Array(types.int32, 1, "C"), numba.from_dtype(FIELDS), types.int64
 _NUMBERS, _MATRIX = types.Array(types.float64, 1, "C"), types.Array(types.float64, 2, "C")
 _VALUES = types.Array(types.float64, 2, "C", readonly=True)
 
 
-def _make_solve(fingerprint: int) -> Any:
+def _make_solve(fingerprint: int, at: Any) -> Any:
     def solve_groups(plan: Any, at: Any, V: Any, P: Any, q: Any, A: Any, b: Any, begin: int, end: int, shared: bool,
                      settings: Any, x: Any, y: Any, s: Any, info: Any) -> None:  # fmt: skip
         """Solve groups begin, ..., end - 1, of W elements each; ``shared``: P and A are the same for all."""
@@ -35,7 +36,7 @@ def _make_solve(fingerprint: int) -> Any:
             solve_group(plan, at, V, P, q, A, b, group * W, settings, x, y, s, info)
 
     signature = types.void(
-        _PLAN, _AT, _MATRIX, _VALUES, _VALUES, _VALUES, _VALUES, _INTEGER, _INTEGER, types.boolean,
+        _PLAN, at, _MATRIX, _VALUES, _VALUES, _VALUES, _VALUES, _INTEGER, _INTEGER, types.boolean,
         _NUMBERS, _MATRIX, _MATRIX, _MATRIX, _MATRIX,
     )  # fmt: skip
     return compiled(signature, solve_groups)
@@ -93,7 +94,13 @@ def _make_pair(fingerprint: int) -> Any:
     return compiled(signature, pair_groups)
 
 
-solve_groups = _make_solve(FINGERPRINT)
+solve_groups = _make_solve(FINGERPRINT, _AT)
 differentiate_groups = _make_differentiate(FINGERPRINT)
 measure_groups = _make_measure(FINGERPRINT)
 pair_groups = _make_pair(FINGERPRINT)
+
+
+@functools.lru_cache(maxsize=1)
+def solve_further_groups() -> Any:
+    """The first of these kernels for structures with PSD, exponential or power cones, made when first asked for."""
+    return _make_solve(FINGERPRINT, numba.from_dtype(FURTHER_FIELDS))

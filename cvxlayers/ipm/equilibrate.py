@@ -28,7 +28,7 @@ ROUNDS, NEAR_ONE, LIMIT = 10, 0.5, 1e4
 
 @kernel
 def equilibrate(plan: Any, at: Any, V: Any, P: Any, A: Any, column: Any) -> None:
-    """Find D and E, the scalings of variables and rows; the rows of a second-order cone share theirs.
+    """Find D and E, the scalings of variables and rows; the rows of a curved cone share theirs.
 
     In the scaled matrices D P D and E A D the largest entry of each column of [[P, A'], [A, 0]] is about one.
     """
@@ -86,7 +86,7 @@ def norms(plan: Any, at: Any, V: Any) -> None:
             own = maximum(own, a)
             store(V, i, maximum(load(V, i), a))
         store(V, x + j, own)
-    for c in range(at.count):
+    for c in range(at.blocks):
         start, stop = index(plan, at.cone_start + c), index(plan, at.cone_start + c + 1)
         total = fill(0.0)
         for i in range(start, stop):

@@ -16,9 +16,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from cvxlayers.ipm import further
 from cvxlayers.ipm.direction import add, constant_entries, factorize_kkt, solve_kkt, substitute
 from cvxlayers.ipm.equilibrate import load_scaled
-from cvxlayers.ipm.kernel import kernel
+from cvxlayers.ipm.kernel import kernel, part
 from cvxlayers.ipm.lanes import (
     absolute,
     apart,
@@ -53,13 +54,16 @@ FALLS, PATIENCE, SMALL_ERROR, SMALL_PATIENCE = 0.9, 15.0, 1e-8, 2.0
 suffice once the error is small."""
 
 BACK = 0.01
-"""Steps end before the boundary, by this part of the way; without second-order cones, by a tenth of mu if that is less,
+"""Steps end before the boundary, by this part of the way; without curved cones, by a tenth of mu if that is less,
 which makes the last steps converge faster. (Close to the boundary of a second-order cone there is no way back.)"""
+
+NEAR = 1e-3
+"""At the end of a step no exponential or power cone may be closer to its boundary than the others by more than this."""
 
 HUGE = 1e300
 
 
-@kernel
+@part
 def solve_group(plan: Any, at: Any, V: Any, P: Any, q: Any, A: Any, b: Any, column: Any, settings: Any, x: Any, y: Any,
                 s: Any, info: Any) -> None:  # fmt: skip
     """Solve the elements column, ..., column + W - 1 of the batch; D and E are in V.
@@ -69,7 +73,11 @@ def solve_group(plan: Any, at: Any, V: Any, P: Any, q: Any, A: Any, b: Any, colu
     tol, eps, limit, rounds = settings[0], settings[1], int(settings[2]), int(settings[3])
     load_problem(plan, at, V, P, q, A, b, column)
     constant_entries(plan, at, V, eps)
-    begin(plan, at, V, eps, rounds)
+    if further.lopsided(at):
+        begin_at_centre(plan, at, V)
+    else:
+        begin_nearby(plan, at, V, eps, rounds)
+    begin_count(at, V)
     one, zero = fill(1.0), fill(0.0)
     active = one
     for iteration in range(limit + 1):
@@ -116,8 +124,33 @@ def load_problem(plan: Any, at: Any, V: Any, P: Any, q: Any, A: Any, b: Any, col
 
 
 @kernel
-def begin(plan: Any, at: Any, V: Any, eps: Any, rounds: Any) -> None:
-    """The point from which to start: of least norm without the cones, then moved into them (Vandenberghe 2010)."""
+def begin_count(at: Any, V: Any) -> None:
+    """tau = kappa = 1, and what is kept of each lane."""
+    for k in (at.tau, at.kappa):
+        store(V, k, fill(1.0))
+    for k in (at.best, at.merit):
+        store(V, k, fill(HUGE))
+    for k in (at.state, at.steps, at.waiting):
+        store(V, k, fill(0.0))
+
+
+@kernel
+def begin_at_centre(plan: Any, at: Any, V: Any) -> None:
+    """The points s = y on the central path, which cones without a symmetric scaling need (Goulart and Chen 2024)."""
+    apart()
+    zero = fill(0.0)
+    for i in range(at.n):
+        store(V, at.x + i, zero)
+    for v in (at.s, at.y):
+        for i in range(at.m):
+            store(V, v + i, zero)
+        shift(plan, at, V, v)
+        further.place_centre(plan, at, V, v)
+
+
+@kernel
+def begin_nearby(plan: Any, at: Any, V: Any, eps: Any, rounds: Any) -> None:
+    """The points of least norm without the cones, then moved into them (Vandenberghe 2010)."""
     apart()
     n, m, rx, ry, x, y, s = at.n, at.m, at.rx, at.ry, at.x, at.y, at.s
     one, zero = fill(1.0), fill(0.0)
@@ -141,12 +174,6 @@ def begin(plan: Any, at: Any, V: Any, eps: Any, rounds: Any) -> None:
         store(V, s + i, zero)
     shift(plan, at, V, s)
     shift(plan, at, V, y)
-    store(V, at.tau, one)
-    store(V, at.kappa, one)
-    store(V, at.best, fill(HUGE))
-    store(V, at.merit, fill(HUGE))
-    for k in (at.state, at.steps, at.waiting):
-        store(V, k, zero)
 
 
 @kernel
@@ -170,8 +197,7 @@ def measure(plan: Any, at: Any, V: Any) -> None:
     gap = absolute(balance) * unit / (1.0 + maximum(absolute(half + qx), absolute(half + by)) * unit)
     store(V, at.error, maximum(maximum(dual, primal), gap))
     store(V, at.gap, kappa + balance)
-    degree = 1.0 + (at.cones - at.first) + at.count
-    store(V, at.mu, (dot(V, at.s, at.y, at.m) + tau * kappa) / degree)
+    store(V, at.mu, (dot(V, at.s, at.y, at.m) + tau * kappa) / (1.0 + at.degree))
     # y proves that no x is feasible if A'y = 0 and b'y < 0, x that there is no minimum if Px = 0, Ax + s = 0, q'x < 0.
     never, zero, tiny = fill(HUGE), fill(0.0), fill(1e-300)
     y_size, x_size = maximum(largest(V, at.y, at.m), tiny), maximum(x_size, tiny)
@@ -248,10 +274,9 @@ def judge(at: Any, V: Any, tol: Any, last: Any) -> Any:
     return state
 
 
-@kernel
+@part
 def step(plan: Any, at: Any, V: Any, eps: Any, rounds: Any, active: Any) -> None:
     """One predictor-corrector step of the active lanes."""
-    apart()
     tau, kappa, gap, mu = load(V, at.tau), load(V, at.kappa), load(V, at.gap), load(V, at.mu)
     over = 1.0 / tau
     one = fill(1.0)
@@ -267,7 +292,8 @@ def step(plan: Any, at: Any, V: Any, eps: Any, rounds: Any, active: Any) -> None
     dtau = (gap - kappa + along(at, V, over)) / slack
     finish(plan, at, V, dtau)
     dkappa = -kappa - kappa * dtau * over
-    rest = 1.0 - 1.0 / maximum(step_rate(plan, at, V, tau, kappa, dtau, dkappa), one)
+    ahead = 1.0 / maximum(step_rate(plan, at, V, tau, kappa, dtau, dkappa), one)
+    rest = 1.0 - further.reach(plan, at, V, ahead, dtau, dkappa, 0.0, active)
     sigma = rest * rest * rest
     # The combined step.
     product = tau * kappa + dtau * dkappa - sigma * mu
@@ -282,8 +308,9 @@ def step(plan: Any, at: Any, V: Any, eps: Any, rounds: Any, active: Any) -> None
     dkappa = -(product + kappa * dtau) * over
     add(V, at.x1, at.x2, at.n, dtau)
     fastest = step_rate(plan, at, V, tau, kappa, dtau, dkappa)
-    back = fill(BACK) if at.count else minimum(fill(BACK), 0.1 * mu)
+    back = fill(BACK) if at.blocks else minimum(fill(BACK), 0.1 * mu)
     alpha = minimum(one, (1.0 - back) / maximum(fastest, fill(1e-300)))
+    alpha = further.reach(plan, at, V, alpha, dtau, dkappa, NEAR, active)
     advance(at, V, alpha, dtau, dkappa, active)
 
 

@@ -33,10 +33,13 @@ __all__ = [
     "load_from",
     "maximum",
     "minimum",
+    "nearest",
     "pick",
+    "split",
     "sqrt",
     "store",
     "store_to",
+    "two_to",
 ]
 
 _VECTOR = ir.VectorType(ir.DoubleType(), W)
@@ -223,6 +226,48 @@ def sqrt(typingctx: Any, a: Any) -> Any:
 def absolute(typingctx: Any, a: Any) -> Any:
     """The absolute value."""
     return LANES(LANES), _call("llvm.fabs")
+
+
+@operation
+def nearest(typingctx: Any, a: Any) -> Any:
+    """The nearest whole number."""
+    return LANES(LANES), _call("llvm.rint")
+
+
+_WIDE = ir.VectorType(_INT64, W)
+_WHOLE = 6755399441055744.0  # 1.5 * 2^52: a whole number added to it stands in the lowest bits of the sum
+
+
+def _everywhere(number: int | float) -> Any:
+    """One constant in all lanes, of integers or of numbers."""
+    return ir.Constant(_WIDE if isinstance(number, int) else _VECTOR, [number] * W)
+
+
+@operation
+def split(typingctx: Any, a: Any) -> Any:
+    """m and a whole number e with a = m 2^e and m between the roots of 1/2 and 2, for a > 0 (not for the tiniest)."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        bits = builder.bitcast(args[0], _WIDE)
+        # Counted from the bits of sqrt(1/2), the exponent is in the highest 12; 2^11 keeps it positive.
+        above = builder.sub(bits, _everywhere(0x3FE6A09E667F3BCD - (1 << 62) - (1 << 62)))
+        exponent = builder.sub(builder.lshr(above, _everywhere(52)), _everywhere(1 << 11))
+        m = builder.bitcast(builder.sub(bits, builder.shl(exponent, _everywhere(52))), _VECTOR)
+        e = builder.sitofp(builder.trunc(exponent, ir.VectorType(_INT32, W)), _VECTOR)
+        return context.make_tuple(builder, sig.return_type, [m, e])
+
+    return types.UniTuple(LANES, 2)(LANES), generate
+
+
+@operation
+def two_to(typingctx: Any, k: Any) -> Any:
+    """2^k for whole numbers k between -1022 and 1023."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        bits = builder.bitcast(builder.fadd(args[0], _everywhere(_WHOLE)), _WIDE)
+        return builder.bitcast(builder.shl(builder.add(bits, _everywhere(1023)), _everywhere(52)), _VECTOR)
+
+    return LANES(LANES), generate
 
 
 def _chosen(sign: str) -> Callable[[Any, Any, Any, Any], Any]:

@@ -14,17 +14,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cvxlayers.cones.product import Cones
 from cvxlayers.ipm.symbolic import Analysis
 from cvxlayers.program import Array
 
-__all__ = ["FIELDS", "Layout"]
+__all__ = ["FIELDS", "FURTHER_FIELDS", "Layout"]
 
 KEPT_ROWS, KEPT_SPACES = 2**16, 8
 """Work space of at most so many rows (4 MiB) is kept for later calls, at most so many of them."""
 
 _INDICES = (
     "place", "sign", "l_start", "l_row", "r_start", "r_column", "r_entry", "k_start", "k_entry", "P_start", "P_row",
-    "P_entry", "A_start", "A_row", "A_entry", "cone_start", "cone_extra", "cone_entry", "cone_map", "slot",
+    "P_entry", "A_start", "A_row", "A_entry", "cone_start", "cone_extra", "cone_entry", "cone_map",
+    "matrix_order", "matrix_start", "slot",
 )  # fmt: skip
 _OF_VARIABLES = ("q", "D", "D_inverse", "A_size", "x", "kept_x", "Px", "Aty", "rx", "x1", "x2", "ex", "tx", "Pt")
 _OF_ROWS = ("b", "E", "E_inverse", "y", "s", "kept_y", "kept_s", "Ax", "ry", "r", "c", "y1", "y2", "dy", "ds", "ey",
@@ -33,17 +35,22 @@ _OF_PLACES = ("diagonal", "pivot", "inverse", "v")
 _OF_LANES = ("tau", "kappa", "gap", "mu", "cost", "q_norm", "b_norm", "error", "infeasible", "unbounded", "state",
              "best", "merit", "waiting", "steps")  # fmt: skip
 _OTHERS = ("P", "A", "entries", "L", "eta", "l_det")
-_SIZES = ("n", "m", "first", "cones", "count", "size", "P_nnz", "A_nnz")
+_SIZES = ("n", "m", "first", "cones", "count", "blocks", "degree", "size", "P_nnz", "A_nnz")
+_FURTHER_SIZES, _FURTHER = ("matrices", "exponentials", "powers"), ("scaling", "work", "barrier", "factor", "alpha")
 
 _ROWS = (*_OF_LANES, *_OF_VARIABLES, *_OF_ROWS, *_OF_PLACES, *_OTHERS)
 FIELDS = np.dtype([(name, np.int64) for name in (*_SIZES, *_INDICES, *_ROWS)])
 """The record: sizes, offsets in the plan, offsets in V."""
 
+FURTHER_FIELDS = np.dtype([(name, np.int64) for name in (*_FURTHER_SIZES, *_FURTHER, *FIELDS.names)])  # type: ignore[misc]
+"""The record of a structure with PSD, exponential or power cones (see ``further``). Their fields come first, so that
+Numba does not take the one record for a special case of the other."""
+
 
 @dataclass(frozen=True)
 class Layout:
-    """The plan, the record, the number of rows of V, the sizes of the problem, and about how many seconds W problems
-    take, and their derivatives, and their residuals.
+    """The plan, the record, the number of rows of V, the sizes of the problem, about how many seconds W problems take,
+    and their derivatives, and their residuals; whether there are PSD, exponential or power cones, and alpha of the last.
 
     Work space that is not in use waits in ``idle``; it holds nothing from call to call that anyone reads.
     """
@@ -56,6 +63,8 @@ class Layout:
     seconds: float
     derivative_seconds: float
     measure_seconds: float
+    further: bool
+    exponents: tuple[float, ...]
     idle: deque[tuple[NDArray[np.int32], Array]]
 
     @classmethod
@@ -63,9 +72,11 @@ class Layout:
         """Lay out what an analysis needs."""
         plan, cones = analysis.plan, analysis.cones
         size = analysis.elimination.size
-        count = plan.cone_extra.size
+        count, blocks = len(cones.second_order), plan.cone_extra.size
         first, end = cones.zero, cones.zero + cones.nonneg
-        sizes = (analysis.n, analysis.m, first, end, count, size, plan.P_row.size, plan.A_row.size)
+        sizes = (
+            analysis.n, analysis.m, first, end, count, blocks, cones.degree, size, plan.P_row.size, plan.A_row.size,
+        )  # fmt: skip
         lengths = dict.fromkeys(_OF_LANES, 1) | dict.fromkeys(_OF_VARIABLES, analysis.n)
         lengths |= dict.fromkeys(_OF_ROWS, analysis.m) | dict.fromkeys(_OF_PLACES, size)
         others = (plan.P_row.size, plan.A_row.size, analysis.entries, analysis.elimination.nnz, count, count)
@@ -73,10 +84,15 @@ class Layout:
         indices = [*plan, np.zeros(size, dtype=np.int32)]
         in_plan = np.cumsum([0, *(part.size for part in indices)])
         in_rows = np.cumsum([0, *(lengths[name] for name in _ROWS)])
-        at = np.array([(*sizes, *in_plan[:-1], *in_rows[:-1])], dtype=FIELDS)[0]
-        rows = int(in_rows[-1])
+        numbers, rows, fields = (*sizes, *in_plan[:-1], *in_rows[:-1]), int(in_rows[-1]), FIELDS
+        further = bool(cones.psd or cones.exponential or cones.power)
+        if further:
+            more = np.cumsum([rows, *_further_lengths(cones)])
+            numbers = (len(cones.psd), cones.exponential, len(cones.power), *more[:-1], *numbers)
+            rows, fields = int(more[-1]), FURTHER_FIELDS
+        at = np.array([numbers], dtype=fields)[0]
         seconds = (analysis.seconds, analysis.derivative_seconds, analysis.measure_seconds)
-        return cls(np.concatenate(indices), at, rows, analysis.n, analysis.m, *seconds, deque())
+        return cls(np.concatenate(indices), at, rows, analysis.n, analysis.m, *seconds, further, cones.power, deque())
 
     @contextmanager
     def work(self) -> Iterator[tuple[NDArray[np.int32], Array]]:
@@ -86,7 +102,16 @@ class Layout:
         except IndexError:
             block = np.zeros((self.rows + 1) * 8)
             begin = -(block.ctypes.data // block.itemsize) % 8
-            space = self.plan.copy(), block[begin : begin + self.rows * 8].reshape(self.rows, 8)
+            V = block[begin : begin + self.rows * 8].reshape(self.rows, 8)
+            if self.exponents:  # which no kernel writes to
+                V[self.at["alpha"] : self.at["alpha"] + len(self.exponents)] = np.array(self.exponents)[:, None]
+            space = self.plan.copy(), V
         yield space
         if self.rows <= KEPT_ROWS and len(self.idle) < KEPT_SPACES:
             self.idle.append(space)
+
+
+def _further_lengths(cones: Cones) -> tuple[int, ...]:
+    """How many rows each of the further parts needs."""
+    three, largest = cones.exponential + len(cones.power), max(cones.psd, default=0)
+    return sum(2 * k * k + k for k in cones.psd), 3 * largest**2, 15 * three, 9 * three, len(cones.power)

@@ -1,4 +1,4 @@
-"""Cones inside the iteration: Nesterov-Todd scaling, the terms of the complementarity, and steps to the boundary.
+"""Nonnegative rows and second-order cones inside the iteration: Nesterov-Todd scaling, complementarity, steps to the boundary.
 
 For each cone the scaling W is symmetric with W y = W^-1 s = l. With H = W W, the linearized complementarity is
 
@@ -8,13 +8,15 @@ For each cone the scaling W is symmetric with W y = W^-1 s = l. With H = W W, th
 H = eta^2 (2 w w' - J) with w'Jw = 1 and J = diag(1, -1, ..., -1). Here W^-1 ds_a = -l - u with u = W dy_a, so
 c = s + W (l \\ (-(l + u) o u)) - sigma mu y^-1, with y^-1 = J y / y'Jy.
 
-Vectors are given by the row of V where they begin. Nonnegative are the rows first, ..., cones - 1.
+Vectors are given by the row of V where they begin. Nonnegative are the rows first, ..., cones - 1. What there is to do
+for PSD, exponential and power cones is left to ``further``.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from cvxlayers.ipm import further
 from cvxlayers.ipm.kernel import kernel
 from cvxlayers.ipm.lanes import apart, fill, index, load, maximum, minimum, pick, sqrt, store
 
@@ -66,6 +68,7 @@ def unit_scaling(plan: Any, at: Any, V: Any) -> None:
     for c in range(at.count):
         store(V, at.w + index(plan, at.cone_start + c), fill(1.0))
         store(V, at.eta + c, fill(1.0))
+    further.unit_scaling(plan, at, V)
 
 
 @kernel
@@ -100,6 +103,7 @@ def rescale(plan: Any, at: Any, V: Any) -> None:
         store(V, at.l + start, root * half)
         for i in range(start + 1, stop):
             store(V, at.l + i, by_s * load(V, s + i) + by_y * load(V, y + i))
+    further.rescale(plan, at, V)
 
 
 @kernel
@@ -114,6 +118,7 @@ def write_scaling(plan: Any, at: Any, V: Any, eps: Any) -> None:
             write_small(plan, at, V, c, eps)
         else:
             write_large(plan, at, V, c, eps)
+    further.write_scaling(plan, at, V, eps)
 
 
 @kernel
@@ -176,6 +181,7 @@ def H_times(plan: Any, at: Any, V: Any, v: Any, Hv: Any) -> None:
         store(V, Hv + start, scale * (twice * w0 - v0))
         for i in range(start + 1, stop):
             store(V, Hv + i, scale * (twice * load(V, w + i) + load(V, v + i)))
+    further.H_times(plan, at, V, v, Hv)
 
 
 @kernel
@@ -201,6 +207,7 @@ def correct(plan: Any, at: Any, V: Any, sigma_mu: Any) -> None:
         store(V, c + i, load(V, s + i) + (product - sigma_mu) / load(V, y + i))
     for k in range(at.count):
         correct_cone(plan, at, V, k, sigma_mu)
+    further.correct(plan, at, V, sigma_mu)
 
 
 @kernel
@@ -249,7 +256,7 @@ def rate(plan: Any, at: Any, V: Any, v: Any, dv: Any) -> Any:
             r = load(V, dv + i) - factor * load(V, v + i)
             total += r * r
         found = maximum(found, over * (sqrt(total) - r0))
-    return found
+    return maximum(found, further.rate(plan, at, V, v, dv))
 
 
 @kernel
@@ -257,7 +264,7 @@ def inside(plan: Any, at: Any, V: Any, v: Any) -> Any:
     """The smallest of v_i and v0 - |v1| over the cones, and the sum of those that are positive."""
     apart()
     zero = fill(0.0)
-    least, total = fill(1e300), fill(0.0)
+    least, total = further.inside(plan, at, V, v)
     for i in range(at.first, at.cones):
         margin = load(V, v + i)
         least, total = minimum(margin, least), total + maximum(margin, zero)
@@ -272,7 +279,7 @@ def inside(plan: Any, at: Any, V: Any, v: Any) -> Any:
 def shift(plan: Any, at: Any, V: Any, v: Any) -> None:
     """Move v well inside its cones, along their units, by the same length for all; unless it is there already."""
     apart()
-    degree = at.cones - at.first + at.count
+    degree = at.degree
     if degree == 0:
         return
     least, total = inside(plan, at, V, v)
@@ -283,3 +290,4 @@ def shift(plan: Any, at: Any, V: Any, v: Any) -> None:
     for c in range(at.count):
         start, _ = cone(plan, at, c)
         store(V, v + start, load(V, v + start) + length)
+    further.add_unit(plan, at, V, v, length)

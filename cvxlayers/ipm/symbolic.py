@@ -6,7 +6,8 @@ The quasi-definite matrix, with variables (x, y) and one more pair (t, r) for ea
 
 has H = diag(s / y) for nonnegative rows and 0 for equalities. For a second-order cone H = eta^2 (2 w w' - J), which is
 stored as a block if the cone is small. Otherwise it is eta^2 (D + u u' - v v') with a diagonal D (Domahidi, Chu, Boyd
-2013), and the columns eta v and eta u with the pivots -1 and 1 stand for the last two terms.
+2013), and the columns eta v and eta u with the pivots -1 and 1 stand for the last two terms. H of a PSD, exponential or
+power cone is a block.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cvxlayers.cones.product import Cones
+from cvxlayers.cones.product import Cones, svec_length
 from cvxlayers.ipm.elimination import Elimination, analyse
 from cvxlayers.program import Structure
 
@@ -58,10 +59,12 @@ class Plan(NamedTuple):
     A_start: Index
     A_row: Index
     A_entry: Index
-    cone_start: Index  # (cones + 1,) rows of the second-order cones
+    cone_start: Index  # (cones + 1,) rows of the second-order, PSD, exponential and power cones
     cone_extra: Index  # (cones,) the first of the two extra variables, or -1
     cone_entry: Index  # (cones + 1,) where a cone's entries of K begin in cone_map
-    cone_map: Index  # small: the block's lower triangle by columns; large: v without its first entry, then u
+    cone_map: Index  # a block's lower triangle by columns; large second-order: v without its first entry, then u
+    matrix_order: Index  # (PSD cones,)
+    matrix_start: Index  # (PSD cones,) where the scaling of each begins among all
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,7 @@ def analyse_structure(structure: Structure) -> Analysis | None:
         place, sign, elimination.column_start, elimination.row, elimination.row_start, elimination.column,
         elimination.entry, _starts(high, size), elimination.position(low[by_column], high[by_column]),
         structure.P.indptr, structure.P.indices, P_entry, structure.A.indptr, structure.A.indices, A_entry,
-        starts, extras, cone_entry, cone_map,
+        starts, extras, cone_entry, cone_map, *_matrices(structure.cones),
     )  # fmt: skip
     return Analysis(n, m, structure.cones, Plan(*(np.ascontiguousarray(part, np.int32) for part in plan)), elimination)
 
@@ -151,13 +154,21 @@ def _starts(columns: Index, size: int) -> Index:
     return np.concatenate([[0], np.cumsum(np.bincount(columns, minlength=size))])
 
 
+def _matrices(cones: Cones) -> tuple[Index, Index]:
+    """The orders of the PSD cones, and where the scaling of each (see ``semidefinite``) begins among all."""
+    orders = np.asarray(cones.psd, dtype=np.int32)
+    sizes = 2 * orders**2 + orders
+    return orders, np.cumsum(sizes) - sizes
+
+
 def _cone_pattern(cones: Cones, n: int, extra: int) -> tuple[Index, Index, Index, Index, Index]:
     """Rows of the cones, their extra variables, and rows and columns of their entries of K, with where each begins."""
     start = cones.zero + cones.nonneg
     starts, extras, rows, columns, entries = [start], [], [], [], [0]
-    for d in cones.second_order:
+    further = [*(svec_length(k) for k in cones.psd), *[3] * (cones.exponential + len(cones.power))]
+    for number, d in enumerate([*cones.second_order, *further]):
         block = n + start + np.arange(d)
-        if d <= SMALL:
+        if d <= SMALL or number >= len(cones.second_order):
             j, i = np.triu_indices(d, 1)
             rows.append(block[i])
             columns.append(block[j])

@@ -44,7 +44,7 @@ class IPM(Solver):
     name = "IPM"
     package = "numba"
     pip = "numba"
-    kinds = frozenset({"zero", "nonneg", "second_order"})
+    kinds = frozenset({"zero", "nonneg", "second_order", "psd", "exponential", "power"})
     quadratic = True
     aliases = {"eps": ("tol",), "max_iters": ("max_iters",)}
     defaults = {"tol": 1e-11, "max_iters": 100, "static_regularization": 1e-7, "refinements": 6}
@@ -108,6 +108,8 @@ class IPM(Solver):
         return Solution(answer.x, answer.y, answer.s, status, iterations, np.full(values.batch, self.name))
 
     def measure(self, values: Values, x: Array, y: Array, s: Array) -> Residuals:
+        if self._layout.further:  # the kernels do not know the distance from these cones
+            return super().measure(values, x, y, s)
         from cvxlayers.ipm.batch import measure_batch
 
         return Residuals(*measure_batch(self._layout, values, x, y, s, self.settings.threads))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import scipy.sparse as sp
 
+from cvxlayers.cones import svec
 from cvxlayers.cones.product import Cones
 from cvxlayers.program import Array, Pattern, Structure, Values
 
@@ -23,10 +24,17 @@ def structure_of(P: Array, A: Array, cones: Cones) -> Structure:
     return Structure(pattern_of(np.triu(P)), pattern_of(A), cones)
 
 
-def random_cones(rng: np.random.Generator, n: int, curved: bool) -> Cones:
-    """A few rows of each kind that the solver takes."""
-    sizes = tuple(int(d) for d in rng.integers(1, 9, rng.integers(1, 3))) if curved else ()
-    return Cones(zero=int(rng.integers(0, max(1, n // 2))), nonneg=int(rng.integers(0, 2 * n)), second_order=sizes)
+def random_cones(rng: np.random.Generator, n: int, *kinds: str) -> Cones:
+    """A few rows of equalities and inequalities, and one or two cones of each of these kinds."""
+    orders = {kind: rng.integers(1, 9 if kind == "second_order" else 5, rng.integers(1, 3)).tolist() for kind in kinds}
+    return Cones(
+        zero=int(rng.integers(0, max(1, n // 2))),
+        nonneg=int(rng.integers(0, 2 * n)),
+        second_order=tuple(orders.get("second_order", ())),
+        psd=tuple(orders.get("psd", ())),
+        exponential=len(orders.get("exponential", ())),
+        power=tuple(rng.uniform(0.05, 0.95, len(orders.get("power", ()))).tolist()),
+    )
 
 
 def feasible(
@@ -49,10 +57,10 @@ def feasible(
 
 
 def row_units(rng: np.random.Generator, cones: Cones, decades: float) -> Array:
-    """A unit for each row; the rows of a second-order cone share theirs."""
+    """A unit for each row; the rows of a curved cone share theirs."""
     units = np.empty(cones.m)
     for block in cones.blocks:
-        alone = block.kind != "second_order"
+        alone = block.kind in ("zero", "nonneg")
         units[block.rows] = 10 ** rng.uniform(-decades, decades, block.stop - block.start if alone else 1)
     return units
 
@@ -67,6 +75,10 @@ def complementary(rng: np.random.Generator, cones: Cones) -> tuple[Array, Array]
         elif block.kind == "nonneg":
             active, values = rng.random(size) < 0.5, rng.uniform(0.01, 1.0, size)
             s[block.rows], y[block.rows] = np.where(active, 0.0, values), np.where(active, values, 0.0)
+        elif block.kind == "psd":
+            s[block.rows], y[block.rows] = semidefinite_pair(rng, int(block.data))
+        elif block.kind in ("exponential", "power"):
+            s[block.rows], y[block.rows] = nonsymmetric_pair(rng, block.kind, block.data)
         else:
             u = rng.standard_normal(size - 1)
             inner, edge = np.append(np.linalg.norm(u) + rng.uniform(0.1, 1.0), u), np.append(np.linalg.norm(u), u)
@@ -77,10 +89,44 @@ def complementary(rng: np.random.Generator, cones: Cones) -> tuple[Array, Array]
     return s, y
 
 
-def inside(rng: np.random.Generator, cones: Cones) -> Array:
-    """A point of K*, half of it on the boundary."""
-    s, y = complementary(rng, cones)
-    return s + y
+def semidefinite_pair(rng: np.random.Generator, order: int) -> tuple[Array, Array]:
+    """Matrices with the same eigenvectors; of two eigenvalues one is zero, sometimes both are."""
+    Q = np.linalg.qr(rng.standard_normal((order, order)))[0]
+    whose, values = rng.integers(0, 2 if rng.random() < 0.7 else 3, order), rng.uniform(0.05, 1.0, order)
+    S, Y = ((Q * np.where(whose == k, values, 0.0)) @ Q.T for k in range(2))
+    return svec.pack(S), svec.pack(Y)
+
+
+def nonsymmetric_pair(rng: np.random.Generator, kind: str, alpha: float) -> tuple[Array, Array]:
+    """Orthogonal points of an exponential or power cone and of its dual: inside and zero, or on the boundaries."""
+    s, y, edge, normal = nonsymmetric_points(rng, kind, alpha)
+    zero, size = np.zeros(3), rng.uniform(0.1, 1.0, 2)
+    return ((s, zero), (zero, y), (size[0] * edge, size[1] * normal))[rng.integers(3)]
+
+
+def nonsymmetric_points(rng: np.random.Generator, kind: str, alpha: float) -> tuple[Array, Array, Array, Array]:
+    """A point inside the cone, one inside its dual, and two on their boundaries that are orthogonal."""
+    if kind == "exponential":
+        r, room = rng.normal(), rng.uniform(0.1, 1.0)
+        edge, normal = np.array([r, 1.0, np.exp(r)]), np.array([-1.0, r - 1.0, np.exp(-r)])
+        up = np.array([0.0, 0.0, room])
+        s, y = edge + up, normal + up
+    else:
+        u, v, sign = rng.uniform(0.1, 2.0), rng.uniform(0.1, 2.0), rng.choice([-1.0, 1.0])
+        w = u**alpha * v ** (1 - alpha)
+        edge, normal = np.array([u, v, sign * w]), np.array([alpha * w / u, (1 - alpha) * w / v, -sign])
+        s, y = (point * np.array([1.0, 1.0, rng.uniform(-0.9, 0.9)]) for point in (edge, normal))
+    return s, y, edge, normal
+
+
+def inside(rng: np.random.Generator, cones: Cones, dual: bool) -> Array:
+    """A point of K or of K*, half of it on the boundary."""
+    point = np.add(*complementary(rng, cones))
+    for block in cones.blocks:
+        if block.kind in ("exponential", "power"):
+            candidates = nonsymmetric_points(rng, block.kind, block.data)
+            point[block.rows] = candidates[2 * rng.integers(2) + int(dual)]
+    return point
 
 
 def infeasible(rng: np.random.Generator, n: int, cones: Cones, batch: int, quadratic: bool) -> tuple[Structure, Values]:
@@ -89,7 +135,7 @@ def infeasible(rng: np.random.Generator, n: int, cones: Cones, batch: int, quadr
     structure, values = dense(rng, n, cones, batch, quadratic)
     A, b = values.A.reshape(n, m, batch), values.b
     for j in range(batch):
-        y = inside(rng, cones)
+        y = inside(rng, cones, dual=True)
         y /= np.linalg.norm(y)
         A[:, :, j] -= np.outer(A[:, :, j] @ y, y)
         b[:, j] -= y * (y @ b[:, j] + 1)
@@ -102,7 +148,7 @@ def unbounded(rng: np.random.Generator, n: int, cones: Cones, batch: int, quadra
     structure, values = dense(rng, n, cones, batch, quadratic)
     A, b, q, P = values.A.reshape(n, m, batch), values.b, values.q, values.P
     for j in range(batch):
-        x, s, point = rng.standard_normal(n), inside(rng, cones), rng.standard_normal(n)
+        x, s, point = rng.standard_normal(n), inside(rng, cones, dual=False), rng.standard_normal(n)
         s[: cones.zero] = 0.0
         x /= np.linalg.norm(x)
         A[:, :, j] -= np.outer(x, A[:, :, j].T @ x + s)
@@ -111,7 +157,7 @@ def unbounded(rng: np.random.Generator, n: int, cones: Cones, batch: int, quadra
         F -= np.outer(F @ x, x)
         if quadratic:
             P[:, j] = (F.T @ F)[structure.P.rows, structure.P.columns]
-        s = inside(rng, cones)
+        s = inside(rng, cones, dual=False)
         s[: cones.zero] = 0.0
         b[:, j] = A[:, :, j].T @ point + s
     return structure, values
