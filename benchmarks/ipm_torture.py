@@ -1,7 +1,7 @@
 """The IPM solver on many hard random problems: which it solves, which it gives up on, and whether it is ever wrong.
 
-Run it as ``python -m benchmarks.ipm_torture --trials 500``. Each trial is a batch of problems, degenerate, badly
-scaled, infeasible or unbounded. Wrong is a point called optimal whose residual exceeds 1e-6, a certificate for a
+Run it as ``python -m benchmarks.ipm_torture --trials 500``, perhaps with ``--cones psd exponential``. Each trial is a
+batch of problems, degenerate, badly scaled, infeasible or unbounded. Wrong is a point called optimal whose residual exceeds 1e-6, a certificate for a
 problem with a solution, or a solution of one without; the command then fails.
 """
 
@@ -24,6 +24,15 @@ __all__ = ["main"]
 
 BATCH = 16
 
+CONES: dict[str, tuple[tuple[str, ...], ...]] = {
+    "second-order": ((), ("second_order",)),
+    "psd": (("psd",),),
+    "exponential": (("exponential",),),
+    "power": (("power",),),
+    "all": (("second_order", "psd", "exponential", "power"),),
+}
+"""The kinds of curved cones, from trial to trial in turn."""
+
 
 def scaled(decades: float) -> Callable[..., tuple[Structure, Values]]:
     """Feasible problems in units that differ by so many decades each way."""
@@ -39,12 +48,18 @@ FAMILIES: dict[str, tuple[Callable[..., tuple[Structure, Values]], set[Status]]]
 }
 
 
-def run(make: Callable[..., Any], rng: np.random.Generator, wrong: set[Status], trials: int) -> tuple[Any, int, float]:
+def run(
+    make: Callable[..., Any],
+    rng: np.random.Generator,
+    wrong: set[Status],
+    trials: int,
+    kinds: tuple[tuple[str, ...], ...],
+) -> tuple[Any, int, float]:
     """Counts of the statuses, the number of wrong ones, and the mean number of iterations."""
     counts, errors, steps = np.zeros(len(Status), dtype=int), 0, 0.0
     for trial in range(trials):
         n = int(rng.integers(2, 20))
-        structure, values = make(rng, n, random_cones(rng, n, trial % 2 == 1), BATCH, trial % 4 < 2)
+        structure, values = make(rng, n, random_cones(rng, n, *kinds[trial % len(kinds)]), BATCH, trial % 4 < 2)
         found = IPM(structure, Settings(threads=2)).solve(values)
         counts += np.bincount(found.status, minlength=len(Status))
         residual = measure(structure, values, found.x, found.y, found.s).worst
@@ -58,14 +73,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=100, help=f"batches of {BATCH} problems in each family")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cones", nargs="*", choices=CONES, default=list(CONES), help="which curved cones there are")
     arguments = parser.parse_args()
-    print(f"{'family':12}" + "".join(f"{status!s:>12}" for status in Status) + f"{'wrong':>8}{'its':>7}")
+    print(f"{'cones':14}{'family':12}" + "".join(f"{status!s:>12}" for status in Status) + f"{'wrong':>8}{'its':>7}")
     bad = 0
-    for number, (name, (make, wrong)) in enumerate(FAMILIES.items()):
-        rng = np.random.default_rng([arguments.seed, number])
-        counts, errors, steps = run(make, rng, wrong, arguments.trials)
-        bad += errors
-        print(f"{name:12}" + "".join(f"{count:12}" for count in counts) + f"{errors:8}{steps:7.1f}", flush=True)
+    for cones in arguments.cones:
+        for number, (name, (make, wrong)) in enumerate(FAMILIES.items()):
+            rng = np.random.default_rng([arguments.seed, number])
+            counts, errors, steps = run(make, rng, wrong, arguments.trials, CONES[cones])
+            bad += errors
+            numbers = "".join(f"{count:12}" for count in counts)
+            print(f"{cones:14}{name:12}{numbers}{errors:8}{steps:7.1f}", flush=True)
     sys.exit(bad > 0)
 
 

@@ -50,7 +50,7 @@ Numba does not take the one record for a special case of the other."""
 @dataclass(frozen=True)
 class Layout:
     """The plan, the record, the number of rows of V, the sizes of the problem, about how many seconds W problems take,
-    and their derivatives, and their residuals; whether there are PSD, exponential or power cones, and alpha of the last.
+    and their derivatives, and their residuals; whether there are PSD, exponential or power cones, and the alphas.
 
     Work space that is not in use waits in ``idle``; it holds nothing from call to call that anyone reads.
     """

@@ -1,6 +1,7 @@
-"""Nonnegative rows and second-order cones inside the iteration: Nesterov-Todd scaling, complementarity, steps to the boundary.
+"""Nonnegative rows and second-order cones inside the iteration: scaling, complementarity, steps to the boundary.
 
-For each cone the scaling W is symmetric with W y = W^-1 s = l. With H = W W, the linearized complementarity is
+Each cone's scaling W (Nesterov and Todd 1997) is symmetric with W y = W^-1 s = l. With H = W W, the linearized
+complementarity is
 
     H dy + ds = -c,    c = W (l \\ (l o l + (W^-1 ds_a) o (W dy_a) - sigma mu e))
 
