@@ -1,8 +1,8 @@
 """The IPM solver on many hard random problems: which it solves, which it gives up on, and whether it is ever wrong.
 
 Run it as ``python -m benchmarks.ipm_torture --trials 500``, perhaps with ``--cones psd exponential``. Each trial is a
-batch of problems, degenerate, badly scaled, infeasible or unbounded. Wrong is a point called optimal whose residual exceeds 1e-6, a certificate for a
-problem with a solution, or a solution of one without; the command then fails.
+batch of problems, degenerate, badly scaled, infeasible or unbounded. Wrong is a point called optimal whose residual
+exceeds 1e-6, a certificate for a problem with a solution, or a solution of one without; the command then fails.
 """
 
 from __future__ import annotations

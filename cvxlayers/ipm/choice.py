@@ -8,9 +8,9 @@ from cvxlayers.program import Structure
 __all__ = ["fewest", "pays"]
 
 FEW, MATRICES, MANY, LARGE = 1, 4, 8, 1_000_000
-"""It pays from so many elements on: the first number; the second with PSD cones; the third with exponential and power
-cones, or where the factorization takes more operations than the last number, which no longer fit into the cache eight at
-a time.
+"""It pays from so many elements on: the first number; the second with PSD cones; the third with exponential or power
+cones, or where the factorization takes more operations than the last number, which no longer fit into the cache eight
+at a time.
 
 Measured on two cores with two threads, as the time of a call with Clarabel over that with this solver, for 1, 2,
 4, 8 and 16 elements: simplex projections of 10 variables 1.6, 1.8, 2.4, 3.2, 4.1; of 50 variables 1.3, 1.7, 2.3, 3.1,
