@@ -121,39 +121,30 @@ class _Rule(ClosedRule):
     def pullback(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Tensor]
     ) -> Sequence[Tensor]:
-        V, F = _prepared(*outputs)
-        g, G = cotangents
+        (_, V), (F, poison), (g, G) = outputs, _inverse_gaps(*outputs), cotangents
         A = V @ (F * (V.mT @ G) + torch.diag_embed(g)) @ V.mT
-        return ((A + A.mT) / 2,)
+        return ((A + A.mT) / 2 + poison,)
 
     def pushforward(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], tangents: Sequence[Tensor]
     ) -> Sequence[Tensor]:
-        V, F = _prepared(*outputs)
-        (dX,) = tangents
-        N = V.mT @ (dX + dX.mT) @ V / 2
-        return N.diagonal(dim1=-2, dim2=-1), V @ (F * N)
+        (_, V), (F, poison), (dX,) = outputs, _inverse_gaps(*outputs), tangents
+        N = V.mT @ (dX + dX.mT) @ V / 2 + poison
+        return N.diagonal(dim1=-2, dim2=-1), V @ (F * N + poison)
 
 
 _RULE = _Rule()
 
 
-def _prepared(lam: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
-    """V, and F made of lam; their derivatives are NaN in elements with coinciding eigenvalues."""
-    M = lam.shape[-1]
-    gap = lam[..., None, :] - lam[..., :, None]
-    size = lam.detach().abs().amax(-1)[..., None, None]
-    same = gap.detach().abs() <= COINCIDING * M * torch.finfo(lam.dtype).eps * size
-    multiple = same.sum((-2, -1)) > M
-    lam, V = _once(lam, multiple[..., None]), _once(V, multiple[..., None, None])
-    gap = lam[..., None, :] - lam[..., :, None]
-    return V, torch.where(same, 0.0, 1 / torch.where(same, 1.0, gap))
-
-
-def _once(x: Tensor, where: Tensor) -> Tensor:
-    """The same values; where asked, the derivative is that of a root at zero, which is not finite."""
-    zero = x - x.detach()
-    return x + torch.where(where, torch.where(where, zero, 1.0).sqrt(), 0.0)
+def _inverse_gaps(lam: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
+    """F, and a zero (B, 1, 1) whose derivative is not finite in elements with coinciding eigenvalues."""
+    gap = lam[:, None, :] - lam[:, :, None]
+    size = lam.detach().abs().amax(-1)[:, None, None]
+    same = gap.detach().abs() <= COINCIDING * lam.shape[-1] * torch.finfo(lam.dtype).eps * size
+    multiple = same.sum((-2, -1), keepdim=True) > lam.shape[-1]
+    every = V.sum((-2, -1), keepdim=True) + lam.sum(-1)[:, None, None]
+    zero = torch.where(multiple, every - every.detach(), 1.0)
+    return torch.where(same, 0.0, 1 / torch.where(same, 1.0, gap)), torch.where(multiple, zero.sqrt(), 0.0)
 
 
 def _decompose(X: Any, k: int | None, call: Call) -> tuple[Tensor, Tensor]:

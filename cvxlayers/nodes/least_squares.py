@@ -31,7 +31,9 @@ from cvxlayers.solution import Status
 
 __all__ = ["LeastSquares", "least_squares"]
 
-REFINEMENTS = 2
+REFINEMENTS = 3
+ENOUGH = 1e-15
+"""At least one refinement is made, and no more where the conditions are met so well, in the units of ``TOLERANCE``."""
 
 SQUARED_LOSS = 1e-8
 """A squared pivot of G below this share of its diagonal: QR instead of Cholesky."""
@@ -157,8 +159,7 @@ class _Inverse(ClosedRule):
         (X, w, beta, _, _, L), (u, u0), (g, g0) = inputs, outputs, cotangents
         v, v0 = self(_QUIET, X, w, beta, g, g0, L.detach())
         q, p = _predict(X, u, u0), _predict(X, v, v0)
-        by_X = -(_outer(v, w * q) + _outer(u, w * p))
-        return by_X, -p * q, -(u * v).sum(-1), v, v0, torch.zeros_like(L)
+        return _outer(v, w * q, u, w * p), -p * q, -(u * v).sum(-1), v, v0, torch.zeros_like(L)
 
     def pushforward(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], tangents: Sequence[Tensor]
@@ -188,28 +189,23 @@ class _Rule(ClosedRule):
         total = w.sum(-1, keepdim=True)
         mean, target = _means(X, t, w, self.bias)
         X, t = X - mean[..., None], t - target
-        L, singular = _factor(X, w, beta)
+        L, lengths, singular = _factor(X, w, beta)
         singular = singular | (total[:, 0] <= 0) if self.bias else singular
-        u = torch.zeros_like(X[..., 0])
-        for _ in range(1 + REFINEMENTS):
-            u = u + _by_factor(L, _along(X, w * (t - _predict(X, u))) - beta[:, None] * u)
+        size = lengths * (w * t * t).sum(-1, keepdim=True).sqrt()
+        u, gradient = torch.zeros_like(X[..., 0]), -_along(X, w * t)
+        for rounds in range(1 + REFINEMENTS):
+            u = u - _by_factor(L, gradient)
+            gradient = _along(X, w * (_predict(X, u) - t)) + beta[:, None] * u
+            scale = (size + lengths * (lengths * u.abs()).sum(-1, keepdim=True)).clamp_min(torch.finfo(X.dtype).tiny)
+            worst = (gradient.abs() / scale).amax(-1)
+            if rounds and bool((worst <= ENOUGH).all()):
+                break
         u0 = target - (mean * u).sum(-1, keepdim=True) if self.bias else torch.zeros_like(target)
-        return self._judged(X, t, w, beta, u, u0, L, singular, inputs[0].dtype)
-
-    def _judged(
-        self,
-        X: Tensor, t: Tensor, w: Tensor, beta: Tensor, u: Tensor, u0: Tensor, L: Tensor, singular: Tensor, dtype: Any,
-    ) -> Solved:  # fmt: skip
-        """The gradient Xc W e + beta u against the lengths of the vectors whose products it is made of."""
-        gradient = _along(X, w * (_predict(X, u) - t)) + beta[:, None] * u
-        lengths = ((X * X) @ w[..., None])[..., 0].add(beta[:, None]).sqrt()
-        size = lengths * ((w * t * t).sum(-1, keepdim=True).sqrt() + (lengths * u.abs()).sum(-1, keepdim=True))
-        worst = (gradient.abs() / size.clamp_min(torch.finfo(X.dtype).tiny)).amax(-1)
         status = torch.where(worst <= TOLERANCE, int(Status.OPTIMAL), int(Status.INACCURATE))
         status = torch.where(singular, int(Status.FAILED), status)
         gone = torch.where(singular, torch.nan, 0.0)
-        outputs = (u + gone[:, None]).to(dtype), (u0 + gone[:, None]).to(dtype), L
-        return Solved(outputs, status, torch.full_like(status, REFINEMENTS), worst + gone)
+        outputs = (u + gone[:, None]).to(inputs[0].dtype), (u0 + gone[:, None]).to(inputs[0].dtype), L
+        return Solved(outputs, status, torch.full_like(status, rounds), worst + gone)
 
     def pullback(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Tensor]
@@ -217,7 +213,7 @@ class _Rule(ClosedRule):
         (X, t, w, beta), (u, u0, L), (g, g0, _) = inputs, outputs, cotangents
         v, v0 = self.inverse(_QUIET, X, w, beta, g, g0, L.detach())
         e, p = _predict(X, u, u0) - t, _predict(X, v, v0)
-        return -(_outer(v, w * e) + _outer(u, w * p)), w * p, -p * e, -(u * v).sum(-1)
+        return _outer(v, w * e, u, w * p), w * p, -p * e, -(u * v).sum(-1)
 
     def pushforward(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], tangents: Sequence[Tensor]
@@ -251,8 +247,9 @@ def _along(X: Tensor, r: Tensor) -> Tensor:
     return (X @ r[..., None])[..., 0]
 
 
-def _outer(v: Tensor, r: Tensor) -> Tensor:
-    return v[..., None] * r[:, None, :]
+def _outer(v: Tensor, r: Tensor, u: Tensor, q: Tensor) -> Tensor:
+    """-(v r' + u q'), (B, C, T)."""
+    return torch.stack([-v, -u], -1) @ torch.stack([r, q], 1)
 
 
 def _by_factor(L: Tensor, a: Tensor) -> Tensor:
@@ -268,8 +265,8 @@ def _means(X: Tensor, t: Tensor, w: Tensor, bias: bool) -> tuple[Tensor, Tensor]
     return _along(X, w) / total, (w * t).sum(-1, keepdim=True) / total
 
 
-def _factor(X: Tensor, w: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
-    """L with L L' = X W X' + beta I, and who is singular, (B,)."""
+def _factor(X: Tensor, w: Tensor, beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """L with L L' = G = X W X' + beta I, the square roots of G's diagonal (B, C), and who is singular, (B,)."""
     C = X.shape[1]
     G = (X * w[:, None]) @ X.mT
     scale = G.diagonal(dim1=1, dim2=2)
@@ -287,7 +284,7 @@ def _factor(X: Tensor, w: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
         poor = ~(R.diagonal(dim1=1, dim2=2).abs() > small).all(-1)
         R = torch.where(poor[:, None, None], torch.eye(C, dtype=X.dtype, device=X.device), R)
         L[where], singular[where] = R.mT, poor
-    return L, singular
+    return L, scale.sqrt(), singular
 
 
 def _least_norm(X: Tensor, t: Tensor, w: Tensor, beta: Tensor, bias: bool) -> tuple[Tensor, Tensor]:

@@ -50,7 +50,7 @@ def _quadratic(s: Tensor, alpha: Tensor) -> Terms:
 
 
 def _pseudo_huber(s: Tensor, alpha: Tensor) -> Terms:
-    psi = (1 + s / alpha**2) ** -0.5
+    psi = (1 + s / alpha**2).rsqrt()
     cubed = psi * psi * psi
     return Terms(psi, -cubed / alpha**2, s * cubed / alpha**3)
 
@@ -61,7 +61,7 @@ def _pseudo_huber_value(s: Tensor, alpha: Tensor) -> Tensor:
 
 def _huber(s: Tensor, alpha: Tensor) -> Terms:
     far = s > alpha**2
-    inverse = torch.where(far, s, 1.0) ** -0.5
+    inverse = torch.where(far, s, 1.0).rsqrt()
     psi = torch.where(far, alpha * inverse, 1.0)
     return Terms(psi, torch.where(far, -psi * inverse * inverse, 0.0), torch.where(far, inverse, 0.0))
 

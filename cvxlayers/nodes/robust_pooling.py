@@ -21,7 +21,7 @@ from cvxlayers.nodes.arguments import check_dimensions, flatten_batch, positive
 from cvxlayers.nodes.closed_rule import ClosedRule
 from cvxlayers.nodes.outcome import Call, Reporting, Solved, check_policy
 from cvxlayers.nodes.penalties import PENALTIES, Penalty, find_penalty
-from cvxlayers.nodes.robust_search import minimize
+from cvxlayers.nodes.robust_search import minimize, stationarity
 from cvxlayers.solution import Status
 
 __all__ = ["RobustPool", "robust_pool"]
@@ -107,7 +107,10 @@ class RobustPool(Reporting):
 
 
 class _Rule(ClosedRule):
-    """(x, alpha) to (y, below, above): (B, N), (B,) to (B,) each; the last two, NaN or the ends of a flat piece."""
+    """(x, alpha) to (y, ends): (B, N), (B,) to (B,), (B, 2).
+
+    The ends are the places of the two samples beside a flat piece, or -1.
+    """
 
     names = ("x", "alpha")
     advice = {Status.INACCURATE: "inaccurate elements did not converge: scale the samples nearer to alpha"}
@@ -118,54 +121,52 @@ class _Rule(ClosedRule):
     def solve(self, call: Call, *inputs: Tensor) -> Solved:
         x, alpha = (part.double() for part in inputs)
         y, iterations, good = minimize(self.penalty, x, alpha)
-        below, above = torch.full_like(y, torch.nan), torch.full_like(y, torch.nan)
+        ends = x.new_full((x.shape[0], 2), -1)
         if self.penalty.name == "huber":
-            y, below, above = self._middle(x, alpha, y)
-        z = y[:, None] - x
-        terms = self.penalty.terms(z * z, alpha[:, None]).psi * z
-        noise = 8 * torch.finfo(x.dtype).eps * (y.abs() + alpha) * x.shape[1]
-        worst = (terms.sum(1).abs() - noise).clamp_min(0) / terms.abs().sum(1).clamp_min(torch.finfo(x.dtype).tiny)
-        good = good & (worst <= STATIONARY)
-        status = torch.where(good, int(Status.OPTIMAL), int(Status.INACCURATE))
-        dtype = inputs[0].dtype
-        return Solved((y.to(dtype), below.to(dtype), above.to(dtype)), status, iterations, worst)
-
-    @staticmethod
-    def _middle(x: Tensor, alpha: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Where nobody is within alpha of y: the middle of the interval of minimizers, and the samples beside it."""
-        z = x - y[:, None]
-        flat = ~(z.abs() <= alpha[:, None]).any(1) & (z.sign().sum(1) == 0)
-        below = torch.where(flat, torch.where(z < 0, x, -torch.inf).amax(1), torch.nan)
-        above = torch.where(flat, torch.where(z > 0, x, torch.inf).amin(1), torch.nan)
-        return torch.where(flat, below + (above - below) / 2, y), below, above
+            y, ends = _middle(x, alpha, y, ends)
+        worst = stationarity(self.penalty, x, alpha, y)
+        status = torch.where(good & (worst <= STATIONARY), int(Status.OPTIMAL), int(Status.INACCURATE))
+        return Solved((y.to(inputs[0].dtype), ends), status, iterations, worst)
 
     def pullback(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Tensor]
     ) -> Sequence[Tensor]:
-        weights, by_alpha = self._weights(*inputs, *outputs)
-        g = cotangents[0]
-        return g[:, None] * weights, g * by_alpha
+        curvature, by_alpha = self._parts(inputs, outputs)
+        g = cotangents[0] / curvature.sum(1)
+        return g[:, None] * curvature, -g * by_alpha
 
     def pushforward(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], tangents: Sequence[Tensor]
     ) -> Sequence[Tensor]:
-        weights, by_alpha = self._weights(*inputs, *outputs)
+        curvature, by_alpha = self._parts(inputs, outputs)
         dx, dalpha = tangents
-        return (weights * dx).sum(1) + by_alpha * dalpha, torch.zeros_like(dalpha), torch.zeros_like(dalpha)
+        dy = ((curvature * dx).sum(1) - by_alpha * dalpha) / curvature.sum(1)
+        return dy, torch.zeros_like(outputs[1])
 
-    def _weights(self, x: Tensor, alpha: Tensor, y: Tensor, below: Tensor, above: Tensor) -> tuple[Tensor, Tensor]:
-        """The derivative of y: (B, N) in x, (B,) in alpha."""
+    def _parts(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """The second derivatives, (B, N), and that of the slope with respect to alpha, (B,)."""
+        (x, alpha), (y, ends) = inputs, outputs
         z = y[:, None] - x
+        if self.penalty.name == "huber":  # in few operations; a flat piece leans on the two samples beside it
+            inside = (z.detach().abs() <= alpha.detach()[:, None]).to(x.dtype)
+            curvature = inside.scatter_add(1, ends.detach().clamp_min(0).long(), 0.5 * (ends >= 0).to(x.dtype))
+            return curvature, ((1 - inside) * z.detach().sign()).sum(1)
         s = z * z
         psi, slope, in_alpha = self.penalty.terms(s, alpha[:, None])
-        curvature = psi + slope * s
-        if self.penalty.name == "huber":
-            curvature = (psi == 1).to(x.dtype)  # the rest is zero but for rounding errors
-            for end in (below, above):
-                at = (x.detach() == end.detach()[:, None]).to(x.dtype)
-                curvature = curvature + at / (2 * at.sum(1, keepdim=True).clamp_min(1))
-        total = curvature.sum(1)
-        return curvature / total[:, None], -(in_alpha * z).sum(1) / total
+        return psi + slope * s, (in_alpha * z).sum(1)
+
+
+def _middle(x: Tensor, alpha: Tensor, y: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
+    """Where nobody is within alpha of y: the middle of the interval of minimizers, and the samples beside it."""
+    z = x - y[:, None]
+    where = ((z.sign().sum(1) == 0) & (z.abs().amin(1) > alpha)).nonzero()[:, 0]
+    if where.numel():
+        x, z, y, ends = x[where], z[where], y.clone(), ends.clone()
+        below = torch.where(z < 0, x, -torch.inf).max(1)
+        above = torch.where(z > 0, x, torch.inf).min(1)
+        y[where] = below.values + (above.values - below.values) / 2
+        ends[where] = torch.stack([below.indices, above.indices], 1).to(ends.dtype)
+    return y, ends
 
 
 _RULES = {name: _Rule(found) for name, found in PENALTIES.items()}

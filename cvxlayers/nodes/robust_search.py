@@ -19,7 +19,7 @@ from torch import Tensor
 
 from cvxlayers.nodes.penalties import Penalty
 
-__all__ = ["Found", "minimize"]
+__all__ = ["Found", "minimize", "stationarity"]
 
 Found = tuple[Tensor, Tensor, Tensor]
 """y (B,), iterations (B,), and whether it converged (B,)."""
@@ -65,7 +65,9 @@ def _convex(penalty: Penalty, x: Tensor, alpha: Tensor) -> Found:
         newton = y - slope / curvature
         trusted = (newton > low) & (newton < high) & (slope.abs() <= 0.5 * before)
         new = torch.where(trusted, newton, torch.where(slope == 0, y, (low + high) / 2))
-        done = (new - y).abs() <= 4 * torch.finfo(x.dtype).eps * (new.abs() + alpha)
+        arrived = torch.minimum((new - y).abs(), (newton - y).abs().nan_to_num(nan=torch.inf))
+        done = arrived <= 4 * torch.finfo(x.dtype).eps * (y.abs() + alpha)
+        new = torch.where(done & (curvature > 0), newton, new)
         y, before = new, slope.abs()
         answer[where] = y
         if done.any():
@@ -76,6 +78,15 @@ def _convex(penalty: Penalty, x: Tensor, alpha: Tensor) -> Found:
             where, x, alpha, y = where[rest], x[rest], alpha[rest], y[rest]
             low, high, before = low[rest], high[rest], before[rest]
     return answer, taken, good
+
+
+def stationarity(penalty: Penalty, x: Tensor, alpha: Tensor, y: Tensor) -> Tensor:
+    """The derivative at y, less its rounding errors, relative to the sum of the absolute values of its terms, (B,)."""
+    z, a = y[:, None] - x, alpha[:, None]
+    huber = penalty.name == "huber"
+    terms = torch.minimum(torch.maximum(z, -a), a) if huber else penalty.terms(z * z, a).psi * z
+    noise = 8 * torch.finfo(x.dtype).eps * (y.abs() + alpha) * x.shape[1]
+    return (terms.sum(1).abs() - noise).clamp_min(0) / terms.abs().sum(1).clamp_min(torch.finfo(x.dtype).tiny)
 
 
 def _derivatives(penalty: Penalty, x: Tensor, y: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
