@@ -15,7 +15,7 @@ from cvxlayers.errors import OptionError, SolveError
 from cvxlayers.report import Info, Seconds
 from cvxlayers.solution import Residuals, Status
 
-__all__ = ["POLICIES", "Call", "Reporting", "Solved", "check_policy"]
+__all__ = ["POLICIES", "Call", "Reporting", "Solved", "check_policy", "solve_error"]
 
 POLICIES = ("raise", "nan", "zero_grad")
 
@@ -56,7 +56,7 @@ class Call:
             self.keeper.info = _report(solved, statuses, seconds)
         bad = np.flatnonzero(statuses != Status.OPTIMAL)
         if bad.size and self.on_failure == "raise":
-            raise _solve_error(statuses, bad, advice)
+            raise solve_error(statuses, bad, advice)
 
 
 _NAMES = np.array([str(status) for status in Status])
@@ -75,7 +75,8 @@ def _report(solved: Solved, statuses: NDArray[np.integer], seconds: Seconds) -> 
     )
 
 
-def _solve_error(statuses: NDArray[np.integer], bad: NDArray[np.intp], advice: Mapping[Status, str]) -> SolveError:
+def solve_error(statuses: NDArray[np.integer], bad: NDArray[np.intp], advice: Mapping[Status, str]) -> SolveError:
+    """The error that lists the failing elements ``bad`` of a batch with these statuses, and gives advice."""
     kinds = [Status(statuses[i]) for i in bad]
     shown = ", ".join(f"{i} ({kind})" for i, kind in list(zip(bad.tolist(), kinds, strict=True))[:10])
     more = f" and {len(bad) - 10} more" if len(bad) > 10 else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,13 +16,12 @@ from cvxlayers.nodes.declarative.report import NodeInfo
 from cvxlayers.nodes.declarative.rules import Attach
 from cvxlayers.nodes.declarative.search import Call, Search
 from cvxlayers.nodes.declarative.system import Settings
+from cvxlayers.nodes.outcome import Reporting, check_policy
 
 __all__ = ["DeclarativeLayer"]
 
-POLICIES = ("raise", "nan", "zero_grad")
 
-
-class DeclarativeLayer(torch.nn.Module):
+class DeclarativeLayer(Reporting):
     """A declarative node as a PyTorch module, differentiable in its inputs to any order and under all transformations.
 
     Parameters
@@ -94,8 +92,7 @@ class DeclarativeLayer(torch.nn.Module):
         super().__init__()
         if not isinstance(node, DeclarativeNode):
             raise OptionError(f"node: expected an instance of DeclarativeNode, got {type(node).__name__}.")
-        if on_failure not in POLICIES:
-            raise OptionError(f"on_failure: expected one of {', '.join(map(repr, POLICIES))}, got {on_failure!r}.")
+        check_policy(on_failure)
         if chunk is not None and chunk < 1:
             raise OptionError(f"chunk: expected a positive number of elements, got {chunk}.")
         if regularization < 0:
@@ -114,19 +111,11 @@ class DeclarativeLayer(torch.nn.Module):
             "regularization": regularization, "polish": polish, "max_iterations": max_iterations, "chunk": chunk,
             "matrix_free": matrix_free,
         }  # fmt: skip
-        self._local = threading.local()
 
     @property
     def info(self) -> NodeInfo | None:
         """The report of this thread's last call; None before the first."""
         return getattr(self._local, "info", None)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_local"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._local = threading.local()
 
     def forward(self, *xs: Any) -> Tensor:
         """Solve.

@@ -1,4 +1,4 @@
-"""The report of a call, in the form that the convex layers give it, and the error that lists what failed."""
+"""The report of a call, in the form that the convex layers give it, and what to advise where it failed."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ import torch
 from numpy.typing import NDArray
 
 from cvxlayers.derivative.base import DerivativeReport
-from cvxlayers.errors import SolveError
 from cvxlayers.nodes.declarative.optimality import Point
 from cvxlayers.nodes.declarative.system import System
 from cvxlayers.report import Info, Seconds
 from cvxlayers.solution import Residuals, Status
 
-__all__ = ["NodeInfo", "judge", "report", "solve_error"]
+__all__ = ["ADVICE", "NodeInfo", "judge", "report"]
 
 # As for the convex layers: within this factor of the tolerance a point is called inaccurate, beyond it failed.
 _INACCURATE = 1e3
@@ -90,28 +89,13 @@ def report(
 
 
 _NAMES = np.array([str(status) for status in Status])
-_ADVICE = {
-    "infeasible": "infeasible elements have inputs for which no point nearby meets the constraints: soften them, or "
-    "start elsewhere by writing initial(self, *xs)",
-    "unbounded": "unbounded elements have an objective without a minimum: bound y or regularize",
-    "inaccurate": "inaccurate elements stopped short of the tolerance: improve solve, rescale the objective, or pass a "
-    "larger tolerance",
-    "failed": "failed elements do not meet the conditions of a minimum (where all of layer.info.residuals are small "
-    "they are saddles or maxima): check solve and the constraints' signs (g <= 0), or start elsewhere by writing "
+ADVICE = {
+    Status.INFEASIBLE: "infeasible elements have inputs for which no point nearby meets the constraints: soften them, "
+    "or start elsewhere by writing initial(self, *xs)",
+    Status.UNBOUNDED: "unbounded elements have an objective without a minimum: bound y or regularize",
+    Status.INACCURATE: "inaccurate elements stopped short of the tolerance: improve solve, rescale the objective, or "
+    "pass a larger tolerance",
+    Status.FAILED: "failed elements do not meet the conditions of a minimum (where all of layer.info.residuals are "
+    "small they are saddles or maxima): check solve and the constraints' signs (g <= 0), or start elsewhere by writing "
     "initial(self, *xs)",
 }
-
-
-def solve_error(info: Info) -> SolveError:
-    """The error that lists the failing elements."""
-    indices = np.flatnonzero(info.statuses != "optimal")
-    statuses = info.statuses[indices].tolist()
-    shown = ", ".join(f"{i} ({status})" for i, status in list(zip(indices.tolist(), statuses, strict=True))[:10])
-    more = f" and {len(indices) - 10} more" if len(indices) > 10 else ""
-    advice = "; ".join(_ADVICE[status] for status in sorted(set(statuses)))
-    return SolveError(
-        f"{len(indices)} of {len(info.statuses)} batch elements have no verified solution: {shown}{more}. Advice: "
-        f'{advice}; or pass on_failure="nan" or "zero_grad" to let the other elements go on.',
-        indices.tolist(),
-        statuses,
-    )

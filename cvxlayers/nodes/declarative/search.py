@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,9 +17,10 @@ from cvxlayers.nodes.declarative.node import DeclarativeNode
 from cvxlayers.nodes.declarative.optimality import Point, multipliers
 from cvxlayers.nodes.declarative.polish import examine, polish
 from cvxlayers.nodes.declarative.problem import Formulation, formulate
-from cvxlayers.nodes.declarative.report import NodeInfo, judge, report, solve_error
+from cvxlayers.nodes.declarative.report import ADVICE, NodeInfo, judge, report
 from cvxlayers.nodes.declarative.rules import fold, unfold
 from cvxlayers.nodes.declarative.system import BUDGET, Settings, System
+from cvxlayers.nodes.outcome import solve_error
 from cvxlayers.report import Seconds
 from cvxlayers.solution import Status
 
@@ -94,7 +96,8 @@ def search(call: Call, xs: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     ok = status == int(Status.OPTIMAL)
     call.complete, call.none = bool(ok.all()), not bool(ok.any())
     if call.on_failure == "raise" and not call.complete:
-        raise solve_error(call.info)
+        numbers = status.cpu().numpy()
+        raise solve_error(numbers, np.flatnonzero(numbers != Status.OPTIMAL), ADVICE)
     return point.z, point.active, ok
 
 
