@@ -106,8 +106,8 @@ def test_redundant_constraints_change_nothing(x: Tensor, matrix_free: bool) -> N
     layer, plain = DeclarativeLayer(Twice(), matrix_free=matrix_free), DeclarativeLayer(Single())
     assert_close(layer(x), plain(x), 1e-10, "solution")
     assert_close(jacrev(layer)(x), jacrev(plain)(x), 1e-9, "gradient")
-    for order, operator in SECOND.items():
-        assert_close(operator(layer)(x), operator(plain)(x), 1e-9, order)
+    for order in list(SECOND) if not matrix_free else ["forward over reverse"]:
+        assert_close(SECOND[order](layer)(x), SECOND[order](plain)(x), 1e-9, order)
 
 
 def test_regularization_damps_the_derivative_and_not_the_solution() -> None:

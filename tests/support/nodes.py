@@ -14,7 +14,7 @@ from cvxlayers.nodes import DeclarativeNode
 
 __all__ = [
     "Ball", "BallBySolve", "BoundedQuadratic", "Circle", "CosineDistance", "Mean", "Polynomial", "RadiusCircle",
-    "RobustAverage", "Simplex", "Softmin", "Sphere", "TwoBalls",
+    "RobustAverage", "Simplex", "Softmin", "Sphere", "TwoBalls", "TwoBallsBySolve",
 ]  # fmt: skip
 
 
@@ -135,6 +135,13 @@ class TwoBalls(DeclarativeNode):
         first = 0.5 * x[:, 1:2]
         rest = (1 - first**2).sqrt() * x[:, 1:] / length(x[:, 1:])
         return torch.where(free[:, :1] > first, torch.cat([first, rest], -1), free)
+
+
+class TwoBallsBySolve(TwoBalls):
+    """The same with a solver of its own, in closed form."""
+
+    def solve(self, x: Tensor) -> Tensor:
+        return self.closed_form(x)
 
 
 class CosineDistance(DeclarativeNode):
