@@ -242,7 +242,9 @@ class Layer:
         if self.check_parameters:
             checks.check_attributes(packed.arrays, specs)
         finite = checks.finite_elements(packed.arrays, specs, packed.batch)
-        if self.on_failure == "raise" and not finite.all():
+        if finite.all():
+            return np.arange(finite.size)
+        if self.on_failure == "raise":
             checks.refuse_infinite(packed.arrays, specs)
         return np.flatnonzero(finite)
 

@@ -65,7 +65,7 @@ class Solution:
     engine : (B,) str
         The solver that gave each element.
     residuals : Residuals or None
-        Filled in by ``verified``.
+        Filled in by ``verification.verify``, if not before.
     """
 
     x: Array

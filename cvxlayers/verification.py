@@ -26,10 +26,10 @@ def verify(measure: Measure, values: Values, solution: Solution, tolerance: floa
 
     A solver's certificate of infeasibility or unboundedness stands; its claim of optimality does not.
     """
-    residuals = measure(values, solution.x, solution.y, solution.s)
+    residuals = solution.residuals or measure(values, solution.x, solution.y, solution.s)
     worst = residuals.worst
-    if (worst <= tolerance).all() and not solution.status.any():
-        return solution.measured(residuals)
+    if not solution.status.any() and (worst <= tolerance).all():
+        return solution if solution.residuals else solution.measured(residuals)
     judged = np.where(
         worst <= tolerance, Status.OPTIMAL, np.where(worst <= _INACCURATE * tolerance, Status.INACCURATE, Status.FAILED)
     )

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,22 +16,22 @@ from cvxlayers.ipm.entry import (
 )
 from cvxlayers.ipm.layout import Layout
 from cvxlayers.ipm.method import Method
+from cvxlayers.ipm.threads import spread
 from cvxlayers.ipm.width import W
 from cvxlayers.program import Array, Values
 
 __all__ = ["Answer", "Sensitivity", "differentiate_batch", "measure_batch", "pair_batch", "solve_batch"]
 
-WORTH_A_THREAD = 3e-4
-"""Seconds of work for which another thread is started."""
-
 
 @dataclass(frozen=True)
 class Answer:
-    """Points x (n, B), y and s (m, B); state (see ``iteration``), iterations and error, each (B,)."""
+    """Points x (n, B), y and s (m, B), with what ``measure_batch`` says of them, (5, B); state (see ``method``),
+    iterations and error, each (B,)."""
 
     x: Array
     y: Array
     s: Array
+    measured: Array
     state: Array
     iterations: Array
     error: Array
@@ -55,7 +52,7 @@ def solve_batch(layout: Layout, values: Values, method: Method, threads: int) ->
     size = values.batch
     groups = -(-size // W)
     P, q, A, b = (_padded(part, groups * W) for part in (values.P, values.q, values.A, values.b))
-    out = [np.empty((rows, groups * W)) for rows in (layout.n, layout.m, layout.m, 3)]
+    out = [np.empty((rows, groups * W)) for rows in (layout.n, layout.m, layout.m, 3, 5)]
     shared = P.shape[1] == 1 and A.shape[1] == 1
     numbers = method.numbers
 
@@ -65,9 +62,9 @@ def solve_batch(layout: Layout, values: Values, method: Method, threads: int) ->
         with layout.work() as (plan, V):
             solve(plan, layout.at, V, P, q, A, b, begin, end, shared, numbers, *out)
 
-    _spread(work_on, groups, layout.seconds, threads)
-    x, y, s, info = (part[:, :size] for part in out)
-    return Answer(x, y, s, info[0], info[1], info[2])
+    spread(work_on, groups, layout.seconds, threads)
+    x, y, s, info, measured = (part[:, :size] for part in out)
+    return Answer(x, y, s, measured, info[0], info[1], info[2])
 
 
 def differentiate_batch(
@@ -87,7 +84,7 @@ def differentiate_batch(
         with layout.work() as (plan, V):
             differentiate_groups(plan, layout.at, V, P, A, state, probe, f, g, begin, end, shared, *out)
 
-    _spread(work_on, groups, layout.derivative_seconds, threads)
+    spread(work_on, groups, layout.derivative_seconds, threads)
     dx, u, info = (part[:, :size] for part in out)
     return Sensitivity(dx, u, info[0], info[1] > 0)
 
@@ -105,7 +102,7 @@ def measure_batch(layout: Layout, values: Values, x: Array, y: Array, s: Array, 
         with layout.work() as (plan, V):
             measure_groups(plan, layout.at, V, P, q, A, b, x, y, s, begin, end, out)
 
-    _spread(work_on, groups, layout.measure_seconds, threads)
+    spread(work_on, groups, layout.measure_seconds, threads)
     return out[:, :size]
 
 
@@ -121,25 +118,8 @@ def pair_batch(
     def work_on(begin: int, end: int) -> None:
         pair_groups(layout.plan, layout.at, rx, rv, x, y, begin, end, dP, dA)
 
-    _spread(work_on, groups, layout.measure_seconds, threads)
+    spread(work_on, groups, layout.measure_seconds, threads)
     return dP[:, :size], dA[:, :size]
-
-
-def _spread(work_on: Callable[[int, int], None], groups: int, seconds: float, threads: int) -> None:
-    """Share the groups, of so many seconds each, among at most so many threads; this one works as well."""
-    count = min(threads, groups, 1 + int(groups * seconds / WORTH_A_THREAD))
-    if count == 1:
-        work_on(0, groups)
-        return
-    bounds = [groups * k // count for k in range(count + 1)] if count else []
-    parts = list(itertools.pairwise(bounds))
-    others = [threading.Thread(target=work_on, args=part) for part in parts[1:]]
-    for thread in others:
-        thread.start()
-    for part in parts[:1]:
-        work_on(*part)
-    for thread in others:
-        thread.join()
 
 
 def _padded(part: Array, width: int) -> Array:

@@ -26,18 +26,22 @@ _VALUES = types.Array(types.float64, 2, "C", readonly=True)
 
 def _make_solve(fingerprint: int, at: Any) -> Any:
     def solve_groups(plan: Any, at: Any, V: Any, P: Any, q: Any, A: Any, b: Any, begin: int, end: int, shared: bool,
-                     settings: Any, x: Any, y: Any, s: Any, info: Any) -> None:  # fmt: skip
-        """Solve groups begin, ..., end - 1, of W elements each; ``shared``: P and A are the same for all."""
+                     settings: Any, x: Any, y: Any, s: Any, info: Any, measured: Any) -> None:  # fmt: skip
+        """Solve groups begin, ..., end - 1, of W elements each, and measure the points (see ``residuals``).
+
+        ``shared``: P and A are the same for all.
+        """
         if fingerprint < 0:
             return
         for group in range(begin, end):
             if group == begin or not shared:
                 equilibrate(plan, at, V, P, A, group * W)
             solve_group(plan, at, V, P, q, A, b, group * W, settings, x, y, s, info)
+            measure_group(plan, at, V, P, q, A, b, x, y, s, group * W, measured)
 
     signature = types.void(
         _PLAN, at, _MATRIX, _VALUES, _VALUES, _VALUES, _VALUES, _INTEGER, _INTEGER, types.boolean,
-        _NUMBERS, _MATRIX, _MATRIX, _MATRIX, _MATRIX,
+        _NUMBERS, _MATRIX, _MATRIX, _MATRIX, _MATRIX, _MATRIX,
     )  # fmt: skip
     return compiled(signature, solve_groups)
 

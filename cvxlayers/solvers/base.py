@@ -87,7 +87,8 @@ class Solver(ABC):
     def solve(self, values: Values, warm: Solution | None = None) -> Solution:
         """Solve every element of the batch; a failure becomes a status, never an exception.
 
-        The statuses are the solver's own word; the caller verifies the points (``residuals`` stays None).
+        The statuses are the solver's own word; the caller verifies the points. ``residuals`` stays None, unless
+        they were computed in passing by what ``measure`` computes.
         A point whose status is INACCURATE or FAILED may yet prove good. Elements without a point (INFEASIBLE,
         UNBOUNDED, values that are not finite) hold NaN.
         """

@@ -100,12 +100,13 @@ class IPM(Solver):
                 return _scattered(self.solve(values.select(elements)), elements, values.batch)
             status = self._judged(values, answer)
             certified = np.isin(status, (Status.INFEASIBLE, Status.UNBOUNDED))
-            for part in (answer.x, answer.y, answer.s):
+            for part in (answer.x, answer.y, answer.s, answer.measured):
                 part[:, certified] = np.nan
         iterations = answer.iterations.astype(np.int64)
         if self.settings.verbose:
             sys.stdout.write(_log(status, iterations, answer.error))
-        return Solution(answer.x, answer.y, answer.s, status, iterations, np.full(values.batch, self.name))
+        engine, residuals = np.full(values.batch, self.name), Residuals(*answer.measured)
+        return Solution(answer.x, answer.y, answer.s, status, iterations, engine, residuals)
 
     def measure(self, values: Values, x: Array, y: Array, s: Array) -> Residuals:
         if self._layout.further:  # the kernels do not know the distance from these cones
