@@ -13,9 +13,11 @@ Healey, Nobel, Boyd 2025 with P.
 from __future__ import annotations
 
 import threading
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cvxlayers.derivative.base import Derivative, DerivativeReport, Linearization, kink_margin
 from cvxlayers.derivative.factors import Factors
@@ -113,7 +115,6 @@ class ExactLinearization(Linearization):
         batch = solution.batch
         self._residual = np.zeros(batch)
         self._fallback = np.zeros(batch, dtype=bool)
-        self._factors = Factors(derivative.layout, derivative.paths, derivative.smoothing, derivative.threads)
         self._fused = derivative.fused_for(batch)
         self._lock = threading.Lock()
 
@@ -123,6 +124,11 @@ class ExactLinearization(Linearization):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
 
+    @cached_property
+    def _factors(self) -> Factors:
+        derivative = self._derivative
+        return Factors(derivative.layout, derivative.paths, derivative.smoothing, derivative.threads)
+
     @property
     def report(self) -> DerivativeReport:
         with self._lock:
@@ -130,10 +136,19 @@ class ExactLinearization(Linearization):
         return DerivativeReport(residual, kink_margin(self._derivative.structure.cones, self._v), fallback)
 
     def vjp(self, dx: Array, dy: Array, ds: Array | None = None) -> Values:
-        rx, rv = self._adjoint(dx, dy, ds)
-        if self._fused is not None:
-            return self._fused.cotangents(rx, rv, self._x, self._y, self._derivative.threads)
-        return cotangents(self._derivative.structure, rx, rv, self._x, self._y)
+        structure, x, y = self._derivative.structure, self._x, self._y
+        if self._fused is None or ds is not None:
+            return cotangents(structure, *self._adjoint(dx, dy, ds), x, y)
+        threads = self._derivative.threads
+        solved, unsure, dP, dA = self._fused.paired(self._values, self._v, dx, dy, threads, x, y)
+        self._complete(solved, unsure, dx, dy)
+        if unsure.size:
+            others = (part[:, unsure] for part in (solved.dx, solved.dy, x, y))
+            again = cotangents(structure, *others)
+            for found, part in ((dP, again.P), (dA, again.A)):
+                if found is not None:
+                    found[:, unsure] = part
+        return cotangents(structure, solved.dx, solved.dy, x, y, dP, dA)
 
     @property
     def twice(self) -> bool:
@@ -163,17 +178,18 @@ class ExactLinearization(Linearization):
 
     def _solve(self, f: Array, g: Array) -> tuple[Array, Array]:
         """dx and dy = D dv for J (dx, dv) = (f, g)."""
-        solved = self._solved(f, g)
-        with self._lock:
-            np.maximum(self._residual, solved.residual, out=self._residual)
-            self._fallback |= ~(solved.residual <= ACCEPTED)
+        if self._fused is None:
+            solved, unsure = self._factors.solve(self._values, self._v, f, g), np.zeros(0, dtype=np.intp)
+        else:
+            solved, unsure = self._fused.solve(self._values, self._v, f, g, self._derivative.threads)
+        self._complete(solved, unsure, f, g)
         return solved.dx, solved.dy
 
-    def _solved(self, f: Array, g: Array) -> Solved:
-        if self._fused is None:
-            return self._factors.solve(self._values, self._v, f, g)
-        solved, unsure = self._fused.solve(self._values, self._v, f, g, self._derivative.threads)
+    def _complete(self, solved: Solved, unsure: NDArray[np.intp], f: Array, g: Array) -> None:
+        """Enter what the factors say of some elements, and keep the residuals."""
         if unsure.size:
             others = self._values.select(unsure), self._v[:, unsure]
             solved.enter(unsure, self._factors.solve(*others, f[:, unsure], g[:, unsure], unsure.tobytes()))
-        return solved
+        with self._lock:
+            np.maximum(self._residual, solved.residual, out=self._residual)
+            self._fallback |= ~(solved.residual <= ACCEPTED)

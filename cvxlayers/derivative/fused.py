@@ -9,12 +9,12 @@ they find singular, or cannot solve to rounding, they leave to others.
 from __future__ import annotations
 
 import importlib.util
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cvxlayers.cones import nonneg
-from cvxlayers.derivative.pairing import cotangents
 from cvxlayers.derivative.part import Solved
 from cvxlayers.derivative.smoothing import smoothed_rows
 from cvxlayers.derivative.system import Layout
@@ -23,7 +23,12 @@ from cvxlayers.ipm.symbolic import Analysis, analysis_of
 from cvxlayers.ipm.width import W
 from cvxlayers.program import Array, Structure, Values
 
+if TYPE_CHECKING:
+    from cvxlayers.ipm.batch import Pairing, Sensitivity
+
 __all__ = ["Fused"]
+
+Index = NDArray[np.intp]
 
 _KINDS = frozenset({"zero", "nonneg", "second_order"})
 # The relative residual above which a solution is left to others.
@@ -64,24 +69,29 @@ class Fused:
         """The predicted nanoseconds for a batch."""
         return 1e9 * self._seconds * -(-batch // W)
 
-    def solve(self, values: Values, v: Array, f: Array, g: Array, threads: int) -> tuple[Solved, NDArray[np.intp]]:
+    def solve(self, values: Values, v: Array, f: Array, g: Array, threads: int) -> tuple[Solved, Index]:
         """Solutions of J (dx, dv) = (f, g), and the elements of which they are not good enough."""
-        from cvxlayers.ipm.batch import differentiate_batch  # here, because it loads Numba
+        return _judged(self._differentiate(values, v, f, g, threads, None))
 
-        found = differentiate_batch(self._places, values.P, values.A, self._state(v), self._probe, f, g, threads)
-        unsure = np.flatnonzero(~(found.healthy & (found.residual <= _GOOD)))
-        return Solved(found.dx, found.u, found.residual), unsure
-
-    def cotangents(self, rx: Array, rv: Array, x: Array, y: Array, threads: int) -> Values:
-        """What ``pairing.cotangents`` computes."""
-        from cvxlayers.ipm.batch import pair_batch
+    def paired(
+        self, values: Values, v: Array, f: Array, g: Array, threads: int, x: Array, y: Array
+    ) -> tuple[Solved, Index, Array | None, Array | None]:
+        """The same, with the cotangents of P and A, where these vary, for the multipliers dx and D dv."""
+        from cvxlayers.ipm.batch import Pairing
 
         structure = self._layout.structure
-        wanted = [(name in structure.varying) * part.nnz for name, part in (("P", structure.P), ("A", structure.A))]
-        if not any(wanted):
-            return cotangents(structure, rx, rv, x, y)
-        dP, dA = pair_batch(self._places, rx, rv, x, y, (wanted[0], wanted[1]), threads)
-        return cotangents(structure, rx, rv, x, y, dP if wanted[0] else None, dA if wanted[1] else None)
+        P, A = (part.nnz * (name in structure.varying) for name, part in (("P", structure.P), ("A", structure.A)))
+        found = self._differentiate(values, v, f, g, threads, Pairing(x, y, P, A))
+        dP, dA = found.cotangents
+        return *_judged(found), dP if P else None, dA if A else None
+
+    def _differentiate(
+        self, values: Values, v: Array, f: Array, g: Array, threads: int, pairing: Pairing | None
+    ) -> Sensitivity:
+        from cvxlayers.ipm.batch import differentiate_batch  # here, because it loads Numba
+
+        state = self._state(v)
+        return differentiate_batch(self._places, values.P, values.A, state, self._probe, f, g, threads, pairing)
 
     def _state(self, v: Array) -> Array:
         """D's diagonal in the rows without curvature, and v in those of second-order cones."""
@@ -95,6 +105,11 @@ class Fused:
         else:
             state[cones.zero : flat] = smoothed_rows(rows, self._smoothing)
         return state
+
+
+def _judged(found: Sensitivity) -> tuple[Solved, Index]:
+    unsure = np.flatnonzero(~(found.healthy & (found.residual <= _GOOD)))
+    return Solved(found.dx, found.u, found.residual), unsure
 
 
 def _serves(structure: Structure, smoothing: float | None) -> bool:

@@ -20,7 +20,7 @@ from cvxlayers.ipm.threads import spread
 from cvxlayers.ipm.width import W
 from cvxlayers.program import Array, Values
 
-__all__ = ["Answer", "Sensitivity", "differentiate_batch", "measure_batch", "pair_batch", "solve_batch"]
+__all__ = ["Answer", "Pairing", "Sensitivity", "differentiate_batch", "measure_batch", "solve_batch"]
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,25 @@ class Answer:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """dx (n, B), u (m, B), the relative residual (B,), and the elements that are not singular, (B,)."""
+    """dx (n, B), u (m, B), the relative residual (B,), the elements that are not singular, (B,), and the cotangents of P
+    and of A, as far as they were asked for."""
 
     dx: Array
     u: Array
     residual: Array
     healthy: NDArray[np.bool_]
+    cotangents: tuple[Array, Array]
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """The points x (n, B) and y (m, B) with which multipliers are paired, and how many entries of P and of A are asked
+    for, all or none (see ``pairing``)."""
+
+    x: Array
+    y: Array
+    P: int
+    A: int
 
 
 def solve_batch(layout: Layout, values: Values, method: Method, threads: int) -> Answer:
@@ -68,25 +81,30 @@ def solve_batch(layout: Layout, values: Values, method: Method, threads: int) ->
 
 
 def differentiate_batch(
-    layout: Layout, P: Array, A: Array, state: Array, probe: Array, f: Array, g: Array, threads: int
-) -> Sensitivity:
+    layout: Layout, P: Array, A: Array, state: Array, probe: Array, f: Array, g: Array, threads: int,
+    pairing: Pairing | None = None,
+) -> Sensitivity:  # fmt: skip
     """Solve J (dx, dv) = (f, g) for every element, with u = D dv (see ``sensitivity``, also for ``state``).
 
-    ``probe`` (n + m, 1) is a random right-hand side.
+    ``probe`` (n + m, 1) is a random right-hand side. With ``pairing`` the cotangents of P and A are computed, too.
     """
     size = f.shape[1]
     groups = -(-size // W)
     P, A, state, f, g = (_padded(part, groups * W) for part in (P, A, state, f, g))
-    out = [np.empty((rows, groups * W)) for rows in (layout.n, layout.m, 2)]
+    dx, u, info = out = [np.empty((rows, groups * W)) for rows in (layout.n, layout.m, 2)]
     shared = P.shape[1] == 1 and A.shape[1] == 1
+    wanted = (pairing.P, pairing.A) if pairing else (0, 0)
+    dP, dA = (np.empty((count, groups * W)) for count in wanted)
+    x, y = (_padded(part, groups * W) for part in (pairing.x, pairing.y)) if pairing else (dx, u)
 
     def work_on(begin: int, end: int) -> None:
         with layout.work() as (plan, V):
             differentiate_groups(plan, layout.at, V, P, A, state, probe, f, g, begin, end, shared, *out)
+            if any(wanted):
+                pair_groups(plan, layout.at, dx, u, x, y, begin, end, dP, dA)
 
     spread(work_on, groups, layout.derivative_seconds, threads)
-    dx, u, info = (part[:, :size] for part in out)
-    return Sensitivity(dx, u, info[0], info[1] > 0)
+    return Sensitivity(dx[:, :size], u[:, :size], info[0, :size], info[1, :size] > 0, (dP[:, :size], dA[:, :size]))
 
 
 def measure_batch(layout: Layout, values: Values, x: Array, y: Array, s: Array, threads: int) -> Array:
@@ -104,22 +122,6 @@ def measure_batch(layout: Layout, values: Values, x: Array, y: Array, s: Array, 
 
     spread(work_on, groups, layout.measure_seconds, threads)
     return out[:, :size]
-
-
-def pair_batch(
-    layout: Layout, rx: Array, rv: Array, x: Array, y: Array, entries: tuple[int, int], threads: int
-) -> tuple[Array, Array]:
-    """The cotangents of P and A, as many entries (all or none) of each as are asked for (see ``pairing``)."""
-    size = rx.shape[1]
-    groups = -(-size // W)
-    rx, rv, x, y = (_padded(part, groups * W) for part in (rx, rv, x, y))
-    dP, dA = (np.empty((count, groups * W)) for count in entries)
-
-    def work_on(begin: int, end: int) -> None:
-        pair_groups(layout.plan, layout.at, rx, rv, x, y, begin, end, dP, dA)
-
-    spread(work_on, groups, layout.measure_seconds, threads)
-    return dP[:, :size], dA[:, :size]
 
 
 def _padded(part: Array, width: int) -> Array:
