@@ -25,13 +25,13 @@ __all__ = ["Answer", "Pairing", "Sensitivity", "differentiate_batch", "measure_b
 
 @dataclass(frozen=True)
 class Answer:
-    """Points x (n, B), y and s (m, B), with what ``measure_batch`` says of them, (5, B); state (see ``method``),
-    iterations and error, each (B,)."""
+    """Points x (n, B), y and s (m, B), with what ``measure_batch`` says of them, (5, B), or None where it knows not all
+    of the cones; state (see ``method``), iterations and error, each (B,)."""
 
     x: Array
     y: Array
     s: Array
-    measured: Array
+    measured: Array | None
     state: Array
     iterations: Array
     error: Array
@@ -39,8 +39,8 @@ class Answer:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """dx (n, B), u (m, B), the relative residual (B,), the elements that are not singular, (B,), and the cotangents of P
-    and of A, as far as they were asked for."""
+    """dx (n, B), u (m, B), the relative residual (B,), the elements that are not singular, (B,), and the cotangents of
+    P and of A, as far as they were asked for."""
 
     dx: Array
     u: Array
@@ -77,7 +77,7 @@ def solve_batch(layout: Layout, values: Values, method: Method, threads: int) ->
 
     spread(work_on, groups, layout.seconds, threads)
     x, y, s, info, measured = (part[:, :size] for part in out)
-    return Answer(x, y, s, measured, info[0], info[1], info[2])
+    return Answer(x, y, s, None if layout.further else measured, info[0], info[1], info[2])
 
 
 def differentiate_batch(

@@ -24,10 +24,10 @@ _NUMBERS, _MATRIX = types.Array(types.float64, 1, "C"), types.Array(types.float6
 _VALUES = types.Array(types.float64, 2, "C", readonly=True)
 
 
-def _make_solve(fingerprint: int, at: Any) -> Any:
+def _make_solve(fingerprint: int, at: Any, measuring: bool) -> Any:
     def solve_groups(plan: Any, at: Any, V: Any, P: Any, q: Any, A: Any, b: Any, begin: int, end: int, shared: bool,
                      settings: Any, x: Any, y: Any, s: Any, info: Any, measured: Any) -> None:  # fmt: skip
-        """Solve groups begin, ..., end - 1, of W elements each, and measure the points (see ``residuals``).
+        """Solve groups begin, ..., end - 1, of W elements each, and measure the points where ``residuals`` can.
 
         ``shared``: P and A are the same for all.
         """
@@ -37,7 +37,8 @@ def _make_solve(fingerprint: int, at: Any) -> Any:
             if group == begin or not shared:
                 equilibrate(plan, at, V, P, A, group * W)
             solve_group(plan, at, V, P, q, A, b, group * W, settings, x, y, s, info)
-            measure_group(plan, at, V, P, q, A, b, x, y, s, group * W, measured)
+            if measuring:
+                measure_group(plan, at, V, P, q, A, b, x, y, s, group * W, measured)
 
     signature = types.void(
         _PLAN, at, _MATRIX, _VALUES, _VALUES, _VALUES, _VALUES, _INTEGER, _INTEGER, types.boolean,
@@ -98,7 +99,7 @@ def _make_pair(fingerprint: int) -> Any:
     return compiled(signature, pair_groups)
 
 
-solve_groups = _make_solve(FINGERPRINT, _AT)
+solve_groups = _make_solve(FINGERPRINT, _AT, True)
 differentiate_groups = _make_differentiate(FINGERPRINT)
 measure_groups = _make_measure(FINGERPRINT)
 pair_groups = _make_pair(FINGERPRINT)
@@ -107,4 +108,4 @@ pair_groups = _make_pair(FINGERPRINT)
 @functools.lru_cache(maxsize=1)
 def solve_further_groups() -> Any:
     """The first of these kernels for structures with PSD, exponential or power cones, made when first asked for."""
-    return _make_solve(FINGERPRINT, numba.from_dtype(FURTHER_FIELDS))
+    return _make_solve(FINGERPRINT, numba.from_dtype(FURTHER_FIELDS), False)

@@ -100,12 +100,15 @@ class IPM(Solver):
                 return _scattered(self.solve(values.select(elements)), elements, values.batch)
             status = self._judged(values, answer)
             certified = np.isin(status, (Status.INFEASIBLE, Status.UNBOUNDED))
-            for part in (answer.x, answer.y, answer.s, answer.measured):
+            for part in (answer.x, answer.y, answer.s):
                 part[:, certified] = np.nan
+            if answer.measured is not None:
+                answer.measured[:, certified] = np.nan
         iterations = answer.iterations.astype(np.int64)
         if self.settings.verbose:
             sys.stdout.write(_log(status, iterations, answer.error))
-        engine, residuals = np.full(values.batch, self.name), Residuals(*answer.measured)
+        engine = np.full(values.batch, self.name)
+        residuals = None if answer.measured is None else Residuals(*answer.measured)
         return Solution(answer.x, answer.y, answer.s, status, iterations, engine, residuals)
 
     def measure(self, values: Values, x: Array, y: Array, s: Array) -> Residuals:

@@ -182,3 +182,19 @@ def test_huge_problems_are_refused() -> None:
     assert not IPM.takes(huge)
     with pytest.raises(EngineError, match="as large as this one"):
         IPM(huge, Settings())
+
+
+@pytest.mark.parametrize("cones", [Cones(zero=2, nonneg=5, second_order=(4, 1)), Cones(nonneg=2, psd=(3,))])
+@pytest.mark.parametrize("off", [0.0, 1e-3, 10.0])
+def test_the_residuals_in_passing_are_those_of_the_definition(cones: Cones, off: float) -> None:
+    rng = np.random.default_rng(3)
+    structure, values = feasible(rng, 6, cones, 11, quadratic=True)
+    solver = IPM(structure, Settings(threads=2))
+    found = solver.solve(values)
+    points = [part + off * rng.standard_normal(part.shape) for part in (found.x, found.y, found.s)]
+    expected, again = measure(structure, values, *points), solver.measure(values, *points)
+    passing = found.residuals if off == 0 and found.residuals else again
+    assert bool(found.residuals) == (not cones.psd)
+    for part, other, right in zip(again.parts, passing.parts, expected.parts, strict=True):
+        np.testing.assert_allclose(part, right, rtol=1e-9, atol=1e-13)
+        np.testing.assert_allclose(other, right, rtol=1e-9, atol=1e-13)
