@@ -2,15 +2,16 @@
 
 All penalties are concave in the squared distance, so reweighting, y <- sum psi x / sum psi, never goes up (Weiszfeld
 1937; Holland, Welsch 1977). A Newton step is taken instead where it goes lower. Convex penalties start from the mean.
-The others start from the mean, from the median of each coordinate, and from ``STARTS`` of the points, those of least
-cost that are more than alpha apart; the best end is taken; for the truncated quadratic, sets of a few
-inliers more or fewer are tried then. The number of points among which starts are sought is at
-most ``CANDIDATES``.
+The others start from the mean, from the median of each coordinate, and from ``STARTS`` of at most ``CANDIDATES``
+points, those of least cost that are more than alpha apart; after a few steps the best two go on, and the better end
+is taken. For the truncated quadratic, sets of a few inliers more or fewer are tried then.
 
 Points are (B, C, N), alpha is (B,), in double precision.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -26,6 +27,8 @@ ITERATIONS = 200
 STARTS = 5
 CANDIDATES = 256
 RESIZED = 4
+PRUNED = 3
+KEPT = 2
 CLOSE = 1e-13
 """The last step, relative to |y| + alpha."""
 
@@ -38,7 +41,7 @@ def minimize_vector(penalty: Penalty, x: Tensor, alpha: Tensor) -> Found:
     if penalty.convex:
         return descend(penalty, x, alpha, x.mean(2))
     starts = [x.mean(2), x.median(2).values, *_promising(penalty, x, alpha)]
-    ends = [descend(penalty, x, alpha, start) for start in starts]
+    ends = [descend(penalty, x, alpha, start) for start in _pruned(penalty, x, alpha, starts)]
     costs = torch.stack([_cost(penalty, x, alpha, y) for y, _, _ in ends])
     best = costs.argmin(0)
     each = torch.arange(x.shape[0], device=x.device)
@@ -46,6 +49,20 @@ def minimize_vector(penalty: Penalty, x: Tensor, alpha: Tensor) -> Found:
     if penalty.name == "truncated-quadratic":
         y = _resized(penalty, x, alpha, y)
     return y, iterations, good
+
+
+def _pruned(penalty: Penalty, x: Tensor, alpha: Tensor, starts: Sequence[Tensor]) -> list[Tensor]:
+    """Where a few reweighting steps from the starts lead, the ``KEPT`` lowest for each element."""
+    reached = []
+    for y in starts:
+        for _ in range(PRUNED):
+            psi = penalty.terms((y[..., None] - x).square().sum(1), alpha[:, None]).psi
+            total = psi.sum(1, keepdim=True)
+            y = torch.where(total > 0, (psi[:, None] * x).sum(2) / total, y)
+        reached.append(y)
+    costs = torch.stack([_cost(penalty, x, alpha, y) for y in reached])
+    order, each = costs.argsort(0)[:KEPT], torch.arange(x.shape[0], device=x.device)
+    return [torch.stack(reached)[row, each] for row in order]
 
 
 def descend(penalty: Penalty, x: Tensor, alpha: Tensor, y: Tensor) -> Found:
