@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from benchmarks.vision_cases import linear, pooling, projections
+from benchmarks.vision_cases import linear, pooling, projections, sets, transport
 from benchmarks.vision_cases.case import Case
 
 __all__ = ["CASES"]
 
-CASES: dict[str, Callable[[bool], Case]] = {**projections.CASES, **pooling.CASES, **linear.CASES}
+CASES: dict[str, Callable[[bool], Case]] = {
+    **projections.CASES,
+    **pooling.CASES,
+    **linear.CASES,
+    **transport.CASES,
+    **sets.CASES,
+}
 """From a name to a function of ``quick`` that makes the case."""
