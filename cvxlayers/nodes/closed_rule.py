@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -65,10 +66,10 @@ class ClosedRule(ABC):
         SolveError
             With ``on_failure="raise"``, when some element has no verified solution.
         """
-        outputs: tuple[Tensor, ...] = _Attach.apply(self, call, *inputs)
+        outputs: tuple[Tensor, ...] = _Attach.apply(self, call, _Record(), *inputs)
         return outputs[:-1]
 
-    def solve_all(self, call: Call, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def solve_all(self, call: Call, record: _Record, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Solve the elements with finite inputs, settle failures, and return the outputs and who is all right."""
         seconds = Seconds()
         with seconds.measure("packing"):
@@ -84,7 +85,8 @@ class ClosedRule(ABC):
                 solved = _spread(self.solve(call, *(x[index] for x in inputs)), index, len(finite))
         call.settle(solved, self.advice, seconds)
         outputs = solved.outputs
-        if not solved.ok.all():
+        record.complete = bool(solved.ok.all())
+        if not record.complete:
             outputs = tuple(_filled(y, solved.ok, call.on_failure) for y in outputs)
         return *outputs, solved.ok
 
@@ -127,16 +129,23 @@ def _gated(tensors: Sequence[Tensor], ok: Tensor) -> list[Tensor]:
     return [torch.where(_like(ok, x), x, x.detach()) for x in tensors]
 
 
+@dataclass
+class _Record:
+    """What is known after one call: whether every element is solved, so that nothing has to be left out."""
+
+    complete: bool = False
+
+
 class _Attach(torch.autograd.Function):
-    """(rule, call, *inputs) to (*outputs, ok)."""
+    """(rule, call, record, *inputs) to (*outputs, ok)."""
 
     @staticmethod
-    def forward(rule: ClosedRule, call: Call, *inputs: Tensor) -> tuple[Tensor, ...]:
-        return rule.solve_all(call, inputs)
+    def forward(rule: ClosedRule, call: Call, record: _Record, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return rule.solve_all(call, record, inputs)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.rule, ctx.call, *tensors = inputs
+        ctx.rule, ctx.call, ctx.record, *tensors = inputs
         ctx.count = len(tensors)
         ctx.mark_non_differentiable(output[-1])
         ctx.save_for_backward(*tensors, *output)
@@ -145,34 +154,38 @@ class _Attach(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         *saved, ok = ctx.saved_tensors
-        saved, given = _gated(saved, ok), cotangents[:-1]
+        given = cotangents[:-1]
+        if ctx.record.complete:
+            return None, None, None, *ctx.rule.pullback(saved[: ctx.count], saved[ctx.count :], given)
+        saved = _gated(saved, ok)
         used = [torch.where(_like(ok, part), part, 0.0) for part in given]
         found = ctx.rule.pullback(saved[: ctx.count], saved[ctx.count :], used)
         touched = torch.stack([_any(part != 0) for part in given]).any(0)
         fill = torch.where(touched, torch.nan, 0.0) if ctx.call.on_failure == "nan" else torch.zeros_like(ok)
-        return None, None, *(torch.where(_like(ok, x), x, _like(fill, x).to(x.dtype)) for x in found)
+        return None, None, None, *(torch.where(_like(ok, x), x, _like(fill, x).to(x.dtype)) for x in found)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
         # PyTorch switches forward mode off in here, which would lose the tangents of outer levels without a word.
         with _set_fwd_grad_enabled(True):
             *saved, ok = ctx.saved_tensors
-            saved = _gated([unpack_dual(x).primal for x in saved], ok)
-            inputs = saved[: ctx.count]
-            given = [
-                torch.zeros_like(x) if t is None else torch.where(_like(ok, t), t, 0.0)
-                for x, t in zip(inputs, tangents[2:], strict=True)
-            ]
-            found = ctx.rule.pushforward(inputs, saved[ctx.count :], given)
+            saved = [unpack_dual(x).primal for x in saved]
+            given = [torch.zeros_like(x) if t is None else t for x, t in zip(saved, tangents[3:], strict=False)]
+            if ctx.record.complete:
+                return *ctx.rule.pushforward(saved[: ctx.count], saved[ctx.count :], given), None
+            saved, given = _gated(saved, ok), [torch.where(_like(ok, t), t, 0.0) for t in given]
+            found = ctx.rule.pushforward(saved[: ctx.count], saved[ctx.count :], given)
             fill = torch.nan if ctx.call.on_failure == "nan" else 0.0
             return *(torch.where(_like(ok, y), y, fill) for y in found), None
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], rule: ClosedRule, call: Call, *inputs: Tensor) -> Any:
+    def vmap(
+        info: Any, in_dims: tuple[int | None, ...], rule: ClosedRule, call: Call, record: _Record, *inputs: Tensor
+    ) -> Any:
         folded = [
             (x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)).flatten(0, 1)
-            for x, dim in zip(inputs, in_dims[2:], strict=True)
+            for x, dim in zip(inputs, in_dims[3:], strict=True)
         ]
-        outputs = _Attach.apply(rule, call, *folded)
+        outputs = _Attach.apply(rule, call, record, *folded)
         batch = (info.batch_size, folded[0].shape[0] // max(info.batch_size, 1))
         return tuple(y.unflatten(0, batch) for y in outputs), (0,) * len(outputs)

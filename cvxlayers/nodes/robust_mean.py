@@ -89,12 +89,13 @@ class RobustMeanRule(ClosedRule):
             y, _ = _START._descend(A, v, alpha, y, COARSE, most, iterations)
         y, state = self._descend(A, v, alpha, y, tolerance, most, iterations)
         status = torch.full(alpha.shape, int(Status.INACCURATE), dtype=torch.int8, device=A.device)
-        status[state.residual <= tolerance] = int(Status.OPTIMAL)
+        residual = state.residual.amax(1)
+        status[residual <= tolerance] = int(Status.OPTIMAL)
         flat = 100 * torch.finfo(A.dtype).eps * state.total[..., None, None]
         identity = torch.eye(v.shape[2], dtype=A.dtype, device=A.device)
-        curved = torch.linalg.cholesky_ex(state.H - flat * identity)[1] == 0
-        status[~curved.all(1) | state.residual.isinf()] = int(Status.FAILED)
-        return Solved((y,), status, iterations, state.residual)
+        curved = torch.linalg.cholesky_ex(state.hessian() - flat * identity)[1] == 0
+        status[~curved.all(1) | residual.isinf()] = int(Status.FAILED)
+        return Solved((y,), status, iterations, residual)
 
     def _descend(
         self, A: Tensor, v: Tensor, alpha: Tensor, y: Tensor, tolerance: float, most: int, iterations: Tensor
@@ -105,9 +106,9 @@ class RobustMeanRule(ClosedRule):
             moving = state.residual > tolerance
             if not moving.any():
                 break
-            iterations += moving
-            y = torch.where(moving[:, None, None], self._move(A, v, alpha, y, state), y)
-            state = self._look(A, v, alpha, y)
+            iterations += moving.any(1)
+            better, there = self._move(A, v, alpha, y, state)
+            y, state = torch.where(moving[..., None], better, y), there.where(moving, state)
         return y, state
 
     def _look(self, A: Tensor, v: Tensor, alpha: Tensor, y: Tensor) -> _State:
@@ -116,24 +117,26 @@ class RobustMeanRule(ClosedRule):
         weights = self.penalty(s, alpha[:, None, None])
         Apsi = A * weights.psi
         total = Apsi.sum(2)
-        gradient = (Apsi[..., None] * d).sum(2)
+        gradient = (Apsi[:, :, None] @ d)[:, :, 0]
         size = (Apsi * s.sqrt()).sum(2) + 1e-3 * total * y.norm(dim=2)
         residual = gradient.norm(dim=2) / torch.where(size > 0, size, 1.0)
-        residual = torch.where((total > 0) & residual.isfinite(), residual, torch.inf).amax(1)
-        H = _hessian(Apsi, A * weights.in_s, d)
-        return _State((A * weights.value).sum(2), gradient, total, H, residual)
+        residual = torch.where((total > 0) & residual.isfinite(), residual, torch.inf)
+        return _State((A * weights.value).sum(2), gradient, total, residual, d, Apsi, A * weights.in_s)
 
-    def _move(self, A: Tensor, v: Tensor, alpha: Tensor, y: Tensor, state: _State) -> Tensor:
+    def _move(self, A: Tensor, v: Tensor, alpha: Tensor, y: Tensor, state: _State) -> tuple[Tensor, _State]:
         """The better of a reweighting and, where it goes lower, a Newton step, for each mean."""
-        factor, bad = torch.linalg.cholesky_ex(state.H)
+        factor, bad = torch.linalg.cholesky_ex(state.hessian())
         step = torch.cholesky_solve(state.gradient[..., None], factor)[..., 0]
         step = torch.where(((bad == 0) & step.isfinite().all(2))[..., None], step, 0.0)
         newton, weighted = y - step, y - state.gradient / torch.where(state.total > 0, state.total, 1.0)[..., None]
-        there, here = self._look(A, v, alpha, newton), self._look(A, v, alpha, weighted)
+        there = self._look(A, v, alpha, newton)
         smaller = there.gradient.norm(dim=2) < 0.5 * state.gradient.norm(dim=2)
-        lower = (there.value <= here.value) | (smaller & (there.value <= state.value + 1e-14 * state.value.abs()))
-        lower &= (step != 0).any(2)
-        return torch.where(lower[..., None], newton, weighted)
+        fine = smaller & (there.value <= state.value + 1e-14 * state.value.abs()) & (step != 0).any(2)
+        if fine.all():
+            return newton, there
+        here = self._look(A, v, alpha, weighted)
+        fine |= (there.value <= here.value) & (step != 0).any(2)
+        return torch.where(fine[..., None], newton, weighted), there.where(fine, here)
 
     def pullback(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Tensor]
@@ -163,13 +166,24 @@ class RobustMeanRule(ClosedRule):
 
 
 class _State(NamedTuple):
-    """At y: the objective, the gradient, sum A psi, the Hessian of each mean, and the residual of each element."""
+    """At y, for each mean (B, Q): the objective, the gradient, sum A psi, the residual; d, A psi and A psi'."""
 
     value: Tensor
     gradient: Tensor
     total: Tensor
-    H: Tensor
     residual: Tensor
+    d: Tensor
+    Apsi: Tensor
+    Ain_s: Tensor
+
+    def hessian(self) -> Tensor:
+        """(B, Q, C, C)."""
+        return _hessian(self.Apsi, self.Ain_s, self.d)
+
+    def where(self, mask: Tensor, other: _State) -> _State:
+        """These means where the mask (B, Q) holds, those of the other elsewhere."""
+        pairs = zip(self, other, strict=True)
+        return _State(*(torch.where(mask.reshape(*mask.shape, *[1] * (a.ndim - 2)), a, b) for a, b in pairs))
 
 
 def _hessian(Apsi: Tensor, Ain_s: Tensor, d: Tensor) -> Tensor:
