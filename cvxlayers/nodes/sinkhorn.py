@@ -26,7 +26,11 @@ COARSE = 1e-4
 """The residual at which a problem on the way to the full costs is left."""
 
 FIRST, BLOCK = 2, 8
-"""Sinkhorn's iterations in log-space, and then by products, before the first Newton step."""
+"""Sinkhorn's iterations in log-space, and the size of a block of those by products."""
+
+PATIENCE, EXPECTED = 4, -4.0
+"""So many blocks are done rather than a Newton step, and more with larger problems, whose Newton steps cost more; and how
+the logarithm of the residual is expected to fall in a block until that is known."""
 
 HALVINGS = 30
 
@@ -47,13 +51,16 @@ def find_potentials(M: Tensor, r: Tensor, c: Tensor, tolerance: float, most: int
     span = reduced.amax((1, 2), keepdim=True)
     scale = torch.where(span > SPAN, SPAN / span, 1.0)
     f, g = r.new_zeros(r.shape), c.new_zeros(c.shape)
-    iterations, ready = torch.zeros(len(M), dtype=torch.int64, device=M.device), torch.ones_like(r[:, 0])
+    iterations = torch.zeros(len(M), dtype=torch.int64, device=M.device)
     active = torch.arange(len(M), device=M.device)
-    residual = torch.full_like(ready, torch.inf)
+    residual = torch.full((len(M),), torch.inf, dtype=M.dtype, device=M.device)
+    fresh = True
     while active.numel():
         whole = scale[active, 0, 0] >= 1
         goal = torch.where(whole, tolerance, COARSE)
-        part = _solve(reduced[active] * scale[active], r[active], c[active], f[active], g[active], goal, most)
+        costs = reduced if fresh and bool(whole.all()) else reduced[active] * scale[active]
+        part = _solve(costs, r[active], c[active], f[active], g[active], goal, most, fresh)
+        fresh = False
         f[active], g[active], residual[active] = part.f, part.g, part.residual
         iterations[active] += part.iterations
         active = active[~whole]
@@ -64,26 +71,46 @@ def find_potentials(M: Tensor, r: Tensor, c: Tensor, tolerance: float, most: int
     return Potentials(f + low[:, :, 0], g, iterations, residual)
 
 
-def _solve(M: Tensor, r: Tensor, c: Tensor, f: Tensor, g: Tensor, goal: Tensor, most: int) -> Potentials:
-    """One problem, from potentials near its solution, until the residual of each element meets its goal."""
+def _solve(M: Tensor, r: Tensor, c: Tensor, f: Tensor, g: Tensor, goal: Tensor, most: int, fresh: bool) -> Potentials:
+    """One problem, from potentials near its solution (or, where it is ``fresh``, of zero), until the goals are met."""
     log_r, log_c = r.log(), c.log()
-    for _ in range(FIRST):
+    for _ in range(0 if fresh else FIRST):
         f = -torch.logsumexp((log_c + g)[:, None] - M, 2)
         g = -torch.logsumexp((log_r + f)[:, :, None] - M, 1)
-    g = _by_products(M, r, c, f, g)
-    found = _newton(_Data(M, r, c, log_c), g, goal, most)
-    return found._replace(iterations=found.iterations + FIRST + BLOCK)
+    found = _by_products(-M if fresh else f[:, :, None] + g[:, None] - M, r, c, f, g, goal)
+    if bool((found.residual <= goal).all()):
+        return found
+    steps = _newton(_Data(M, r, c, log_c), found.g, goal, most)
+    return steps._replace(iterations=steps.iterations + found.iterations)
 
 
-def _by_products(M: Tensor, r: Tensor, c: Tensor, f: Tensor, g: Tensor) -> Tensor:
-    """More of Sinkhorn's iterations, on E itself: u = 1 / (E C v), v = 1 / (E' R u); where they fail, g as it was."""
-    E = torch.exp(f[:, :, None] + g[:, None] - M)
-    right, left, v = E * c[:, None], (E * r[:, :, None]).mT, torch.ones_like(g)
-    for _ in range(BLOCK):
-        u = 1 / (right @ v[:, :, None])
-        v = 1 / (left @ u)[:, :, 0]
-    better = g + v.log()
-    return torch.where(torch.isfinite(better).all(1, keepdim=True), better, g)
+def _by_products(exponents: Tensor, r: Tensor, c: Tensor, f: Tensor, g: Tensor, goal: Tensor) -> Potentials:
+    """More of Sinkhorn's iterations, on E itself: u = 1 / (E C v), v = 1 / (E' R u), as f + log u and g + log v.
+
+    Each element goes on in blocks of iterations while its rate promises that it gets there; where products overflow or
+    vanish, its potentials stay as they are.
+    """
+    E = torch.exp(exponents)
+    u, v = torch.ones_like(f), torch.ones_like(g)
+    residual, before = torch.full_like(goal, torch.inf), torch.full_like(goal, torch.inf)
+    iterations, going = torch.zeros_like(goal, dtype=torch.int64), torch.ones_like(goal, dtype=torch.bool)
+    patience = PATIENCE + g.shape[1] // 16
+    while bool(going.any()):
+        better = v
+        for _ in range(BLOCK):
+            last = better
+            left = 1 / ((c * last)[:, None] @ E.mT)[:, 0]
+            better = 1 / ((r * left)[:, None] @ E)[:, 0]
+        change = (c * (last / better - 1)).abs().sum(1)
+        going &= better.isfinite().all(1) & left.isfinite().all(1) & (better > 0).all(1)
+        u, v = torch.where(going[:, None], left, u), torch.where(going[:, None], better, v)
+        residual = torch.where(going, change, residual)
+        iterations += BLOCK * going
+        fall = torch.log(residual / before).clamp(max=-1e-3)
+        blocks = torch.log(goal / residual) / torch.where(before.isinf(), EXPECTED, fall)
+        going &= (residual > goal) & (blocks <= patience)
+        before = residual
+    return Potentials(f + u.log(), g + v.log(), iterations, residual)
 
 
 class _Data(NamedTuple):

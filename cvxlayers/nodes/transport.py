@@ -210,8 +210,7 @@ class _TransportRule(ClosedRule):
         scaled = gamma[:, None, None] * M
         f, g, iterations, _ = find_potentials(scaled, r, c, tolerance / 2, call.settings["most"])
         E = _density(scaled, f, g)
-        residual = (r * ((E @ c[:, :, None])[:, :, 0] - 1)).abs().sum(1)
-        residual += (c * ((r[:, None] @ E)[:, 0] - 1)).abs().sum(1)
+        residual = (r * (_times(E, c) - 1)).abs().sum(1) + (c * (_times(E.mT, r) - 1)).abs().sum(1)
         residual = torch.where(residual.isfinite(), residual, torch.inf)
         status = torch.full(residual.shape, int(Status.FAILED), dtype=torch.int8, device=M.device)
         status[residual <= INACCURATE * tolerance] = int(Status.INACCURATE)
@@ -230,8 +229,8 @@ class _TransportRule(ClosedRule):
         weighted = dP * E
         across, down = _times(weighted, c), _times(weighted.mT, r)
         left, right = _adjoint(E, r, c, df + total * r * across, dg + total * c * down)
-        spread = left[:, :, None] * c[:, None] + r[:, :, None] * right[:, None]
-        dscaled = E * (spread - total[:, :, None] * dP * r[:, :, None] * c[:, None])
+        dscaled = (left[:, :, None] - (total * r)[:, :, None] * dP) * c[:, None] + r[:, :, None] * right[:, None]
+        dscaled = dscaled * E
         dtotal = (across * r).sum(1, keepdim=True) / 2
         dr, dc = total * across - _times(E, right), total * down - _times(E.mT, left)
         dr = (dr - (dr * r).sum(1, keepdim=True)) / rows + dtotal
@@ -257,7 +256,7 @@ class _TransportRule(ClosedRule):
 
 
 def _times(A: Tensor, x: Tensor) -> Tensor:
-    return (A @ x[:, :, None])[:, :, 0]
+    return (x[:, None] @ A.mT)[:, 0]  # a row times a matrix is the faster of the two forms
 
 
 def _adjoint(E: Tensor, r: Tensor, c: Tensor, df: Tensor, dg: Tensor) -> tuple[Tensor, Tensor]:
