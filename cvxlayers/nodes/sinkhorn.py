@@ -29,7 +29,7 @@ FIRST, BLOCK = 2, 8
 """Sinkhorn's iterations in log-space, and the size of a block of those by products."""
 
 PATIENCE, EXPECTED = 4, -4.0
-"""So many blocks are done rather than a Newton step, and more with larger problems, whose Newton steps cost more; and how
+"""So many blocks are done rather than a Newton step (more with larger problems, whose Newton steps cost more); and how
 the logarithm of the residual is expected to fall in a block until that is known."""
 
 HALVINGS = 30
