@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch")
 
 from torch import Tensor  # noqa: E402
 from torch.func import jacrev, vmap  # noqa: E402
+from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 from cvxlayers.errors import OptionError, ParameterError, SolveError  # noqa: E402
 from cvxlayers.nodes import DeclarativeLayer, DeclarativeNode  # noqa: E402
@@ -212,6 +213,41 @@ def test_layers_are_copied_pickled_and_printed() -> None:
         assert twin.info is None
         assert torch.equal(twin(*xs), expected)
     assert "Ball(), on_failure='nan'" in repr(layer)
+
+
+def test_a_node_may_be_a_module_with_buffers() -> None:
+    class Scaled(DeclarativeNode, torch.nn.Module):
+        shape = (3,)
+
+        def __init__(self) -> None:
+            torch.nn.Module.__init__(self)
+            self.register_buffer("scale", torch.tensor([1.0, 2.0, 4.0]))
+
+        def objective(self, x: Tensor, y: Tensor) -> Tensor:
+            return ((self.scale.to(y) * y - x) ** 2).sum(-1)
+
+    net = torch.nn.Sequential(torch.nn.Linear(3, 3), DeclarativeLayer(Scaled()))
+    assert "1.node.scale" in net.state_dict()
+    x = torch.ones(2, 3)
+    assert_close(net(x).detach(), (net[0](x) / net[1].node.scale).detach(), 1e-6, "solution")
+    net(x).sum().backward()
+    assert_close(net[0].bias.grad, [2.0, 1.0, 0.5], 1e-6, "gradient of the layer below")
+
+
+def test_modes_of_pytorch() -> None:
+    """Inference mode, vectorized jacobians of torch.autograd, and checkpoints."""
+    layer, (x, r) = DeclarativeLayer(nodes.Ball()), nodes.inputs(nodes.Ball())
+    expected = layer(x, r)
+    with torch.inference_mode():
+        assert torch.equal(layer(x.clone(), r.clone()), expected)
+    jacobian = jacrev(layer)(x, r)
+    for strategy in ("reverse-mode", "forward-mode"):
+        found = torch.autograd.functional.jacobian(lambda x: layer(x, r), x, vectorize=True, strategy=strategy)
+        assert_close(found, jacobian, 1e-12, strategy)
+    x.requires_grad_()
+    y = checkpoint(layer, x, r, use_reentrant=True)
+    y.sum().backward()  # reentrant checkpoints know no torch.autograd.grad
+    assert_close(x.grad, jacobian.sum((0, 1)), 1e-12, "checkpoint")
 
 
 class Quadratic(DeclarativeNode):

@@ -18,7 +18,7 @@ from cvxlayers.nodes.declarative.problem import Formulation
 
 __all__ = ["minima"]
 
-# Negative curvature below this fraction of the size of H counts as none.
+# Negative curvature below this fraction of the size of H, or below the tolerance, counts as none.
 FLAT = 1e-6
 
 
@@ -38,7 +38,7 @@ def minima(form: Formulation, xs: Sequence[Tensor], point: Point, closeness: flo
         near = local.c.abs() <= closeness * local.lengths * (1 + largest(point.z[:, : form.n].abs()))[:, None]
         held = torch.cat([torch.ones_like(near[:, : form.p]), near[:, form.p :] | (point.active > 0)], -1)
         H = _inside(H, torch.where(finite[:, None, None] & held[:, :, None], local.A, 0.0), local.lengths)
-    _, info = torch.linalg.cholesky_ex(H + FLAT * torch.eye(form.n, dtype=H.dtype, device=H.device))
+    _, info = torch.linalg.cholesky_ex(H + max(FLAT, closeness) * torch.eye(form.n, dtype=H.dtype, device=H.device))
     return (info == 0) & finite
 
 
