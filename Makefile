@@ -30,6 +30,7 @@ demo: $(STAMP)torch-plot  ## check a problem's gradients, then train a network t
 	@echo "Plots: $(OUT)/check.png $(OUT)/portfolio.png"
 
 test: $(STAMP)dev  ## run the tests (some of them: make test ARGS='tests/cones -k psd')
+	@$(BIN)/cvxlayers doctor --warm  # once for all of the processes that run tests
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 $(ARGS)
 
 lint: $(STAMP)dev  ## check style and formatting with ruff
