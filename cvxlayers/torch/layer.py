@@ -11,7 +11,8 @@ from cvxlayers.adapter import Adapter
 from cvxlayers.errors import ParameterError
 from cvxlayers.layer import Layer
 from cvxlayers.torch import handles
-from cvxlayers.torch.operators import encode, solve
+from cvxlayers.torch.eager import solve
+from cvxlayers.torch.operators import encode
 
 __all__ = ["CvxpyLayer"]
 

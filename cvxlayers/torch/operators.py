@@ -45,7 +45,7 @@ from cvxlayers.torch.arrays import result_dtype, to_numpy, to_tensor
 from cvxlayers.torch.handles import keep, layer_of, record_of
 from cvxlayers.torch.old_vmap import under_old_vmap
 
-__all__ = ["encode", "solve"]
+__all__ = ["Like", "differentiate", "encode", "filled", "solve", "solved_call"]
 
 Tensors = Sequence[torch.Tensor]
 
@@ -59,7 +59,7 @@ _LIBRARY.define(
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 _solve = torch.ops.cvxlayers.solve.default
-_differentiate = torch.ops.cvxlayers.differentiate.default
+differentiate = torch.ops.cvxlayers.differentiate.default
 
 TO_PARAMETERS = ("vjp", "vjp2")
 
@@ -95,11 +95,16 @@ def solve(parameters: Tensors, layer: str, options: str) -> list[torch.Tensor]:
 # Work
 
 
-def _solve_now(parameters: Tensors, layer: str, options: str, kept: bool) -> list[torch.Tensor]:
+def solved_call(parameters: Tensors, layer: str, options: str) -> tuple[Record, list[torch.Tensor]]:
+    """A layer's call, and its outputs as tensors."""
     record = layer_of(layer).solve([to_numpy(p) for p in parameters], _decoded(options))
     device = parameters[0].device if parameters else torch.device("cpu")
     dtypes = _output_dtypes(record.compiled, parameters)
-    outputs = [to_tensor(o, dtype, device) for o, dtype in zip(record.outputs, dtypes, strict=True)]
+    return record, [to_tensor(o, dtype, device) for o, dtype in zip(record.outputs, dtypes, strict=True)]
+
+
+def _solve_now(parameters: Tensors, layer: str, options: str, kept: bool) -> list[torch.Tensor]:
+    record, outputs = solved_call(parameters, layer, options)
     return [*outputs, keep(record) if kept else torch.empty((0, *record.packed.batch), dtype=torch.float64)]
 
 
@@ -211,10 +216,10 @@ def _differentiate_differentiably(
         with enable_single_level_autograd_function():
             return list(_Differentiate.apply(call, sizes, *parameters, point, *first, *second))
     with torch._C._AutoDispatchBelowAutograd():
-        return _differentiate(parameters, point, first, second, kind, layer, options, depth)
+        return differentiate(parameters, point, first, second, kind, layer, options, depth)
 
 
-def _filled(given: Sequence[torch.Tensor | None], like: Sequence[Any]) -> list[torch.Tensor]:
+def filled(given: Sequence[torch.Tensor | None], like: Sequence[Any]) -> list[torch.Tensor]:
     """Zeros for what is None."""
     return [
         torch.zeros((), dtype=other.dtype, device=other.device).expand(other.shape) if tensor is None else tensor
@@ -240,7 +245,7 @@ class _Solve(_OneLevel):
         ctx.mark_non_differentiable(point)
         ctx.set_materialize_grads(False)
         ctx.call = layer, options, 0
-        ctx.like = [_Like(output) for output in outputs]
+        ctx.like = [Like(output) for output in outputs]
         return *outputs, point
 
     @staticmethod
@@ -248,17 +253,17 @@ class _Solve(_OneLevel):
         *parameters, point = ctx.saved_tensors
         if all(cotangent is None for cotangent in cotangents):
             return None, None, *(None for _ in parameters)
-        found = _differentiate(parameters, point, _filled(cotangents[:-1], ctx.like), [], "vjp", *ctx.call)
+        found = differentiate(parameters, point, filled(cotangents[:-1], ctx.like), [], "vjp", *ctx.call)
         return None, None, *(g if need else None for g, need in zip(found, ctx.needs_input_grad[2:], strict=True))
 
     @staticmethod
     def jvp(ctx: Any, *tangents: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
         *parameters, point = _without_tangents(ctx.saved_tensors)
         with forward_ad._set_fwd_grad_enabled(True):
-            return *_differentiate(parameters, point, _filled(tangents[2:], parameters), [], "jvp", *ctx.call), None
+            return *differentiate(parameters, point, filled(tangents[2:], parameters), [], "jvp", *ctx.call), None
 
 
-class _Like:
+class Like:
     """Shape, dtype and device of a tensor, without the tensor."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
@@ -283,7 +288,7 @@ class _Differentiate(_OneLevel):
         ctx.call, ctx.sizes = call, sizes
         parameters, point, first, second = _parts(tensors, sizes)
         with _next_level():
-            return tuple(_differentiate(parameters, point, first, second, *call))
+            return tuple(differentiate(parameters, point, first, second, *call))
 
     @staticmethod
     def backward(ctx: Any, *u: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -293,7 +298,7 @@ class _Differentiate(_OneLevel):
         depth, given = ctx.call[-1], list(u)
 
         def apply(kind: str, one: list[torch.Tensor], other: list[torch.Tensor]) -> list[torch.Tensor]:
-            found: list[torch.Tensor] = _differentiate(parameters, point, one, other, kind, *rest)
+            found: list[torch.Tensor] = differentiate(parameters, point, one, other, kind, *rest)
             return found
 
         to_first, to_second, to_parameters = {
@@ -315,15 +320,15 @@ class _Differentiate(_OneLevel):
         terms = []
         with forward_ad._set_fwd_grad_enabled(True):
             if any(d is not None for d in df):
-                terms.append(_differentiate(parameters, point, _filled(df, first), second, kind, *rest))
+                terms.append(differentiate(parameters, point, filled(df, first), second, kind, *rest))
             if any(d is not None for d in ds):
-                terms.append(_differentiate(parameters, point, first, _filled(ds, second), kind, *rest))
+                terms.append(differentiate(parameters, point, first, filled(ds, second), kind, *rest))
             if any(d is not None for d in dp):
                 if second:
                     _third()
-                moved, stack = _filled(dp, parameters), first[0].shape[: ctx.call[-1]]
+                moved, stack = filled(dp, parameters), first[0].shape[: ctx.call[-1]]
                 spread = [d.expand((*stack, *d.shape)) for d in moved]
-                terms.append(_differentiate(parameters, point, first, spread, f"{kind}2", *rest))
+                terms.append(differentiate(parameters, point, first, spread, f"{kind}2", *rest))
             return tuple(sum(parts[1:], start=parts[0]) for parts in zip(*terms, strict=True))
 
 
@@ -367,7 +372,7 @@ def _differentiate_mapped(
     ]  # fmt: skip
     fixed = Operand(parameters, axes[0])
     call = map_derivative(_AXES, info.batch_size, fixed, (point, axes[1]), operands, ranks, depth)
-    found = _differentiate(call.parameters, call.point, *call.operands, kind, layer, options, call.depth)
+    found = differentiate(call.parameters, call.point, *call.operands, kind, layer, options, call.depth)
     results, axis = call.finish(found, kind in TO_PARAMETERS)
     return results, [axis] * len(results)
 

@@ -242,19 +242,44 @@ def test_checkpointing_solves_again_and_gives_the_same(solves: list[int]) -> Non
 
 def test_the_solved_call_lives_as_long_as_its_graph() -> None:
     import gc
+    import weakref
 
     from cvxlayers.torch import handles
 
     layer, given = torch_layer("norm_ball"), tensors(adapters.batch(case("norm_ball")), grad=True)
-    gc.collect()
-    before = len(handles._POINTS)
     (x,) = layer(*given)
-    assert len(handles._POINTS) == before + 1
+    call = weakref.ref(x.grad_fn.record)
     x.sum().backward()
     del x
+    assert call() is None
+    gc.collect()
+    before = len(handles._POINTS)
+    outputs, pullback = torch.func.vjp(layer, *given)
+    assert len(handles._POINTS) == before + 1
+    pullback(tuple(torch.ones_like(o) for o in outputs))
+    del outputs, pullback
     assert len(handles._POINTS) == before
-    layer(*[t.detach() for t in given])
+    torch.vmap(layer)(*[t.detach() for t in given])
     assert len(handles._POINTS) == before
+
+
+def test_calls_of_autograd_alone_skip_the_dispatcher_and_lose_nothing() -> None:
+    layer, given = torch_layer("simplex_projection"), tensors(adapters.batch(case("simplex_projection")), grad=True)
+    (x,) = layer(*given)
+    assert type(x.grad_fn).__module__ == "torch.autograd.function" and hasattr(x.grad_fn, "record")
+    weights = torch.linspace(-1.0, 1.0, x.numel(), dtype=x.dtype).reshape(x.shape)
+    # A gradient of the gradient, mapped cotangents of either kind, and no gradient asked for.
+    (first,) = torch.autograd.grad((x * weights).sum(), given, create_graph=True)
+    assert first.requires_grad
+    eye = torch.eye(x.numel(), dtype=x.dtype).reshape(-1, *x.shape)
+    (x,) = layer(*given)
+    (old,) = torch.autograd.grad(x, given, eye, is_grads_batched=True, retain_graph=True)
+    (new,) = torch.vmap(lambda v: torch.autograd.grad(x, given, v, retain_graph=True))(eye)
+    looped = torch.stack([torch.autograd.grad(x, given, v, retain_graph=True)[0] for v in eye])
+    torch.testing.assert_close(old, looped, rtol=0, atol=1e-12)
+    torch.testing.assert_close(new, looped, rtol=0, atol=1e-12)
+    with torch.no_grad():
+        assert layer(*given)[0].grad_fn is None
 
 
 def test_errors_keep_their_type_and_text_under_transforms() -> None:
