@@ -206,7 +206,8 @@ class Layer:
             solution = self._solution_of(np.asarray(point, dtype=np.float64), packed)
             finite = checks.finite_elements(packed.arrays, self.compiled.parameters, packed.batch)
             elements = np.flatnonzero(finite)
-            values = self.compiled.evaluate(packed.theta[:, elements], packed.shared)
+            theta = packed.theta if elements.size == finite.size else packed.theta[:, elements]
+            values = self.compiled.evaluate(theta, packed.shared)
         info = _report(solution, np.full(solution.batch, np.nan), seconds)
         return self._record(packed, values, solution, elements, info, engine)
 
@@ -221,20 +222,20 @@ class Layer:
                 f"point: got an array of shape {point.shape}, expected {wanted} for these parameters; hand in the "
                 "record.point of a call with them."
             )
-        x, y, s, status = np.split(point.reshape(n + 2 * m + 1, batch), [n, n + m, n + 2 * m])
+        rows = point.reshape(n + 2 * m + 1, batch)
+        x, y, s, status = rows[:n], rows[n : n + m], rows[n + m : -1], rows[-1]
         nothing = np.full(batch, np.nan)
         residuals = Residuals(nothing, nothing, nothing, nothing, nothing)
         zeros, engines = np.zeros(batch, dtype=np.int64), np.full(batch, "", dtype="U16")
-        return Solution(x, y, s, status[0].astype(np.int8), zeros, engines, residuals)
+        return Solution(x, y, s, status.astype(np.int8), zeros, engines, residuals)
 
     def _record(
         self, packed: Packed, values: Values, solution: Solution, elements: np.ndarray, info: Info, engine: Engine
     ) -> Record:
         with info.seconds.measure("recovery"):
             rows = self._recover(solution)
-            outputs = packing.unpack(self.compiled, rows, packed.batch)
         derivative, policy = engine.derivative, self.on_failure
-        return Record(self.compiled, packed, values, solution, elements, rows, outputs, info, derivative, policy)
+        return Record(self.compiled, packed, values, solution, elements, rows, info, derivative, policy)
 
     def _admit(self, packed: Packed) -> np.ndarray:
         """The elements that may be solved: those without NaN or infinite entries."""

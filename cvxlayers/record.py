@@ -27,8 +27,6 @@ class Record:
 
     Attributes
     ----------
-    outputs : tuple of arrays
-        Each ``batch + shape``, in the order of ``compiled.outputs``.
     solution : Solution
         Of the standard form, for the flattened batch.
     info : Info
@@ -40,10 +38,14 @@ class Record:
     solution: Solution
     elements: np.ndarray
     rows: Array
-    outputs: tuple[np.ndarray, ...]
     info: Info
     derivative: Derivative
     on_failure: str
+
+    @cached_property
+    def outputs(self) -> tuple[np.ndarray, ...]:
+        """The solutions, each ``batch + shape``, in the order of ``compiled.outputs``."""
+        return packing.unpack(self.compiled, self.rows, self.packed.batch)
 
     @property
     def point(self) -> np.ndarray:

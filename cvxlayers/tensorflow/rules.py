@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.eager import record
 
 from cvxlayers.errors import DerivativeError, ParameterError
 from cvxlayers.layer import Layer
@@ -23,26 +24,36 @@ Find = Callable[[Sequence[np.ndarray]], Record]
 
 def solve(core: Layer, parameters: Sequence[tf.Tensor], solver_args: Mapping[str, Any] | None) -> tuple[tf.Tensor, ...]:
     """The outputs in float64 or complex128 for parameters in these dtypes."""
+    if _unrecorded():
+        return tuple(map(tf.constant, core.solve([parameter.numpy() for parameter in parameters], solver_args).outputs))
     outputs: tuple[tf.Tensor, ...] = tf.custom_gradient(
         lambda *given: _now(core, given, solver_args) if tf.executing_eagerly() else _later(core, given, solver_args)
     )(*parameters)
     return outputs
 
 
+def _unrecorded() -> bool:
+    """Whether this is eager execution with no tape and no accumulator at work, which is what most gradients see.
+
+    ``tf.custom_gradient`` takes a fifth of a millisecond, for nobody here. (TensorFlow has no public question for it.)
+    """
+    return tf.executing_eagerly() and not record.could_possibly_record()
+
+
 def _now(core: Layer, parameters: Sequence[tf.Tensor], solver_args: Mapping[str, Any] | None) -> Any:
-    record = core.solve([parameter.numpy() for parameter in parameters], solver_args)
-    outputs = tuple(tf.constant(output) for output in record.outputs)
+    solved = core.solve([parameter.numpy() for parameter in parameters], solver_args)
+    outputs = tuple(tf.constant(output) for output in solved.outputs)
 
     def gradient(*cotangents: tf.Tensor) -> list[tf.Tensor]:
-        return _apply("vjp", lambda _: record, parameters, cotangents, parameters, outputs)
+        return _apply("vjp", lambda _: solved, parameters, cotangents, parameters, outputs)
 
     return outputs, gradient
 
 
 def _later(core: Layer, parameters: Sequence[tf.Tensor], solver_args: Mapping[str, Any] | None) -> Any:
     def host(*arrays: np.ndarray) -> list[np.ndarray]:
-        record = core.solve(arrays, solver_args)
-        return [*record.outputs, record.point]
+        solved = core.solve(arrays, solver_args)
+        return [*solved.outputs, solved.point]
 
     def find(arrays: Sequence[np.ndarray]) -> Record:
         return core.restore(arrays[:-1], arrays[-1], solver_args)
@@ -80,6 +91,9 @@ def _apply(
     def host(*arrays: np.ndarray) -> list[np.ndarray]:
         results = getattr(find(arrays[: len(fixed)]), kind)(arrays[len(fixed) :])
         return [np.asarray(result) for result in results]
+
+    if _unrecorded():
+        return _on_host(host, [*fixed, *map(tf.convert_to_tensor, moving)], there)
 
     def run(*tensors: tf.Tensor) -> Any:
         results = _on_host(host, tensors, there)
