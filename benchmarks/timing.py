@@ -22,6 +22,9 @@ PARTS = tuple(field.name for field in fields(Seconds))
 LEAST_TURNS = 3
 """Even a slow contender has so many turns."""
 
+TURN = 0.02
+"""Seconds that a turn takes at least."""
+
 
 @dataclass(frozen=True)
 class Call:
@@ -80,8 +83,9 @@ def interleave(
 ) -> dict[str, Timing]:
     """The medians of so many turns, after one call each that is not counted.
 
-    The garbage collector runs before each turn and rests during it. A contender that has used up its budget
-    (in seconds) and had three turns sits out the rest.
+    A turn is one call, or as many as fit into ``TURN`` seconds where a call is short: then what the contender before
+    has left in the processor's caches is not what is timed. The garbage collector runs before each turn and rests
+    during it. A contender that has used up its budget (in seconds) and had three turns sits out the rest.
     """
     turns: dict[str, list[Call]] = {name: [] for name in runners}
     for runner in runners.values():
@@ -90,16 +94,20 @@ def interleave(
         for name, runner in runners.items():
             if len(turns[name]) >= LEAST_TURNS and sum(turn.total for turn in turns[name]) > budget:
                 continue
-            turns[name].append(_quiet_call(runner, leaves, cotangents))
+            turns[name].append(_turn(runner, leaves, cotangents))
     return {name: summary(calls) for name, calls in turns.items()}
 
 
-def _quiet_call(runner: Runner, leaves: Sequence[torch.Tensor], cotangents: Sequence[torch.Tensor]) -> Call:
+def _turn(runner: Runner, leaves: Sequence[torch.Tensor], cotangents: Sequence[torch.Tensor]) -> Call:
+    """The median call of a turn, by its total."""
     enabled = gc.isenabled()
     gc.collect()
     gc.disable()
     try:
-        return call(runner, leaves, cotangents)
+        calls = [call(runner, leaves, cotangents)]
+        while sum(one.total for one in calls) < TURN:
+            calls.append(call(runner, leaves, cotangents))
+        return sorted(calls, key=lambda one: one.total)[len(calls) // 2]
     finally:
         if enabled:
             gc.enable()

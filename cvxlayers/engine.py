@@ -13,7 +13,8 @@ from cvxlayers.derivative.base import Derivative
 from cvxlayers.errors import EngineError
 from cvxlayers.program import Structure
 from cvxlayers.solvers import options, registry
-from cvxlayers.solvers.base import Solver
+from cvxlayers.solvers.base import Settings, Solver
+from cvxlayers.verification import Measure
 
 __all__ = ["Engine", "Workshop"]
 
@@ -22,10 +23,12 @@ __all__ = ["Engine", "Workshop"]
 class Engine:
     """A solver and a derivative for one set of options.
 
-    ``derivative`` is what callers get, ``newton`` the exact one by which solutions are polished.
+    ``measure`` computes residuals, by compiled kernels where these serve. ``derivative`` is what callers get, and
+    ``newton`` the exact one, by which solutions are polished.
     """
 
     solver: Solver
+    measure: Measure
     derivative: Derivative
     newton: Derivative
     tolerance: float
@@ -54,6 +57,13 @@ class Workshop:
                 self._engines[key] = self._make(solver, solver_args)
             return self._engines[key]
 
+    def _measure(self, solver: Solver, settings: Settings) -> Measure:
+        """IPM's way, which any solver's points may be measured by, or the solver's own."""
+        kernels = registry.SOLVERS["IPM"]
+        if not isinstance(solver, kernels) and kernels.installed() and kernels.takes(self._structure):
+            return kernels(self._structure, Settings(settings.threads)).measure
+        return solver.measure
+
     def _make(self, solver: str | None, solver_args: Mapping[str, Any]) -> Engine:
         structure = self._structure
         chosen = registry.solver_for(solver, solver_args)
@@ -62,8 +72,10 @@ class Workshop:
         settings, derivative = options.parse(solver_args, chosen)
         newton = exact_derivative(structure, derivative["threads"])
         own = chosen.name == "DIFFCP" or self._smoothing is not None
+        made = chosen(structure, settings)
         return Engine(
-            chosen(structure, settings),
+            made,
+            self._measure(made, settings),
             derivative_for(chosen.name, structure, derivative, self._smoothing) if own else newton,
             newton,
             options.tolerance(settings),

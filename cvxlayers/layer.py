@@ -269,11 +269,11 @@ class Layer:
         with seconds.measure("solving"):
             solution = engine.solver.solve(values, warm)
         with seconds.measure("verification"):
-            solution = verification.verify(engine.solver.measure, values, solution, engine.tolerance)
+            solution = verification.verify(engine.measure, values, solution, engine.tolerance)
         if not solution.ok.all():
             with seconds.measure("solving"):
                 others = (self._workshop.engine(name, {}).solver.solve for name in engine.fallbacks)
-                solution = verification.retry(engine.solver.measure, values, solution, engine.tolerance, others)
+                solution = verification.retry(engine.measure, values, solution, engine.tolerance, others)
         if self.polish or (self.polish is None and not structure.cones.polyhedral):
             with seconds.measure("polishing"):
                 solution = self._polished(engine, values, solution)
@@ -287,7 +287,7 @@ class Layer:
         if not elements.size:
             return solution
         return verification.improve(
-            engine.solver.measure, values, solution, engine.tolerance, elements,
+            engine.measure, values, solution, engine.tolerance, elements,
             lambda part, points: polish(structure, part, points, engine.newton, STEPS),
         )  # fmt: skip
 

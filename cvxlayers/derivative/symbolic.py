@@ -7,6 +7,7 @@ same height are computed at once.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -58,7 +59,7 @@ class Elimination:
     columns: Index
     levels: tuple[Level, ...]
 
-    @property
+    @cached_property
     def pairs(self) -> int:
         return sum(level.left.size for level in self.levels)
 

@@ -7,6 +7,7 @@ what the tree's paths from the nonzeros of K's row i meet on their way to i.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +51,7 @@ class Elimination:
     def nnz(self) -> int:
         return int(self.row.size)
 
-    @property
+    @cached_property
     def operations(self) -> int:
         """Multiplications and additions, in pairs, of one numeric factorization."""
         counts = np.diff(self.column_start).astype(np.int64)
