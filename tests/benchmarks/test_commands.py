@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import io
 import json
 from collections.abc import Sequence
@@ -71,8 +72,9 @@ def test_contenders_take_turns_without_the_garbage_collector() -> None:
 
     x = torch.ones(2, 1, dtype=torch.float64, requires_grad=True)
     timings = interleave({"a": recorded("a"), "b": recorded("b")}, [x], [torch.ones_like(x)], repeats=3)
-    assert [name for name, _ in order] == ["a", "b"] * 4
-    assert [enabled for _, enabled in order[2:]] == [False] * 6
+    assert [name for name, _ in itertools.groupby(name for name, _ in order)] == ["a", "b"] * 4
+    assert len(order) > 8  # a turn of such short calls has many
+    assert not any(enabled for _, enabled in order[2:])
     assert gc.isenabled()
     assert timings["a"].turns == 3
 
