@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import gc
-import itertools
 import io
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
