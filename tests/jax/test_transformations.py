@@ -20,7 +20,6 @@ from jax.test_util import check_grads  # noqa: E402
 
 from cvxlayers.errors import DerivativeError  # noqa: E402
 from cvxlayers.jax import CvxpyLayer  # noqa: E402
-from cvxlayers.layer import Layer  # noqa: E402
 from tests.contracts.case import Case  # noqa: E402
 from tests.contracts.table import case  # noqa: E402
 from tests.support import adapters  # noqa: E402
@@ -40,26 +39,6 @@ def jax_layer(name: str) -> CvxpyLayer:
     return CvxpyLayer(built.problem, built.parameters, built.variables, gp=row.gp)
 
 
-def tangents(values: Any) -> list[np.ndarray]:
-    rng = np.random.default_rng(2)
-    return [rng.normal(size=v.shape) + (1j * rng.normal(size=v.shape) if np.iscomplexobj(v) else 0) for v in values]
-
-
-@pytest.fixture
-def solves(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The batch sizes of all solves of the test."""
-    seen: list[int] = []
-    original = Layer.solve
-
-    def counted(self: Layer, *args: Any, **options: Any) -> Any:
-        record = original(self, *args, **options)
-        seen.append(record.solution.batch)
-        return record
-
-    monkeypatch.setattr(Layer, "solve", counted)
-    return seen
-
-
 @pytest.mark.parametrize("name", ["norm_ball", "simplex_projection", "entropy", "dgp_box", "scalar"])
 def test_both_modes_against_finite_differences(name: str) -> None:
     """JAX's own; their step is large enough for the solver's accuracy."""
@@ -69,7 +48,7 @@ def test_both_modes_against_finite_differences(name: str) -> None:
 @pytest.mark.parametrize("row", adapters.ROWS, ids=str)
 def test_jvp_is_the_numpy_layers_and_the_adjoint_of_vjp(row: Case) -> None:
     layer, values = jax_layer(row.name), adapters.batch(row)
-    moves = tangents(values)
+    moves = adapters.tangents(values)
     record = layer.core.solve(values)
     outputs, changes = jax.jit(lambda v, t: jax.jvp(layer, v, t))(tuple(values), tuple(moves))
     assert_all_close(outputs, record.outputs, adapters.TOLERANCE, "outputs")
@@ -145,7 +124,7 @@ def test_jacfwd_and_jacrev_agree_and_solve_once(solves: list[int]) -> None:
     assert len(solves) == 2
     for one, other in zip(forward, reverse, strict=True):
         assert_all_close(one, other, 1e-9, "jacobians")
-    move = tangents(values)
+    move = adapters.tangents(values)
     pushed = [sum(np.tensordot(J, t, t.ndim) for J, t in zip(part, move, strict=True)) for part in forward]
     assert_all_close(pushed, layer.core.solve(values).jvp(move), 1e-9, "directional derivatives")
 

@@ -24,6 +24,7 @@ __all__ = [
     "cotangents",
     "interval",
     "single",
+    "tangents",
 ]
 
 REAL = tuple(
@@ -57,6 +58,12 @@ def cotangents(outputs: Sequence[np.ndarray]) -> list[np.ndarray]:
     rng = np.random.default_rng(5)
     found = [rng.normal(size=(2, *output.shape)) for output in outputs]
     return [a[0] + 1j * a[1] if np.iscomplexobj(o) else a[0] for a, o in zip(found, outputs, strict=True)]
+
+
+def tangents(values: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Fixed directions of the values' shapes, complex for complex ones."""
+    rng = np.random.default_rng(2)
+    return [rng.normal(size=v.shape) + (1j * rng.normal(size=v.shape) if np.iscomplexobj(v) else 0) for v in values]
 
 
 def single(values: Sequence[np.ndarray]) -> list[np.ndarray]:

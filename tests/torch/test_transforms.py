@@ -17,7 +17,6 @@ from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap  # noqa: E4
 
 from cvxlayers.derivative.exact import ExactDerivative  # noqa: E402
 from cvxlayers.errors import DerivativeError, ParameterError, SolveError  # noqa: E402
-from cvxlayers.layer import Layer  # noqa: E402
 from cvxlayers.torch import CvxpyLayer  # noqa: E402
 from tests.contracts.case import Case  # noqa: E402
 from tests.contracts.table import case  # noqa: E402
@@ -36,26 +35,6 @@ def torch_layer(name: str) -> CvxpyLayer:
 
 def tensors(values: Sequence[Any], grad: bool = False) -> list[Any]:
     return [torch.tensor(np.asarray(v), requires_grad=grad) for v in values]
-
-
-def tangents(values: Sequence[Any]) -> list[np.ndarray]:
-    rng = np.random.default_rng(2)
-    return [rng.normal(size=v.shape) + (1j * rng.normal(size=v.shape) if np.iscomplexobj(v) else 0) for v in values]
-
-
-@pytest.fixture
-def solves(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The batch sizes of all solves of the test."""
-    seen: list[int] = []
-    original = Layer.solve
-
-    def counted(self: Layer, *args: Any, **options: Any) -> Any:
-        record = original(self, *args, **options)
-        seen.append(record.solution.batch)
-        return record
-
-    monkeypatch.setattr(Layer, "solve", counted)
-    return seen
 
 
 @pytest.fixture
@@ -87,7 +66,7 @@ def test_the_contract_under_vmap(row: Case, solves: list[int]) -> None:
 @pytest.mark.parametrize("row", adapters.ROWS, ids=str)
 def test_jvp_is_the_numpy_layers_and_the_adjoint_of_vjp(row: Case) -> None:
     layer, values = torch_layer(row.name), adapters.batch(row)
-    moves = tangents(values)
+    moves = adapters.tangents(values)
     record = layer.core.solve(values)
     outputs, changes = jvp(layer, tuple(tensors(values)), tuple(tensors(moves)))
     assert_all_close(outputs, record.outputs, adapters.TOLERANCE, "outputs")
@@ -102,7 +81,7 @@ def test_jvp_is_the_numpy_layers_and_the_adjoint_of_vjp(row: Case) -> None:
 def test_forward_mode_and_backward_through_it() -> None:
     layer, values = torch_layer("norm_ball"), adapters.batch(case("norm_ball"))
     A, b, c = tensors(values)
-    move = tensors(tangents(values))[2]
+    move = tensors(adapters.tangents(values))[2]
     c.requires_grad_()
     with forward_ad.dual_level():
         (dual,) = layer(A, b, forward_ad.make_dual(c, move))
@@ -169,7 +148,7 @@ def test_jacobians_agree_and_factorize_once(solves: list[int], linearized: list[
     assert solves == [3, 3]
     assert linearized == [3, 3]
     assert_all_close(forward, [J.numpy() for J in reverse], 1e-9, "jacobians")
-    move = tensors(tangents(values))
+    move = tensors(adapters.tangents(values))
     pushed = sum(torch.tensordot(J, t, t.ndim) for J, t in zip(forward, move, strict=True))
     assert_close(pushed, layer.core.solve(values).jvp([m.numpy() for m in move])[0], 1e-9, "along a direction")
 
