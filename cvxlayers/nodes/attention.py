@@ -177,8 +177,9 @@ def _robust_mean(call: Call, weights: Any, values: Any, alpha: Any, penalty: str
     flat, batch = flatten_batch(("weights", "values", "alpha"), (weights, values, alpha), (2, 2, 0))
     tolerance = call.settings["tolerance"] or (1e-10 if values.dtype == torch.float64 else 1e-5)
     call = Call(call.on_failure, {**call.settings, "tolerance": tolerance}, call.keeper)
-    (y,) = _RULES[penalty](call, *flat)
-    return y.reshape(*batch, *y.shape[1:])
+    work = torch.promote_types(values.dtype, torch.float32)  # LAPACK knows no half precision
+    (y,) = _RULES[penalty](call, *(part.to(work) for part in flat))
+    return y.to(values.dtype).reshape(*batch, *y.shape[1:])
 
 
 _RULES = {name: RobustMeanRule(name) for name in PENALTIES}

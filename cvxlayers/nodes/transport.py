@@ -20,6 +20,10 @@ __all__ = ["OptimalTransport", "optimal_transport"]
 INACCURATE = 1e3
 """Up to so many tolerances a residual is called inaccurate, beyond it failed."""
 
+TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-6}
+FINE = 1e-6
+"""However loose the tolerance is, the potentials are as fine as that: derivatives are made of them."""
+
 LARGEST = 300.0
 """Exponents are cut here: only between two zero masses can they be as large."""
 
@@ -51,7 +55,7 @@ def optimal_transport(
         Scale r and c to the mean of their totals first. Default: unequal totals are a failure, as no plan exists.
     tolerance : float, optional
         Of |P 1 - r| + |P' 1 - c| (sums of absolute values) relative to the total mass. Default 1e-9, in single
-        precision 1e-6.
+        precision 1e-6, in half precision four of its roundings.
     max_iterations : int
         Of Newton's method, for each of the problems that lead to large costs. Default 200.
     on_failure : "raise", "nan" or "zero_grad"
@@ -130,15 +134,17 @@ def transport_plan(call: Call, M: Any, r: Any, c: Any, gamma: Any) -> Tensor:
     """``optimal_transport`` with its options in a ``Call``: tolerance, most (iterations), and whether to balance."""
     check_dimensions("M", M, "H, W", 2)
     H, W = M.shape[-2:]
-    r = M.new_full((H,), 1 / H) if r is None else _masses("r", r, H, "rows")
-    c = M.new_full((W,), 1 / W) if c is None else _masses("c", c, W, "columns")
+    uniform = (r is None, c is None)
+    r = M.new_ones(H) if r is None else _masses("r", r, H, "rows")
+    c = M.new_ones(W) if c is None else _masses("c", c, W, "columns")
     gamma = positive("gamma", gamma, M, gamma.shape if isinstance(gamma, Tensor) else ())
     gamma = gamma if isinstance(gamma, Tensor) else M.new_full((), gamma)
     (M, r, c, gamma), batch = flatten_batch(("M", "r", "c", "gamma"), (M, r, c, gamma), (2, 1, 1, 0))
     dtype = M.dtype
-    tolerance = call.settings["tolerance"] or (1e-9 if dtype == torch.float64 else 1e-6)
+    tolerance = call.settings["tolerance"] or TOLERANCES.get(dtype, 4 * torch.finfo(dtype).eps)
     call = Call(call.on_failure, {**call.settings, "tolerance": tolerance}, call.keeper)
     M, r, c, gamma = (part.double() for part in (M, r, c, gamma))
+    r, c = (part / part.shape[1] if one else part for part, one in zip((r, c), uniform, strict=True))
     P, _, _ = _RULE(call, M, r, c, gamma)
     return P.to(dtype).reshape(*batch, H, W)
 
@@ -208,7 +214,7 @@ class _TransportRule(ClosedRule):
         r = torch.where(sound, r, 1 / max(r.shape[1], 1))
         c = torch.where(sound, c, 1 / max(c.shape[1], 1))
         scaled = gamma[:, None, None] * M
-        f, g, iterations, _ = find_potentials(scaled, r, c, tolerance / 2, call.settings["most"])
+        f, g, iterations, _ = find_potentials(scaled, r, c, min(tolerance / 2, FINE), call.settings["most"])
         E = _density(scaled, f, g)
         residual = (r * (_times(E, c) - 1)).abs().sum(1) + (c * (_times(E.mT, r) - 1)).abs().sum(1)
         residual = torch.where(residual.isfinite(), residual, torch.inf)

@@ -122,6 +122,18 @@ def test_shared_inputs_get_the_sum_of_gradients(case: Case) -> None:
         assert torch.allclose(one.grad, many.grad.sum(0, keepdim=True), atol=1e-9)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_comes_back(case: Case, dtype: torch.dtype) -> None:
+    inputs = [x.to(dtype).requires_grad_() for x in case.inputs]
+    y = case.make()(*inputs)
+    assert y.dtype == dtype
+    exact = case.make()(*(x.detach().double() for x in inputs))
+    assert torch.allclose(y.detach().double(), exact, rtol=2e-2, atol=2e-2)
+    for x, gradient in zip(inputs, torch.autograd.grad(y.sum(), inputs), strict=True):
+        assert gradient.dtype == x.dtype
+        assert gradient.isfinite().all()
+
+
 def test_each_thread_has_its_own_report(case: Case) -> None:
     node = case.make(on_failure="nan")
 
