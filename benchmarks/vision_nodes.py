@@ -39,9 +39,6 @@ ANSWER, GRADIENT = 1e-6, 1e-5
 LOOSE = 1e-2
 """What a contender must meet to be timed: many of the standard techniques stop early."""
 
-STEP = 3e-7
-"""So small that no sample or entry of a large batch crosses a kink on the way."""
-
 
 @dataclass(frozen=True)
 class Row:
@@ -117,7 +114,7 @@ def _against_differences(case: Case, weights: Sequence[Tensor], seed: int) -> fl
         outputs = outputs_of(case.ours, [x + step * d for x, d in zip(case.inputs, direction, strict=True)])
         return torch.stack([(w * y).sum() for w, y in zip(weights, outputs, strict=True)]).sum()
 
-    near, far = ((value(h) - value(-h)) / (2 * h) for h in (STEP, 2 * STEP))
+    near, far = ((value(h) - value(-h)) / (2 * h) for h in (case.step, 2 * case.step))
     expected = float((4 * near - far) / 3)
     found = sum(float((g * d).sum()) for g, d in zip(_gradients(case.ours, case, weights), direction, strict=True))
     return abs(found - expected) / max(abs(expected), 1e-3)

@@ -34,6 +34,8 @@ class Case:
         The standard techniques, by name, each with the signature of ours.
     ddn : (str, callable), optional
         A module of the package ``ddn`` and what makes a function like ours of it. Left out where it does not import.
+    step : float
+        Of the finite differences, relative to the sizes of the inputs; so small that none crosses a kink on the way.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Case:
     check: Callable[[Sequence[Tensor]], float]
     baselines: Mapping[str, Forward] = field(default_factory=dict)
     ddn: tuple[str, Callable[[Any], Forward]] | None = None
+    step: float = 3e-7
 
     def contenders(self) -> dict[str, Forward]:
         """The baselines, and the reference package's node where it can be imported."""

@@ -24,7 +24,7 @@ def newton(A: Tensor, b: Tensor, rounds: int = 40) -> Tensor:
         step = torch.linalg.solve(scaled.mT @ scaled, gradient)
         decrement = (gradient * step).sum(1, keepdim=True).clamp_min(0).sqrt()
         y = y - step / torch.where(decrement.detach() > 0.25, 1 + decrement, 1.0)
-        if float(decrement.max()) < 1e-10:
+        if float(decrement.detach().max()) < 1e-10:
             break
     return y
 
@@ -127,7 +127,7 @@ def _variation(quick: bool) -> Case:
 
     return Case(
         "total variation", f"{batch} x {N}", (x, lam), total_variation, check,
-        {"Condat's loop, averages": _Condat.apply, "dual gradient, recorded": projected},
+        {"Condat's loop, averages": _Condat.apply, "dual gradient, recorded": projected}, step=1e-8,
     )  # fmt: skip
 
 
