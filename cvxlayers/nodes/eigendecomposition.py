@@ -109,12 +109,14 @@ class _Rule(ClosedRule):
         (X,) = inputs
         S = (X + X.mT) / 2
         S = S if S.dtype == torch.float64 else S.float()
-        lam, V = (part.flip(-1) for part in torch.linalg.eigh(S))
-        largest = V.gather(-2, V.abs().argmax(-2, keepdim=True))
-        V = torch.where(largest < 0, -V, V)
+        lam, V = torch.linalg.eigh(S)
+        lam, rows = lam.flip(-1), V.mT.flip(-2)  # one vector a row: what follows runs along them
+        largest = rows.gather(-1, rows.abs().argmax(-1, keepdim=True))
+        rows = rows * largest.sign()
+        V = rows.mT.contiguous()
         eps = torch.finfo(S.dtype).eps * S.shape[-1]
         size = lam.abs().amax(-1).clamp_min(torch.finfo(S.dtype).tiny)
-        worst = (S @ V - V * lam[:, None]).abs().amax((-2, -1)) / size
+        worst = (rows @ S - rows * lam[..., None]).abs().amax((-2, -1)) / size
         status = torch.where(worst <= RESIDUAL * eps, int(Status.OPTIMAL), int(Status.FAILED))
         return Solved((lam.to(X.dtype), V.to(X.dtype)), status, torch.zeros_like(status), worst)
 
