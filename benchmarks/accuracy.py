@@ -25,7 +25,7 @@ from tests.contracts.table import case
 
 __all__ = ["FAMILIES", "main", "measured", "page"]
 
-ENGINES = ("CLARABEL", "SCS", "ECOS", "DIFFCP")
+ENGINES = ("IPM", "CLARABEL", "SCS", "ECOS", "DIFFCP")
 
 ELEMENTS = 4
 """The batch of each seed."""
