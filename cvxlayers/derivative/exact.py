@@ -90,12 +90,17 @@ class ExactDerivative(Derivative):
         self.layout = Layout.of(structure)
         self.paths = paths or Paths.of(self.layout)
         self.fused = Fused.of(self.layout, smoothing) if paths is None else None
+        self._serves: dict[int, bool] = {}  # what is predicted for the sizes of batch that have occurred
 
     def fused_for(self, batch: int) -> Fused | None:
         """The kernels, where they are there and predicted to be the fastest for this size of the batch."""
-        if self.fused is None or self.fused.cost(batch) > _ARRAYS + self.paths.fastest(batch).cost(batch):
+        if self.fused is None:
             return None
-        return self.fused
+        serves = self._serves.get(batch)
+        if serves is None:
+            serves = self.fused.cost(batch) <= _ARRAYS + self.paths.fastest(batch).cost(batch)
+            self._serves[batch] = serves
+        return self.fused if serves else None
 
     def linearize(self, values: Values, solution: Solution) -> ExactLinearization:
         return ExactLinearization(self, values, solution)

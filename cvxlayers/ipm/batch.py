@@ -95,7 +95,8 @@ def differentiate_batch(
     shared = P.shape[1] == 1 and A.shape[1] == 1
     wanted = (pairing.P, pairing.A) if pairing else (0, 0)
     dP, dA = (np.empty((count, groups * W)) for count in wanted)
-    x, y = (_padded(part, groups * W) for part in (pairing.x, pairing.y)) if pairing else (dx, u)
+    points = (pairing.x, pairing.y) if pairing and any(wanted) else (dx, u)
+    x, y = (_padded(part, groups * W) for part in points)
 
     def work_on(begin: int, end: int) -> None:
         with layout.work() as (plan, V):
