@@ -35,7 +35,8 @@ ITERATIONS, OPERATION, SUBSTITUTION, PRODUCT, ROW = 12, 1.3e-9, 1e-8, 2e-8, 1e-7
 """Measured on a core of 2021: seconds for each operation of the factorization, entry of L, entry of K, and row."""
 
 LARGEST_SIZE, LARGEST_ENTRIES, LARGEST_FACTOR = 20_000, 400_000, 4_000_000
-"""Variables and rows, nonzeros of P and A, and entries of L beyond which a problem is not for this solver."""
+"""Variables and rows, nonzeros of P, A and the blocks of PSD cones, and entries of L beyond which a problem is not for
+this solver."""
 
 
 class Plan(NamedTuple):
@@ -118,7 +119,8 @@ def analysis_of(structure: Structure) -> Analysis | None:
 
 def analyse_structure(structure: Structure) -> Analysis | None:
     """Order and factorize symbolically the KKT matrix of a structure; None where it is too large."""
-    if structure.n + structure.m > LARGEST_SIZE or structure.P.nnz + structure.A.nnz > LARGEST_ENTRIES:
+    blocks = sum(svec_length(svec_length(k)) for k in structure.cones.psd)
+    if structure.n + structure.m > LARGEST_SIZE or structure.P.nnz + structure.A.nnz + blocks > LARGEST_ENTRIES:
         return None
     n, m = structure.n, structure.m
     starts, extras, cone_rows, cone_columns, cone_entry = _cone_pattern(structure.cones, n, n + m)
