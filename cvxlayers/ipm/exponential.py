@@ -31,7 +31,7 @@ __all__ = ["CENTRE", "bend", "dual_margin", "expand", "gradient", "margin", "sha
 CENTRE = (-1.051383945322714, 0.556409619469370, 1.258967884768947)
 """The point with -f*'(y) = y."""
 
-ROOT_STEPS = 5
+ROOT_STEPS = 4
 
 
 @kernel

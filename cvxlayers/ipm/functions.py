@@ -10,7 +10,7 @@ from cvxlayers.ipm.lanes import apart, fill, maximum, minimum, nearest, pick, sp
 __all__ = ["cross", "exp", "fall", "log", "log_of_one_plus"]
 
 NEAR = 0.4
-"""Arguments up to this are served by a series. (Compilers may simplify 1 + x - 1, so that no trick with it is safe.)"""
+"""Up to this x the series is in x itself. (Compilers may simplify 1 + x - 1, so that no trick with it is safe.)"""
 
 LOG_2 = 0.6931471805599453
 
@@ -50,7 +50,10 @@ def exp(x: Any) -> Any:
 def log_of_one_plus(x: Any) -> Any:
     """log(1 + x) for x >= 0, without loss of digits for small x."""
     apart()
-    return pick(x, fill(NEAR), log(1.0 + x), series(x / (2.0 + x)))
+    m, e = split(1.0 + x)
+    near = fill(NEAR)
+    above, below = pick(x, near, m - 1.0, x), pick(x, near, m + 1.0, 2.0 + x)
+    return pick(x, near, e, fill(0.0)) * LOG_2 + series(above / below) + 0.0 * x
 
 
 @kernel

@@ -310,6 +310,7 @@ def step(plan: Any, at: Any, V: Any, eps: Any, rounds: Any, active: Any) -> None
     fastest = step_rate(plan, at, V, tau, kappa, dtau, dkappa)
     back = fill(BACK) if at.blocks else minimum(fill(BACK), 0.1 * mu)
     alpha = minimum(one, (1.0 - back) / maximum(fastest, fill(1e-300)))
+    alpha = further.reach(plan, at, V, alpha, dtau, dkappa, 0.0, active)  # which is cheaper to find out
     alpha = further.reach(plan, at, V, alpha, dtau, dkappa, NEAR, active)
     advance(at, V, alpha, dtau, dkappa, active)
 
