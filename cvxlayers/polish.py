@@ -62,10 +62,10 @@ def polish(structure: Structure, values: Values, solution: Solution, derivative:
         smaller = np.maximum(_largest(S1), _largest(S2)) < size
         if not smaller.any():
             break
-        x, v = np.where(smaller, trial.x, now.x), np.where(smaller, trial.y - trial.s, v)
+        x, y, s = (np.where(smaller, getattr(trial, part), getattr(now, part)) for part in ("x", "y", "s"))
+        now, v = replace(now, x=x, y=y, s=s), y - s
         R1, R2 = np.where(smaller, S1, R1), np.where(smaller, S2, R2)
         size = np.maximum(_largest(R1), _largest(R2))
-        now = _complementary(structure, solution, x, v)
     return now
 
 

@@ -86,7 +86,9 @@ def test_default_solver(missing: Missing) -> None:
     assert choose(every, quadratic=True).name == "SCS"
     missing("SCS")
     assert choose(frozenset({"nonneg"}), quadratic=False).name == "ECOS"
-    with pytest.raises(EngineError, match="`pip install clarabel` or `pip install scs`"):
+    assert choose(every, quadratic=True).name == "IPM"
+    missing("IPM")
+    with pytest.raises(EngineError, match="`pip install clarabel` or `pip install scs` or `pip install numba`"):
         choose(every, quadratic=True)
 
 
