@@ -3,49 +3,27 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import re
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
-from matplotlib import image
 
 import cvxlayers
+import cvxlayers.nodes
 import cvxlayers.torch
+from tests.support.examples import EXAMPLES, is_a_picture, load
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 FILES = sorted(EXAMPLES.glob("*.py"))
 PUBLIC = {
     "cvxlayers": set(cvxlayers.__all__),
     **{f"cvxlayers.{name}": {"CvxpyLayer"} for name in ("jax", "keras")},
     "cvxlayers.torch": set(cvxlayers.torch.__all__),
+    "cvxlayers.nodes": set(cvxlayers.nodes.__all__),
 }
-
-
-def load(name: str) -> ModuleType:
-    """The example as a module, as ``python examples/NAME.py`` would see it."""
-    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(EXAMPLES))
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(EXAMPLES))
-    return module
-
-
-def is_a_picture(path: Path) -> bool:
-    """A PNG file with something drawn in its left half and in its right half."""
-    pixels = image.imread(path)[:, :, :3]
-    halves = np.array_split(pixels, 2, axis=1)
-    return all(len(np.unique((255 * half).astype(int).reshape(-1, 3), axis=0)) > 20 for half in halves)
 
 
 @pytest.mark.parametrize(
