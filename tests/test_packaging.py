@@ -27,6 +27,7 @@ LONGEST_FILE = 450
 ROOMS = {
     "_version": 0,
     "errors": 0,
+    "jit": 0,
     "cones": 1,
     "linear": 1,
     "affine": 2,
@@ -74,7 +75,7 @@ CONFINED = {
     "tensorflow": {"tensorflow", "keras"},
     "keras": {"keras"},
     "jax": {"jax", "keras"},
-    "numba": {"ipm"},
+    "numba": {"ipm", "cones", "jit"},
     "typer": {"cli"},
     "rich": {"cli"},
     "matplotlib": {"cli"},

@@ -128,9 +128,12 @@ def warm_up() -> Warmth:
             "`pip install 'cvxlayers[fast]'`."
         )
     start = perf_counter()
-    from cvxlayers.ipm.entry import solve_further_groups, solve_groups  # here, because this compiles
+    from cvxlayers.cones.kernels.entry import compiled_cone  # here, because these compile
+    from cvxlayers.ipm.entry import solve_further_groups, solve_groups
 
-    found = [kernel.stats.cache_hits for kernel in (solve_groups, solve_further_groups())]
+    curved = [compiled_cone(kind) for kind in ("exponential", "power")]
+    kernels = (solve_groups, solve_further_groups(), *(kernel for cone in curved for kernel in cone.kernels))
+    found = [kernel.stats.cache_hits for kernel in kernels]
     return Warmth(perf_counter() - start, not all(found))
 
 

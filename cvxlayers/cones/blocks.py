@@ -9,7 +9,7 @@ import numpy as np
 
 from cvxlayers.cones.arrays import Array
 
-__all__ = ["BlockDerivative", "DenseBlocks", "ruled_surface_blocks"]
+__all__ = ["BlockDerivative", "EigenBlocks", "ruled_surface_frame"]
 
 
 class BlockDerivative(ABC):
@@ -35,21 +35,25 @@ class BlockDerivative(ABC):
 
 
 @dataclass(frozen=True)
-class DenseBlocks(BlockDerivative):
-    """Blocks that are small enough to be stored: D (d, d, L)."""
+class EigenBlocks(BlockDerivative):
+    """Blocks given by all their eigenvectors Q (d, d, L), in columns, and eigenvalues (d, L)."""
 
-    D: Array
+    Q: Array
+    eigenvalues: Array
     gap: Array
 
     def times(self, w: Array) -> Array:
-        return np.asarray(np.einsum("ijl,jl->il", self.D, w))
+        inner = self.eigenvalues * np.einsum("ijl,il->jl", self.Q, w)
+        return np.asarray(np.einsum("ijl,jl->il", self.Q, inner))
 
     def dense(self) -> Array:
-        return self.D
+        columns = zip(self.Q.swapaxes(0, 1), self.eigenvalues, strict=True)
+        first, *others = (value * (q[:, None] * q[None]) for q, value in columns)
+        return np.asarray(sum(others, first))  # exactly symmetric, unlike a product of matrices
 
 
-def ruled_surface_blocks(ray: Array, normal: Array, tangent_weight: Array) -> Array:
-    """normal normal' + weight tangent tangent', (3, 3, L), with tangent = ray x normal; ray and normal are unit (3, L).
+def ruled_surface_frame(ray: Array, normal: Array) -> Array:
+    """The eigenvectors normal, tangent = ray x normal and ray of D, (3, 3, L), for ray and normal unit (3, L).
 
     The boundary of a cone in R^3 is ruled by its rays. Along a ray it has no curvature, so that the principal
     directions of the surface at p = Proj_K(v) are p itself and the tangent t orthogonal to it, with curvature k. The
@@ -59,7 +63,8 @@ def ruled_surface_blocks(ray: Array, normal: Array, tangent_weight: Array) -> Ar
         DProj_K  = ray ray' + t t' / (1 + k |v - p|),
         I - DProj_K = normal normal' + weight t t',    weight = k |v - p| / (1 + k |v - p|),
 
-    and the second line is the derivative of Proj_{K*} at -v, by Moreau's Proj_{K*}(-v) = Proj_K(v) - v.
+    and the second line is the derivative of Proj_{K*} at -v, by Moreau's Proj_{K*}(-v) = Proj_K(v) - v. Its eigenvalues
+    are 1, weight and 0.
     """
     tangent = np.stack(
         [
@@ -68,4 +73,4 @@ def ruled_surface_blocks(ray: Array, normal: Array, tangent_weight: Array) -> Ar
             ray[0] * normal[1] - ray[1] * normal[0],
         ]
     )
-    return np.asarray(normal[:, None] * normal[None] + tangent_weight * (tangent[:, None] * tangent[None]))
+    return np.stack([normal, tangent, ray], axis=1)

@@ -24,20 +24,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from cvxlayers.cones.arrays import Array, Flags, gap_relative_to, largest, norm
-from cvxlayers.cones.blocks import DenseBlocks, ruled_surface_blocks
+from cvxlayers.cones.blocks import EigenBlocks, ruled_surface_frame
 from cvxlayers.cones.root import increasing_root
 
 __all__ = ["distance", "dual_derivative", "dual_distance", "linearize_dual", "margin", "project", "project_dual"]
 
-_TINY = 1e-150  # entries this small beside the largest one are zero: squares of quotients stay in range
-_REACH = 1500.0  # no root lies further than this from an end of its interval: exp(1500) beats any product of quotients
+TINY = 1e-150  # entries this small beside the largest one are zero: squares of quotients stay in range
+REACH = 1500.0  # no root lies further than this from an end of its interval: exp(1500) beats any product of quotients
 
 
 @dataclass(frozen=True)
 class _Curve:
     """The lanes whose projection lies on the curved boundary: c(r) and g(r) as unit vectors, and the weight of D.
 
-    ``weight`` is k |d| / (1 + k |d|), k the curvature of the boundary at p (see ``ruled_surface_blocks``).
+    ``weight`` is k |d| / (1 + k |d|), k the curvature of the boundary at p (see ``ruled_surface_frame``).
     """
 
     ray: Array
@@ -78,22 +78,24 @@ def dual_distance(y: Array) -> Array:
     return largest(_decompose(-y).p)
 
 
-def linearize_dual(z: Array) -> DenseBlocks:
+def linearize_dual(z: Array) -> EigenBlocks:
     """The derivative of Proj_{K*} at z.
 
     On the boundary of K* or of -K it is the limit from inside that cone (I or 0); beside the face of -K, that from the
     face, with 1/2 on w at w = 0; at z = 0 it is I / 2. The gap is exact outside K* and -K, and to first order inside.
     """
-    parts = _decompose(-z)
-    D = np.zeros((3, 3, z.shape[1]))
-    D[:, :, parts.polar] = np.eye(3)[:, :, None]
-    D[1, 1, parts.face] = 1.0
-    D[2, 2, parts.face] = 0.5 * (1.0 + np.sign(z[2, parts.face]))
+    parts, L = _decompose(-z), z.shape[1]
+    Q, eigenvalues = np.zeros((3, 3, L)), np.zeros((3, L))
+    Q[[0, 1, 2], [0, 1, 2]] = 1.0
+    eigenvalues[:, parts.polar] = 1.0
+    eigenvalues[1, parts.face] = 1.0
+    eigenvalues[2, parts.face] = 0.5 * (1.0 + np.sign(z[2, parts.face]))
     curve = parts.curve
-    D[:, :, parts.general] = ruled_surface_blocks(curve.ray, curve.normal, curve.weight)
-    D[:, :, largest(z) == 0] = 0.5 * np.eye(3)[:, :, None]
-    D[:, :, ~np.isfinite(z).all(axis=0)] = np.nan
-    return DenseBlocks(D, _gap(-z, parts))
+    Q[:, :, parts.general] = ruled_surface_frame(curve.ray, curve.normal)
+    eigenvalues[0, parts.general], eigenvalues[1, parts.general] = 1.0, curve.weight
+    eigenvalues[:, largest(z) == 0] = 0.5
+    eigenvalues[:, ~np.isfinite(z).all(axis=0)] = np.nan
+    return EigenBlocks(Q, eigenvalues, _gap(-z, parts))
 
 
 def dual_derivative(z: Array) -> Array:
@@ -126,7 +128,7 @@ def _normalized(z: Array) -> tuple[Array, Array]:
     """z scaled to a largest entry of 1, with tiny entries as zeros, and its largest entry."""
     size = largest(z)
     unit = z / np.where(size > 0, size, 1.0)
-    return np.where(np.abs(unit) < _TINY, 0.0, unit), size
+    return np.where(np.abs(unit) < TINY, 0.0, unit), size
 
 
 def _in_cone(u: Array, v: Array, w: Array) -> Flags:
@@ -190,8 +192,8 @@ def _root(u: Array, v: Array, w: Array) -> Array:
     none = np.full_like(u, np.inf)
     low = np.where(u > 0, 1.0 - v / np.where(u > 0, u, 1.0), -none)
     high = np.where(v > 0, u / np.where(v > 0, v, 1.0), none)
-    lower = np.maximum(low, np.minimum(high, 0.0) - _REACH)
-    upper = np.minimum(high, np.maximum(low, 0.0) + _REACH)
+    lower = np.maximum(low, np.minimum(high, 0.0) - REACH)
+    upper = np.minimum(high, np.maximum(low, 0.0) + REACH)
     room = np.minimum(1.0, 0.5 * (upper - lower))
     start = np.clip(0.0, lower + room, upper - room)
     return increasing_root(_newton, start, lower, upper, u, v, w, low, high)

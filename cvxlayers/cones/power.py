@@ -21,14 +21,14 @@ import numpy as np
 from scipy.special import expit, log_expit
 
 from cvxlayers.cones.arrays import Array, Flags, gap_relative_to, largest, norm
-from cvxlayers.cones.blocks import DenseBlocks, ruled_surface_blocks
+from cvxlayers.cones.blocks import EigenBlocks, ruled_surface_frame
 from cvxlayers.cones.root import increasing_root
 
 __all__ = ["distance", "dual_derivative", "dual_distance", "linearize_dual", "margin", "project", "project_dual"]
 
-_TINY = 1e-290  # entries this small beside the largest one are zero: their quotients stay in range
-_REACH = 1e9  # |h| stays below 1400 / min(alpha, 1 - alpha), and below
-_NEAREST = 600.0  # this unless a coordinate of z is negative near K or positive near K°
+TINY = 1e-290  # entries this small beside the largest one are zero: their quotients stay in range
+REACH = 1e9  # |h| stays below 1400 / min(alpha, 1 - alpha), and below
+NEAREST = 600.0  # this unless a coordinate of z is negative near K or positive near K°
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class _Moreau:
     """z = p + d with p = Proj_K(z), d = Proj_{K°}(z), and in which region each lane lies.
 
     ``flat`` are the lanes with w = 0 outside K and K°; ``weight`` is k |d| / (1 + k |d|) of the general ones, k the
-    curvature of the boundary at p (see ``ruled_surface_blocks``); ``ray`` and ``normal`` are p and d as unit vectors.
+    curvature of the boundary at p (see ``ruled_surface_frame``); ``ray`` and ``normal`` are p and d as unit vectors.
     """
 
     p: Array
@@ -70,24 +70,26 @@ def dual_distance(y: Array, alpha: Array) -> Array:
     return largest(_decompose(-y, alpha).p)
 
 
-def linearize_dual(z: Array, alpha: Array) -> DenseBlocks:
+def linearize_dual(z: Array, alpha: Array) -> EigenBlocks:
     """The derivative of Proj_{K*} at z.
 
     On the boundary of K* or of -K it is the limit from inside that cone (I or 0), and at z = 0 it is I / 2. The gap is
     exact outside K* and -K, and to first order inside.
     """
-    parts = _decompose(-z, alpha)
-    D = np.zeros((3, 3, z.shape[1]))
-    D[:, :, parts.general] = ruled_surface_blocks(parts.ray, parts.normal, parts.weight)
-    D[:, :, parts.polar] = np.eye(3)[:, :, None]
-    D[:, :, parts.inside] = 0.0
+    parts, L = _decompose(-z, alpha), z.shape[1]
+    Q, eigenvalues = np.zeros((3, 3, L)), np.zeros((3, L))
+    Q[:, :, parts.general] = ruled_surface_frame(parts.ray, parts.normal)
+    eigenvalues[0, parts.general], eigenvalues[1, parts.general] = 1.0, parts.weight
+    Q[:, :, parts.polar | parts.inside | ~parts.general] = np.eye(3)[:, :, None]
+    eigenvalues[:, parts.polar] = 1.0
+    eigenvalues[:, parts.inside] = 0.0
     u, v = -z[0, parts.flat], -z[1, parts.flat]
-    D[0, 0, parts.flat] = u < 0
-    D[1, 1, parts.flat] = v < 0
-    D[2, 2, parts.flat] = 1.0 - _slope_across(u, v, alpha[parts.flat])
-    D[:, :, largest(z) == 0] = 0.5 * np.eye(3)[:, :, None]
-    D[:, :, ~np.isfinite(z).all(axis=0)] = np.nan
-    return DenseBlocks(D, _gap(-z, alpha, parts))
+    eigenvalues[0, parts.flat] = u < 0
+    eigenvalues[1, parts.flat] = v < 0
+    eigenvalues[2, parts.flat] = 1.0 - _slope_across(u, v, alpha[parts.flat])
+    eigenvalues[:, largest(z) == 0] = 0.5
+    eigenvalues[:, ~np.isfinite(z).all(axis=0)] = np.nan
+    return EigenBlocks(Q, eigenvalues, _gap(-z, alpha, parts))
 
 
 def dual_derivative(z: Array, alpha: Array) -> Array:
@@ -121,7 +123,7 @@ def _normalized(z: Array) -> tuple[Array, Array]:
     """z scaled to a largest entry of 1, with tiny entries as zeros, and its largest entry."""
     size = largest(z)
     unit = z / np.where(size > 0, size, 1.0)
-    return np.where(np.abs(unit) < _TINY, 0.0, unit), size
+    return np.where(np.abs(unit) < TINY, 0.0, unit), size
 
 
 def _in_cone(u: Array, v: Array, w: Array, alpha: Array) -> Flags:
@@ -150,8 +152,8 @@ def _project_on_curve(unit: Array, alpha: Array) -> tuple[Array, Array, Array]:
 
 def _root(u: Array, v: Array, alpha: Array) -> Array:
     """The root h, for u and v in units of |w|; it is finite but for rounding at the boundaries of K and K°."""
-    lower = np.where((u < 0) & (v < 0), -_NEAREST, -_REACH)
-    upper = np.where((u > 0) & (v > 0), _NEAREST, _REACH)
+    lower = np.where((u < 0) & (v < 0), -NEAREST, -REACH)
+    upper = np.where((u > 0) & (v > 0), NEAREST, REACH)
     return increasing_root(_newton, np.zeros_like(u), lower, upper, u, v, alpha)
 
 

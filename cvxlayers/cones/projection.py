@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -42,6 +43,8 @@ _MODULES: dict[str, ModuleType] = {
     "exponential": exponential,
     "power": power,
 }
+_COMPILED = frozenset({"exponential", "power"})
+"""The cones that have kernels as well, for where Numba is installed."""
 
 
 @dataclass(frozen=True)
@@ -211,9 +214,19 @@ def _checked(cones: Cones, v: Array) -> Array:
     return v
 
 
+@lru_cache(maxsize=8)
+def _cone(kind: str) -> Any:
+    """What has the functions of this cone: its kernels, or its module."""
+    if kind in _COMPILED and find_spec("numba") is not None:
+        from cvxlayers.cones.kernels.entry import compiled_cone  # here, because it loads Numba
+
+        return compiled_cone(kind)
+    return _MODULES[kind]
+
+
 def _call(group: Group, name: str, v: Array) -> Any:
     """Call a cone's function on the folded rows of its group, with the exponents where it has some."""
-    function: Callable[..., Any] = getattr(_MODULES[group.kind], name)
+    function: Callable[..., Any] = getattr(_cone(group.kind), name)
     folded = group.fold(v)
     return function(folded, group.per_lane(v.shape[1])) if group.kind == "power" else function(folded)
 

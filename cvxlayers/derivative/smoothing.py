@@ -26,7 +26,7 @@ import numpy as np
 
 from cvxlayers.cones import svec
 from cvxlayers.cones.arrays import norm
-from cvxlayers.cones.blocks import BlockDerivative, DenseBlocks
+from cvxlayers.cones.blocks import BlockDerivative, EigenBlocks
 from cvxlayers.cones.group import Group
 from cvxlayers.cones.product import Cones
 from cvxlayers.cones.projection import DualDerivative, dual_derivative, project_dual
@@ -94,9 +94,8 @@ def _smoothed(group: Group, part: BlockDerivative, v: Array, mu: float) -> Block
     if isinstance(part, PsdDerivative):
         values = _psd_eigenvalues(folded, part)
         return replace(part, Omega=_difference(values[:, :, None], values[:, None, :], mu))
-    assert isinstance(part, DenseBlocks)
-    half = 0.5 * np.eye(group.dimension)[:, :, None]
-    return replace(part, D=half + (part.D - half) * _share(folded, mu))
+    assert isinstance(part, EigenBlocks)
+    return replace(part, eigenvalues=0.5 + (part.eigenvalues - 0.5) * _share(folded, mu))
 
 
 def _spectral(v: Array, part: SecondOrderDerivative | PsdDerivative, mu: float) -> Array:

@@ -3,39 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cvxlayers.cones.blocks import BlockDerivative, DenseBlocks
+from cvxlayers.cones.blocks import BlockDerivative, EigenBlocks
 from cvxlayers.cones.projection import DualDerivative
 from cvxlayers.cones.psd import PsdDerivative
 from cvxlayers.cones.second_order import SecondOrderDerivative
 from cvxlayers.program import Array
 
-__all__ = ["EigenBlocks", "mapped", "vanishing_rows", "with_eigenvectors"]
-
-
-@dataclass(frozen=True)
-class EigenBlocks(BlockDerivative):
-    """Blocks given by all their eigenvectors Q (L, d, d), in columns, and eigenvalues (L, d)."""
-
-    Q: Array
-    eigenvalues: Array
-    gap: Array
-
-    def times(self, w: Array) -> Array:
-        inner = self.eigenvalues * np.einsum("lij,il->lj", self.Q, w)
-        return np.asarray(np.einsum("lij,lj->il", self.Q, inner))
-
-    def dense(self) -> Array:
-        return np.asarray(np.moveaxis((self.Q * self.eigenvalues[:, None, :]) @ self.Q.swapaxes(1, 2), 0, -1))
-
-
-def with_eigenvectors(D: DualDerivative) -> DualDerivative:
-    """The same D, its stored blocks replaced by eigenvectors and eigenvalues: done once, before ``mapped``."""
-    return replace(D, parts=tuple((group, _decomposed(part)) for group, part in D.parts))
+__all__ = ["mapped", "vanishing_rows"]
 
 
 def mapped(D: DualDerivative, function: Callable[[Array, Array], Array], eps: Array) -> DualDerivative:
@@ -44,7 +23,6 @@ def mapped(D: DualDerivative, function: Callable[[Array, Array], Array], eps: Ar
     Parameters
     ----------
     D : DualDerivative
-        As ``with_eigenvectors`` gives it.
     function : callable
     eps : (1, B) or (m, B)
         Equal on the rows of each cone that is not polyhedral.
@@ -71,20 +49,8 @@ def _vanishes(part: BlockDerivative) -> NDArray[np.bool_]:
         return (part.w1 == 0) & (part.w2 == 0) & (part.w3 == 0)
     if isinstance(part, PsdDerivative):
         return np.asarray((part.Omega == 0).all(axis=(1, 2)))
-    if isinstance(part, EigenBlocks):
-        return np.asarray((part.eigenvalues == 0).all(axis=1))
-    return np.asarray((part.dense() == 0).all(axis=(0, 1)))
-
-
-def _decomposed(part: BlockDerivative) -> BlockDerivative:
-    if not isinstance(part, DenseBlocks):
-        return part
-    blocks = np.moveaxis(part.D, -1, 0)
-    finite = np.asarray(np.isfinite(blocks).all(axis=(1, 2)))
-    # LAPACK need not return from NaN.
-    eigenvalues, Q = np.linalg.eigh(blocks if finite.all() else np.where(finite[:, None, None], blocks, 0.0))
-    eigenvalues = np.where(finite[:, None], np.clip(eigenvalues, 0.0, 1.0), np.nan)
-    return EigenBlocks(Q, eigenvalues, part.gap)
+    assert isinstance(part, EigenBlocks)
+    return np.asarray((part.eigenvalues == 0).all(axis=0))
 
 
 def _mapped(part: BlockDerivative, function: Callable[[Array, Array], Array], eps: Array) -> BlockDerivative:
@@ -93,4 +59,4 @@ def _mapped(part: BlockDerivative, function: Callable[[Array, Array], Array], ep
     if isinstance(part, PsdDerivative):
         return replace(part, Omega=function(part.Omega, eps[:, None, None]))
     assert isinstance(part, EigenBlocks)
-    return replace(part, eigenvalues=function(part.eigenvalues, eps[:, None]))
+    return replace(part, eigenvalues=function(part.eigenvalues, eps))

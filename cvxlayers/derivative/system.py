@@ -28,7 +28,7 @@ from cvxlayers.cones.projection import DualDerivative, dual_derivative
 from cvxlayers.derivative.equilibration import equilibrate
 from cvxlayers.derivative.operators import Operator, is_shared, operator
 from cvxlayers.derivative.smoothing import smoothed_derivative
-from cvxlayers.derivative.spectral import mapped, vanishing_rows, with_eigenvectors
+from cvxlayers.derivative.spectral import mapped, vanishing_rows
 from cvxlayers.program import Array, Pattern, Structure, Values
 
 __all__ = ["Layout", "System", "largest"]
@@ -181,23 +181,19 @@ class System:
         return self.regularization * relative[None]
 
     @cached_property
-    def _eigen(self) -> DualDerivative:
-        return with_eigenvectors(self.D)
-
-    @cached_property
     def root(self) -> DualDerivative:
         """D^(1/2)."""
-        return mapped(self._eigen, lambda d, _: np.sqrt(d), self.eps)
+        return mapped(self.D, lambda d, _: np.sqrt(d), self.eps)
 
     @cached_property
     def W(self) -> DualDerivative:
         """D (I - D + eps D)^-1: the weights of the rows of A once dv is eliminated from M."""
-        return mapped(self._eigen, lambda d, eps: d / (1.0 - d + eps * d), self.eps)
+        return mapped(self.D, lambda d, eps: d / (1.0 - d + eps * d), self.eps)
 
     @cached_property
     def T(self) -> DualDerivative:
         """(I - D + eps D)^-1."""
-        return mapped(self._eigen, lambda d, eps: 1.0 / (1.0 - d + eps * d), self.eps)
+        return mapped(self.D, lambda d, eps: 1.0 / (1.0 - d + eps * d), self.eps)
 
     @cached_property
     def C(self) -> DualDerivative:
@@ -209,7 +205,7 @@ class System:
             tau = size * np.minimum(1.0, size / eps)
             return (1.0 - d + eps * d) * (1.0 + tau) / (d + tau)
 
-        return mapped(self._eigen, function, self.eps)
+        return mapped(self.D, function, self.eps)
 
 
 def largest(v: Array) -> Array:

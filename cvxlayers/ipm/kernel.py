@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
-import threading
-import warnings
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,23 +11,15 @@ import numba
 from numba import types
 from numba.core.extending import overload
 
+from cvxlayers import jit
+
 __all__ = ["FINGERPRINT", "compiled", "kernel", "kernel_where", "part"]
 
 # Not the full fastmath: that would delete every test for NaN and infinity.
 _OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": {"reassoc", "contract", "nsz", "arcp"}, "error_model": "numpy"}
 
-FINGERPRINT = zlib.crc32(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))))
-"""Changes with the source of any kernel. Numba's cache looks at the file of the outermost kernel alone; one that has
-this number among its closure's variables is compiled anew when any of the kernels that it calls changes."""
-
-LONG = 3.0
-"""Seconds after which a compilation is spoken of."""
-
-_log = logging.getLogger("cvxlayers")
-_NOTICE = (
-    "Compiling the kernels of the batched solver, which takes half a minute, once on this machine "
-    "(`cvxlayers doctor --warm` does it ahead of time) ..."
-)
+FINGERPRINT = jit.fingerprint(Path(__file__).parent)
+"""Changes with the source of any kernel here (see ``jit``)."""
 
 _INNER: Any = {**_OPTIONS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
@@ -65,28 +53,5 @@ def kernel_where(field: str, otherwise: Callable[..., Any]) -> Callable[[Callabl
 
 
 def compiled(signature: Any, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a kernel that Python calls, for these types, or load it from Numba's cache.
-
-    Where no folder for the cache can be written to, that costs a warning and the compilation. Compiling takes long
-    enough for a line on the log.
-    """
-    notice = threading.Timer(LONG, _log.warning, [_NOTICE])
-    notice.daemon = True
-    notice.start()
-    try:
-        return _compiled(signature, function)
-    finally:
-        notice.cancel()
-
-
-def _compiled(signature: Any, function: Callable[..., Any]) -> Callable[..., Any]:
-    try:
-        return numba.njit([signature], cache=True, **_OPTIONS)(function)
-    except (RuntimeError, OSError) as error:
-        warnings.warn(
-            f"The compiled kernels cannot be kept on disk ({error}), so each process compiles them anew. Let the "
-            "environment variable NUMBA_CACHE_DIR name a folder that can be written to.",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-        return numba.njit([signature], **_OPTIONS)(function)
+    """Compile a kernel that Python calls, for these types, or load it from Numba's cache (see ``jit``)."""
+    return jit.compiled(signature, function, _OPTIONS)
