@@ -129,10 +129,11 @@ def warm_up() -> Warmth:
         )
     start = perf_counter()
     from cvxlayers.cones.kernels.entry import compiled_cone  # here, because these compile
-    from cvxlayers.ipm.entry import solve_further_groups, solve_groups
+    from cvxlayers.ipm.entry import differentiate_further_groups, solve_further_groups, solve_groups
 
     curved = [compiled_cone(kind) for kind in ("exponential", "power")]
-    kernels = (solve_groups, solve_further_groups(), *(kernel for cone in curved for kernel in cone.kernels))
+    kernels = [solve_groups, solve_further_groups(), differentiate_further_groups()]
+    kernels += [kernel for cone in curved for kernel in cone.kernels]
     found = [kernel.stats.cache_hits for kernel in kernels]
     return Warmth(perf_counter() - start, not all(found))
 

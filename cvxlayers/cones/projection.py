@@ -30,6 +30,7 @@ __all__ = [
     "dual_derivative",
     "dual_distance",
     "dual_second_derivative",
+    "group_derivative",
     "groups",
     "margin",
     "project",
@@ -149,10 +150,16 @@ def dual_derivative(cones: Cones, v: Array) -> DualDerivative:
     parts = []
     with np.errstate(invalid="ignore"):
         for group in groups(cones):
-            part: BlockDerivative = _call(group, "linearize_dual", v)
+            part = group_derivative(group, v)
             gap = np.minimum(gap, group.unfold(part.gap, batch).min(axis=0))
             parts.append((group, part))
     return DualDerivative(cones, diagonal, tuple(parts), gap, largest(v))
+
+
+def group_derivative(group: Group, v: Array) -> BlockDerivative:
+    """The blocks of D of one group of cones at v (m, B), its lanes those of ``group.fold(v)``."""
+    part: BlockDerivative = _call(group, "linearize_dual", v)
+    return part
 
 
 def dual_second_derivative(cones: Cones, v: Array, a: Array, b: Array) -> Array:

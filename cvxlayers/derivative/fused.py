@@ -2,8 +2,8 @@
 
 Factorization, solution and refinement are done at once, and no factors are kept.
 
-They serve zero, nonnegative and second-order cones (see ``cvxlayers.ipm.sensitivity``) where Numba is installed. What
-they find singular, or cannot solve to rounding, they leave to others.
+They serve where Numba is installed (see ``cvxlayers.ipm.sensitivity``). What they find singular, or cannot solve to
+rounding, they leave to others.
 """
 
 from __future__ import annotations
@@ -15,8 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cvxlayers.cones import nonneg
+from cvxlayers.cones.blocks import BlockDerivative, EigenBlocks
+from cvxlayers.cones.group import Group, groups
+from cvxlayers.cones.product import Cones
+from cvxlayers.cones.projection import group_derivative
+from cvxlayers.cones.psd import PsdDerivative
+from cvxlayers.cones.svec import triangle
 from cvxlayers.derivative.part import Solved
-from cvxlayers.derivative.smoothing import smoothed_rows
+from cvxlayers.derivative.smoothing import smoothed_part, smoothed_rows
 from cvxlayers.derivative.system import Layout
 from cvxlayers.ipm.layout import Layout as Places
 from cvxlayers.ipm.symbolic import Analysis, analysis_of
@@ -30,7 +36,6 @@ __all__ = ["Fused"]
 
 Index = NDArray[np.intp]
 
-_KINDS = frozenset({"zero", "nonneg", "second_order"})
 # The relative residual above which a solution is left to others.
 _GOOD = 1e-12
 
@@ -53,6 +58,7 @@ class Fused:
         self._seconds = analysis.derivative_seconds
         self._places = Places.of(analysis)
         self._probe = np.concatenate(layout.probe)
+        self._spectra, self._height = _spectra(layout.structure.cones)
 
     def __reduce__(self) -> tuple[object, tuple[Layout, float | None]]:
         return Fused.of, (self._layout, self._smoothing)
@@ -94,17 +100,56 @@ class Fused:
         return differentiate_batch(self._places, values.P, values.A, state, self._probe, f, g, threads, pairing)
 
     def _state(self, v: Array) -> Array:
-        """D's diagonal in the rows without curvature, and v in those of second-order cones."""
+        """D's diagonal in the rows without curvature, v in those of second-order cones, then the others' spectra."""
         cones = self._layout.structure.cones
-        flat = cones.zero + cones.nonneg
-        state = v.copy()
+        flat, m, batch = cones.zero + cones.nonneg, *v.shape
+        state = np.empty((self._height, batch))
+        state[:m] = v
         state[: cones.zero] = 1.0
         rows = v[cones.zero : flat]
         if self._smoothing is None:
             state[cones.zero : flat] = nonneg.dual_derivative(rows)
         else:
             state[cones.zero : flat] = smoothed_rows(rows, self._smoothing)
+        for group, places in self._spectra:
+            part = group_derivative(group, v)
+            if self._smoothing is not None:
+                part = smoothed_part(group, part, v, self._smoothing)
+            state[places] = _spectrum(group, part, batch)
         return state
+
+
+def _spectra(cones: Cones) -> tuple[list[tuple[Group, Index]], int]:
+    """The groups of PSD, exponential and power cones with the rows of the state, (N, size), that hold their spectra, as
+    ``cvxlayers.ipm.spectral`` takes them; and the number of rows of the state."""
+    further = [group for group in groups(cones) if group.kind != "second_order"]
+    sizes = {int(start): _size(group) for group in further for start in group.rows[:, 0]}
+    first, height = {}, cones.m
+    for start in sorted(sizes):
+        first[start] = height
+        height += sizes[start]
+    starts = [np.array([first[int(start)] for start in group.rows[:, 0]], dtype=np.intp) for group in further]
+    places = [begin[:, None] + np.arange(_size(group)) for begin, group in zip(starts, further, strict=True)]
+    return list(zip(further, places, strict=True)), height
+
+
+def _size(group: Group) -> int:
+    """How many numbers the spectrum of one cone of the group takes."""
+    if group.kind != "psd":
+        return group.dimension * (group.dimension + 1)
+    return int(group.data[0]) ** 2 + group.dimension
+
+
+def _spectrum(group: Group, part: BlockDerivative, batch: int) -> Array:
+    """Eigenvectors and eigenvalues of each cone of the group, (N, size, B)."""
+    count, d = group.count, group.dimension
+    if isinstance(part, PsdDerivative):
+        rows, columns, _ = triangle(part.Q.shape[1])
+        both = np.concatenate([part.Q.reshape(count * batch, -1), part.Omega[:, rows, columns]], axis=1)
+        return both.reshape(count, batch, -1).swapaxes(1, 2)
+    assert isinstance(part, EigenBlocks)
+    vectors = part.Q.swapaxes(0, 1).reshape(d * d, count, batch)
+    return np.concatenate([vectors, part.eigenvalues.reshape(d, count, batch)]).swapaxes(0, 1)
 
 
 def _judged(found: Sensitivity) -> tuple[Solved, Index]:
@@ -113,7 +158,6 @@ def _judged(found: Sensitivity) -> tuple[Solved, Index]:
 
 
 def _serves(structure: Structure, smoothing: float | None) -> bool:
-    """Whether the kernels know the cones. Smoothed, those of second order have no H of the form that they need."""
-    cones = structure.cones
-    known = cones.kinds() <= _KINDS and not (smoothing is not None and cones.second_order)
+    """Whether the kernels know the cones: smoothed, those of second order have no H of the form that they need."""
+    known = smoothing is None or not structure.cones.second_order
     return known and importlib.util.find_spec("numba") is not None

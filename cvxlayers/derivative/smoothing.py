@@ -34,7 +34,7 @@ from cvxlayers.cones.psd import PsdDerivative
 from cvxlayers.cones.second_order import SecondOrderDerivative
 from cvxlayers.program import Array
 
-__all__ = ["smoothed_derivative", "smoothed_projection", "smoothed_rows"]
+__all__ = ["smoothed_derivative", "smoothed_part", "smoothed_projection", "smoothed_rows"]
 
 
 def smoothed_projection(cones: Cones, v: Array, mu: float) -> Array:
@@ -77,7 +77,9 @@ def smoothed_derivative(cones: Cones, v: Array, mu: float) -> DualDerivative:
     diagonal = D.diagonal.copy()
     inequalities = slice(cones.zero, cones.zero + cones.nonneg)
     diagonal[inequalities] = smoothed_rows(v[inequalities], mu)
-    return replace(D, diagonal=diagonal, parts=tuple((group, _smoothed(group, part, v, mu)) for group, part in D.parts))
+    return replace(
+        D, diagonal=diagonal, parts=tuple((group, smoothed_part(group, part, v, mu)) for group, part in D.parts)
+    )
 
 
 def smoothed_rows(v: Array, mu: float) -> Array:
@@ -85,7 +87,8 @@ def smoothed_rows(v: Array, mu: float) -> Array:
     return _difference(v, v, mu)
 
 
-def _smoothed(group: Group, part: BlockDerivative, v: Array, mu: float) -> BlockDerivative:
+def smoothed_part(group: Group, part: BlockDerivative, v: Array, mu: float) -> BlockDerivative:
+    """The derivative of Proj_mu on the cones of a group, from that of Proj_{K*}, at v (m, B)."""
     folded = group.fold(v)
     if isinstance(part, SecondOrderDerivative):
         l1, l2 = _second_order_eigenvalues(folded)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cvxlayers.ipm.entry import (
+    differentiate_further_groups,
     differentiate_groups,
     measure_groups,
     pair_groups,
@@ -97,12 +98,13 @@ def differentiate_batch(
     dP, dA = (np.empty((count, groups * W)) for count in wanted)
     points = (pairing.x, pairing.y) if pairing and any(wanted) else (dx, u)
     x, y = (_padded(part, groups * W) for part in points)
+    differentiate = differentiate_further_groups() if layout.further else differentiate_groups
 
     def work_on(begin: int, end: int) -> None:
         with layout.work() as (plan, V):
-            differentiate_groups(plan, layout.at, V, P, A, state, probe, f, g, begin, end, shared, *out)
+            differentiate(plan, layout.at, V, P, A, state, probe, f, g, begin, end, shared, *out)
             if any(wanted):
-                pair_groups(plan, layout.at, dx, u, x, y, begin, end, dP, dA)
+                pair_groups(plan, layout.common, dx, u, x, y, begin, end, dP, dA)
 
     spread(work_on, groups, layout.derivative_seconds, threads)
     return Sensitivity(dx[:, :size], u[:, :size], info[0, :size], info[1, :size] > 0, (dP[:, :size], dA[:, :size]))

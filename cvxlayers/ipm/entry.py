@@ -17,9 +17,17 @@ from cvxlayers.ipm.residuals import measure_group
 from cvxlayers.ipm.sensitivity import differentiate_group
 from cvxlayers.ipm.width import W
 
-__all__ = ["differentiate_groups", "measure_groups", "pair_groups", "solve_further_groups", "solve_groups"]
+__all__ = [
+    "differentiate_further_groups",
+    "differentiate_groups",
+    "measure_groups",
+    "pair_groups",
+    "solve_further_groups",
+    "solve_groups",
+]
 
 _PLAN, _AT, _INTEGER = types.Array(types.int32, 1, "C"), numba.from_dtype(FIELDS), types.int64
+_FURTHER_AT = numba.from_dtype(FURTHER_FIELDS)
 _NUMBERS, _MATRIX = types.Array(types.float64, 1, "C"), types.Array(types.float64, 2, "C")
 _VALUES = types.Array(types.float64, 2, "C", readonly=True)
 
@@ -47,7 +55,7 @@ def _make_solve(fingerprint: int, at: Any, measuring: bool) -> Any:
     return compiled(signature, solve_groups)
 
 
-def _make_differentiate(fingerprint: int) -> Any:
+def _make_differentiate(fingerprint: int, at: Any) -> Any:
     def differentiate_groups(plan: Any, at: Any, V: Any, P: Any, A: Any, state: Any, probe: Any, f: Any, g: Any,
                              begin: int, end: int, shared: bool, dx: Any, u: Any, info: Any) -> None:  # fmt: skip
         """Solve the derivative's system for groups begin, ..., end - 1 (see ``sensitivity``)."""
@@ -59,7 +67,7 @@ def _make_differentiate(fingerprint: int) -> Any:
             differentiate_group(plan, at, V, P, A, state, probe, f, g, group * W, dx, u, info)
 
     signature = types.void(
-        _PLAN, _AT, _MATRIX, _VALUES, _VALUES, _VALUES, _VALUES, _VALUES, _VALUES, _INTEGER, _INTEGER, types.boolean,
+        _PLAN, at, _MATRIX, _VALUES, _VALUES, _VALUES, _VALUES, _VALUES, _VALUES, _INTEGER, _INTEGER, types.boolean,
         _MATRIX, _MATRIX, _MATRIX,
     )  # fmt: skip
     return compiled(signature, differentiate_groups)
@@ -100,7 +108,7 @@ def _make_pair(fingerprint: int) -> Any:
 
 
 solve_groups = _make_solve(FINGERPRINT, _AT, True)
-differentiate_groups = _make_differentiate(FINGERPRINT)
+differentiate_groups = _make_differentiate(FINGERPRINT, _AT)
 measure_groups = _make_measure(FINGERPRINT)
 pair_groups = _make_pair(FINGERPRINT)
 
@@ -108,4 +116,10 @@ pair_groups = _make_pair(FINGERPRINT)
 @functools.lru_cache(maxsize=1)
 def solve_further_groups() -> Any:
     """The first of these kernels for structures with PSD, exponential or power cones, made when first asked for."""
-    return _make_solve(FINGERPRINT, numba.from_dtype(FURTHER_FIELDS), False)
+    return _make_solve(FINGERPRINT, _FURTHER_AT, False)
+
+
+@functools.lru_cache(maxsize=1)
+def differentiate_further_groups() -> Any:
+    """Likewise the second."""
+    return _make_differentiate(FINGERPRINT, _FURTHER_AT)

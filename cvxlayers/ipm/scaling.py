@@ -31,6 +31,7 @@ __all__ = [
     "tail_dot",
     "unit_scaling",
     "write_scaling",
+    "write_symmetric",
 ]
 
 TINY = 1e-300
@@ -110,6 +111,13 @@ def rescale(plan: Any, at: Any, V: Any) -> None:
 @kernel
 def write_scaling(plan: Any, at: Any, V: Any, eps: Any) -> None:
     """Write -(H + eps I) into K's entries and diagonal."""
+    write_symmetric(plan, at, V, eps)
+    further.write_scaling(plan, at, V, eps)
+
+
+@kernel
+def write_symmetric(plan: Any, at: Any, V: Any, eps: Any) -> None:
+    """The same in the rows of equalities, nonnegative and second-order cones."""
     apart()
     rows = at.place + at.n
     for i in range(at.cones):
@@ -119,7 +127,6 @@ def write_scaling(plan: Any, at: Any, V: Any, eps: Any) -> None:
             write_small(plan, at, V, c, eps)
         else:
             write_large(plan, at, V, c, eps)
-    further.write_scaling(plan, at, V, eps)
 
 
 @kernel

@@ -12,7 +12,8 @@ and u vanishes where d = 0. So the matrix is that of the iteration, [[P, A'], [A
 * second-order cones, v = (t, z) with t + |z| > 0 > t - |z| and e = z / |z|: d = 1 along (1, e), d = 0 along (1, -e),
   and h = (|z| - t) / (|z| + t) across both. This H is the limit of eta^2 (2 w w' - J), whose eigenvalues along the same
   directions are eta^2 / rho^2, eta^2 rho^2 and eta^2, for eta^2 = h and a large rho. Refinement makes up for what is
-  missing, as it does for the regularization, with the part of u along (1, -e) removed exactly.
+  missing, as it does for the regularization, with the part of u along (1, -e) removed exactly;
+* PSD, exponential and power cones likewise (see ``spectral``).
 
 Columns that are zero once rows are left out belong to variables that nothing determines: their dx is 0, the solution of
 least norm. Everything else that is singular is left to others: a random right-hand side tells (``judge_probe``).
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from cvxlayers.ipm import spectral
 from cvxlayers.ipm.direction import add, substitute
 from cvxlayers.ipm.equilibrate import load_scaled, norms
 from cvxlayers.ipm.factor import factorize
@@ -41,7 +43,7 @@ from cvxlayers.ipm.lanes import (
     store_to,
 )
 from cvxlayers.ipm.products import A_and_transpose_times, P_times, largest
-from cvxlayers.ipm.scaling import cone, tail_dot, write_scaling
+from cvxlayers.ipm.scaling import cone, tail_dot, write_symmetric
 
 __all__ = ["differentiate_group"]
 
@@ -65,8 +67,9 @@ def differentiate_group(plan: Any, at: Any, V: Any, P: Any, A: Any, state: Any, 
                         dx: Any, u: Any, info: Any) -> None:  # fmt: skip
     """Solve for the elements column, ..., column + W - 1 of the batch; the scalings D and E are in V.
 
-    state (m, B) holds D's diagonal in rows without curvature and v in those of second-order cones; info (2, B) receives
-    the relative residual, and 1 where the element is not singular, else 0.
+    state holds D's diagonal in rows without curvature, v in those of second-order cones, and from row m on what
+    ``spectral`` says of the others; info (2, B) receives the relative residual, and 1 where the element is not
+    singular, else 0.
     """
     load_system(plan, at, V, P, A, state, column)
     factorize(plan, at, V)
@@ -94,6 +97,7 @@ def load_system(plan: Any, at: Any, V: Any, P: Any, A: Any, state: Any, column: 
     store(V, at.error, one)
     for c in range(at.count):
         load_cone(plan, at, V, state, column, c)
+    spectral.load_blocks(plan, at, V, state, column)
     for j in range(at.n):
         for k in range(index(plan, at.A_start + j), index(plan, at.A_start + j + 1)):
             store(V, at.A + k, load(V, at.A + k) * load(V, at.s + index(plan, at.A_row + k)))
@@ -111,7 +115,8 @@ def load_system(plan: Any, at: Any, V: Any, P: Any, A: Any, state: Any, column: 
         store(V, at.diagonal + index(plan, at.place + j), own)
     for k in range(at.A_nnz):
         store(V, at.entries + index(plan, at.A_entry + k), load(V, at.A + k))
-    write_scaling(plan, at, V, fill(REGULARIZATION))
+    write_symmetric(plan, at, V, fill(REGULARIZATION))
+    spectral.write_blocks(plan, at, V, fill(REGULARIZATION))
 
 
 @kernel
@@ -230,6 +235,7 @@ def remove_idle(plan: Any, at: Any, V: Any, y: Any) -> None:
         store(V, y + start, (load(V, y + start) - off) * mask)
         for i in range(start + 1, stop):
             store(V, y + i, (load(V, y + i) + off * load(V, at.l + i)) * mask)
+    spectral.remove_idle(plan, at, V, y)
 
 
 @kernel
@@ -269,5 +275,7 @@ def residual(plan: Any, at: Any, V: Any) -> Any:
             e = load(V, at.ey + i) + off * own + across
             store(V, at.ey + i, e)
             Hy, worst, total = maximum(absolute(across), Hy), maximum(absolute(e), worst), total + e
+    further, term, rest = spectral.residual(plan, at, V)
+    Hy, worst, total = maximum(term, Hy), maximum(further, worst), total + rest
     whole = Px + Aty + Hy + largest(V, at.rx, at.n) + largest(V, at.ry, at.m)
     return worst + 0.0 * total, whole  # NaN where there is one

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
 
 from cvxlayers.cones.product import Cones
+from cvxlayers.cones.projection import project, project_dual
 from cvxlayers.derivative.exact import ExactDerivative
 from cvxlayers.derivative.fused import Fused
 from cvxlayers.derivative.system import Layout
@@ -33,6 +35,10 @@ CASES: dict[str, tuple[int, Cones]] = {
     "inequalities": (9, Cones(zero=2, nonneg=8)),
     "second_order": (12, Cones(zero=1, nonneg=3, second_order=(4, 3, 1, 4, 8))),
     "large_cones": (60, Cones(zero=1, nonneg=3, second_order=(40, 5, 35))),
+    "exponential": (14, Cones(zero=1, nonneg=3, exponential=4)),
+    "power": (12, Cones(nonneg=2, power=(0.3, 0.5, 0.9))),
+    "semidefinite": (22, Cones(zero=2, psd=(3, 1, 4, 3))),
+    "every_cone": (30, Cones(zero=1, nonneg=3, second_order=(4, 3), psd=(3, 2), exponential=2, power=(0.4, 0.7))),
     "unconstrained": (5, Cones()),
     "single_variable": (1, Cones()),
     "single_row": (1, Cones(nonneg=1)),
@@ -186,9 +192,44 @@ def test_at_a_kink_of_a_second_order_cone(rng: np.random.Generator) -> None:
     assert found.report.margin[1] == 0
 
 
+@pytest.mark.parametrize("name", ["exponential", "power", "semidefinite"])
+@pytest.mark.parametrize("where", [0.0, 1e-13, 1e-9, 1e-5])
+def test_near_and_at_kinks_of_curved_cones(name: str, where: float, rng: np.random.Generator) -> None:
+    # Eigenvalues of D between 1e-13 and one half: near the boundary of -K it is nearly flat in a direction.
+    problem = made(name, batch=9)
+    cones, v = problem.structure.cones, problem.solution.y - problem.solution.s
+    for block in cones.blocks:
+        if block.kind in ("exponential", "power", "psd"):
+            rows, inner = block.rows, Cones(**_single(block.kind, block.data))
+            v[rows, ::2] = project_dual(inner, v[rows, ::2]) * where - project(inner, -v[rows, ::2])
+    near = at(problem.structure, problem.values.P, problem.values.A, problem.solution.x, v)
+    tangent = noise(rng, near)
+    found = kernels(near.structure).linearize(near.values, near.solution)
+    expected = derivative(near.structure, "condensed").linearize(near.values, near.solution)
+    for left, right in zip(found.jvp(tangent), expected.jvp(tangent), strict=True):
+        assert relative(left, right) < 1e-6
+    assert found.report.residual.max() < 1e-10
+
+
+def _single(kind: str, data: float) -> dict[str, Any]:
+    return {"exponential": {"exponential": 1}, "power": {"power": (data,)}, "psd": {"psd": (int(data),)}}[kind]
+
+
+def test_an_eigenvalue_that_is_not_finite_is_not_taken_for_zero() -> None:
+    problem = made("every_cone", batch=9)
+    exact = kernels(problem.structure)
+    assert exact.fused is not None
+    v = problem.solution.y - problem.solution.s
+    v[-1, 4] = np.nan
+    n, m = problem.structure.n, problem.structure.m
+    _, unsure = exact.fused.solve(problem.values, v, np.ones((n, 9)), np.ones((m, 9)), 1)
+    assert 4 in unsure
+
+
+@pytest.mark.parametrize("name", ["inequalities", "exponential", "power", "semidefinite"])
 @pytest.mark.parametrize("mu", [1.0, 1e-4])
-def test_smoothed_rows(mu: float, rng: np.random.Generator) -> None:
-    problem = made("inequalities", batch=9)
+def test_smoothed_rows(mu: float, name: str, rng: np.random.Generator) -> None:
+    problem = made(name, batch=9)
     cotangent = cotangents(problem, rng)
     found = kernels(problem.structure, mu).linearize(problem.values, problem.solution).vjp(*cotangent)
     plain = ExactDerivative(problem.structure, smoothing=mu)
@@ -205,12 +246,13 @@ def test_where_the_kernels_do_not_serve() -> None:
     assert Fused.of(layout(Cones(second_order=(3,))), None) is not None
     assert Fused.of(layout(Cones(second_order=(3,))), 1e-3) is None
     assert Fused.of(layout(Cones(nonneg=2)), 1e-3) is not None
-    assert Fused.of(layout(Cones(psd=(2,)))) is None
-    assert Fused.of(layout(Cones(exponential=1))) is None
+    assert Fused.of(layout(Cones(psd=(2,), exponential=1, power=(0.2,))), 1e-3) is not None
+    assert Fused.of(layout(Cones(second_order=(3,), psd=(2,))), 1e-3) is None
 
 
-def test_what_is_left_in_the_work_space_does_not_matter(rng: np.random.Generator) -> None:
-    problem = made("second_order", batch=9)
+@pytest.mark.parametrize("name", ["second_order", "every_cone"])
+def test_what_is_left_in_the_work_space_does_not_matter(name: str, rng: np.random.Generator) -> None:
+    problem = made(name, batch=9)
     exact, cotangent = kernels(problem.structure), cotangents(problem, rng)
     assert exact.fused is not None
     places = exact.fused._places
@@ -218,7 +260,7 @@ def test_what_is_left_in_the_work_space_does_not_matter(rng: np.random.Generator
     for filler in (0.0, np.nan, 1e200):
         places.idle.clear()
         with places.work() as (_, V):
-            V[:] = filler
+            V[: places.at["alpha"] if "alpha" in places.at.dtype.names else None] = filler
         answers.append(exact.linearize(problem.values, problem.solution).vjp(*cotangent))
     for other in answers[1:]:
         for part in PARTS:
