@@ -16,6 +16,9 @@ __all__ = ["linearize", "moreau"]
 INSIDE, POLAR, FACE, CURVE, ORIGIN, BROKEN = 0, 1, 2, 3, 4, 5
 """Where a point is: in K, in its polar cone K°, beside the face u, v <= 0, elsewhere, at 0, or not finite."""
 
+SAFE = 1e-280
+"""A sum of squares as large as this has lost none of them to underflow, but for what rounding would take anyway."""
+
 
 @kernel
 def region_of(u: Any, v: Any, w: Any) -> Any:
@@ -55,7 +58,9 @@ def step(r: Any, data: Any) -> Any:
     q = r * r - r + 1.0
     A, B = max(v + (r - 1.0) * u, 0.0), max(u - r * v, 0.0)
     a, b, bend = A / q, B / q, (2.0 * r - 1.0) / q
-    spread = math.hypot(w, 2.0 * math.sqrt(a) * math.sqrt(b))
+    square = w * w + 4.0 * a * b
+    # Where no square underflows, its root is several times as fast as hypot.
+    spread = math.sqrt(square) if square > SAFE else math.hypot(w, 2.0 * math.sqrt(a) * math.sqrt(b))
     T = 0.5 * (abs(w) + spread)
     change = (u * b - v * a - 2.0 * bend * a * b * q) / (q * spread * T)
     if w >= 0.0:
