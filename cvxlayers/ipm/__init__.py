@@ -1,6 +1,7 @@
 """The batched interior-point solver. Its kernels need Numba, which loads only when a solver is made.
 
 ordering, elimination   a fill-reducing order and the symbolic factorization
+panels                  the columns of L that are worked on together
 symbolic, layout        the KKT matrix of a structure; where the kernels find things
 lanes, kernel           values of W lanes in vector registers; how kernels are compiled
 factor, products        numeric factorization, products with P and A

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cvxlayers.ipm.ordering import minimum_degree
+from cvxlayers.ipm.panels import Panels, divide
 
 __all__ = ["Elimination", "analyse"]
 
@@ -21,7 +23,7 @@ Index = NDArray[np.int32]
 
 @dataclass(frozen=True)
 class Elimination:
-    """L's pattern by columns and by rows.
+    """L's pattern.
 
     Parameters
     ----------
@@ -30,17 +32,14 @@ class Elimination:
     column_start : (N + 1,) int32
     row : (nnz,) int32
         L by columns, below the diagonal: the row of each entry, sorted inside each column.
-    row_start : (N + 1,) int32
-    column, entry : (nnz,) int32
-        L by rows: the column of each entry, and its place in the order by columns.
+    panels : Panels
+        The columns that are stored and worked on together.
     """
 
     order: Index
     column_start: Index
     row: Index
-    row_start: Index
-    column: Index
-    entry: Index
+    panels: Panels
 
     @property
     def size(self) -> int:
@@ -54,15 +53,28 @@ class Elimination:
     @cached_property
     def operations(self) -> int:
         """Multiplications and additions, in pairs, of one numeric factorization."""
-        counts = np.diff(self.column_start).astype(np.int64)
-        return int((counts * (counts + 3)).sum() // 2)
+        return _operations(self.column_start)
 
-    def position(self, rows: Index, columns: Index) -> Index:
-        """Where the entries of K below the diagonal, in the new numbers, lie among L's: all of them do."""
-        keys = self.row.astype(np.int64) + self.size * np.repeat(
-            np.arange(self.size, dtype=np.int64), np.diff(self.column_start)
-        )
-        return np.searchsorted(keys, rows.astype(np.int64) + self.size * columns.astype(np.int64)).astype(np.int32)
+
+class _Pattern(NamedTuple):
+    """An order, and L's pattern by columns in it."""
+
+    order: Index
+    column_start: Index
+    row: Index
+
+    @classmethod
+    def of(cls, order: Index, row: Index, column: Index) -> _Pattern:
+        counts = np.bincount(column, minlength=order.size)
+        column_start = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+        return cls(order, column_start, row[np.lexsort((row, column))])
+
+    def moved(self, old: Index) -> _Pattern:
+        """The same, with column old[j] as column j: parents still come after their children."""
+        place = np.empty(old.size, dtype=np.int32)
+        place[old] = np.arange(old.size, dtype=np.int32)
+        column = np.repeat(np.arange(old.size), np.diff(self.column_start))
+        return _Pattern.of(self.order[old], place[self.row], place[column])
 
 
 def analyse(
@@ -80,12 +92,26 @@ def analyse(
     orders = [minimum_degree(rows, columns, size, external) for external in (True, False)]
     tried = [_eliminate(rows, columns, order, largest) for order in orders]
     fit = [candidate for candidate in tried if candidate is not None]
-    return min(fit, key=lambda candidate: candidate.operations) if fit else None
+    if not fit:
+        return None
+    found = min(fit, key=lambda candidate: _operations(candidate.column_start))
+    old = _neighbours(found)
+    column, chain = divide(*found.moved(old)[1:])
+    # The panels in the order in which minimum degree takes the last of their columns: it goes from leaf to leaf, and
+    # work on columns that do not wait for each other overlaps in the processor.
+    turn = np.argsort(np.maximum.reduceat(old, column[:-1])) if size else column[:-1]
+    old = np.concatenate([*(old[column[s] : column[s + 1]] for s in turn), old[:0]])
+    order, column_start, row = found.moved(old)
+    column = np.concatenate([[0], np.cumsum(np.diff(column)[turn])])
+    return Elimination(order, column_start, row, Panels.of(column, chain[turn], column_start, row))
 
 
-def _eliminate(
-    rows: NDArray[np.integer], columns: NDArray[np.integer], order: Index, largest: int
-) -> Elimination | None:
+def _operations(column_start: Index) -> int:
+    counts = np.diff(column_start).astype(np.int64)
+    return int((counts * (counts + 3)).sum() // 2)
+
+
+def _eliminate(rows: NDArray[np.integer], columns: NDArray[np.integer], order: Index, largest: int) -> _Pattern | None:
     size = order.size
     place = np.empty(size, dtype=np.int64)
     place[order] = np.arange(size)
@@ -109,18 +135,38 @@ def _eliminate(
         largest -= len(found)
         if largest < 0:
             return None
-    return _assemble(order, by_row)
-
-
-def _assemble(order: Index, by_row: list[list[int]]) -> Elimination:
-    size = order.size
     lengths = np.fromiter(map(len, by_row), dtype=np.int64, count=size)
-    row_start = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     column = np.fromiter((k for found in by_row for k in found), dtype=np.int32, count=int(lengths.sum()))
-    row = np.repeat(np.arange(size, dtype=np.int32), lengths)
-    by_column = np.argsort(column, kind="stable")
-    entry = np.empty(column.size, dtype=np.int32)
-    entry[by_column] = np.arange(column.size, dtype=np.int32)
-    counts = np.bincount(column, minlength=size)
-    column_start = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
-    return Elimination(order, column_start, row[by_column], row_start, column, entry)
+    return _Pattern.of(order, np.repeat(np.arange(size, dtype=np.int32), lengths), column)
+
+
+def _neighbours(found: _Pattern) -> Index:
+    """The columns in an order in which those that can share a panel are neighbours.
+
+    Each comes right after its child with the most rows, and columns of one parent with equal rows, of which none
+    continues a chain, come together.
+    """
+    starts, size = found.column_start.tolist(), found.order.size
+    children: list[list[int]] = [[] for _ in range(size + 1)]
+    for j in range(size):
+        children[found.row[starts[j]] if starts[j] < starts[j + 1] else size].append(j)
+
+    def count(j: int) -> int:
+        return starts[j + 1] - starts[j]
+
+    def groups(j: int) -> list[list[int]]:
+        alike: dict[bytes | int, list[int]] = {}
+        for child in children[j]:
+            chained = any(count(k) == count(child) + 1 for k in children[child])
+            rows = found.row[starts[child] : starts[child + 1]].tobytes()
+            alike.setdefault(child if chained else rows, []).append(child)
+        return sorted(alike.values(), key=lambda group: (len(group) == 1, count(group[0])))
+
+    backwards: list[int] = []
+    pending = groups(size)
+    while pending:
+        group = pending.pop()
+        backwards += group
+        for j in group:
+            pending += groups(j)
+    return np.array(backwards[::-1], dtype=np.int32)

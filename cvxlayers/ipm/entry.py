@@ -8,7 +8,7 @@ from typing import Any
 import numba
 from numba import types
 
-from cvxlayers.ipm.equilibrate import equilibrate
+from cvxlayers.ipm.equilibrate import equilibrate, load_scaled
 from cvxlayers.ipm.iteration import solve_group
 from cvxlayers.ipm.kernel import FINGERPRINT, compiled
 from cvxlayers.ipm.layout import FIELDS, FURTHER_FIELDS
@@ -44,7 +44,9 @@ def _make_solve(fingerprint: int, at: Any, measuring: bool) -> Any:
         for group in range(begin, end):
             if group == begin or not shared:
                 equilibrate(plan, at, V, P, A, group * W)
-            solve_group(plan, at, V, P, q, A, b, group * W, settings, x, y, s, info)
+            else:
+                load_scaled(plan, at, V, P, A, group * W)
+            solve_group(plan, at, V, q, b, group * W, settings, x, y, s, info)
             if measuring:
                 measure_group(plan, at, V, P, q, A, b, x, y, s, group * W, measured)
 
@@ -64,7 +66,9 @@ def _make_differentiate(fingerprint: int, at: Any) -> Any:
         for group in range(begin, end):
             if group == begin or not shared:
                 equilibrate(plan, at, V, P, A, group * W)
-            differentiate_group(plan, at, V, P, A, state, probe, f, g, group * W, dx, u, info)
+            else:
+                load_scaled(plan, at, V, P, A, group * W)
+            differentiate_group(plan, at, V, state, probe, f, g, group * W, dx, u, info)
 
     signature = types.void(
         _PLAN, at, _MATRIX, _VALUES, _VALUES, _VALUES, _VALUES, _VALUES, _VALUES, _INTEGER, _INTEGER, types.boolean,

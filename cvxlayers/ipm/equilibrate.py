@@ -28,19 +28,21 @@ ROUNDS, NEAR_ONE, LIMIT = 10, 0.5, 1e4
 
 @kernel
 def equilibrate(plan: Any, at: Any, V: Any, P: Any, A: Any, column: Any) -> None:
-    """Find D and E, the scalings of variables and rows; the rows of a curved cone share theirs.
+    """Find D and E, the scalings of variables and rows, and load D P D and E A D.
 
-    In the scaled matrices D P D and E A D the largest entry of each column of [[P, A'], [A, 0]] is about one.
+    In the scaled matrices the largest entry of each column of [[P, A'], [A, 0]] is about one; the rows of a curved cone
+    share their scaling. The batch, in which an element's entries lie far apart, is read once.
     """
     apart()
     for i in range(at.n):
         store(V, at.D + i, fill(1.0))
     for i in range(at.m):
         store(V, at.E + i, fill(1.0))
+    load_scaled(plan, at, V, P, A, column)
     for _ in range(ROUNDS):
-        load_scaled(plan, at, V, P, A, column, fill(1.0))
         norms(plan, at, V)
         off = maximum(rescale_by(V, at.x1, at.D, at.n), rescale_by(V, at.y1, at.E, at.m))
+        scale_further(plan, at, V)
         if highest(off) < NEAR_ONE:
             break
     for i in range(at.n):
@@ -50,17 +52,29 @@ def equilibrate(plan: Any, at: Any, V: Any, P: Any, A: Any, column: Any) -> None
 
 
 @kernel
-def load_scaled(plan: Any, at: Any, V: Any, P: Any, A: Any, column: Any, cost: Any) -> None:
-    """The matrices of W elements, from this column of the batch on: cost D P D and E A D."""
+def load_scaled(plan: Any, at: Any, V: Any, P: Any, A: Any, column: Any) -> None:
+    """The matrices of W elements, from this column of the batch on: D P D and E A D."""
     apart()
     for j in range(at.n):
         scale = load(V, at.D + j)
         for k in range(index(plan, at.P_start + j), index(plan, at.P_start + j + 1)):
             other = load(V, at.D + index(plan, at.P_row + k))
-            store(V, at.P + k, load_from(P, k, column) * (cost * scale * other))
+            store(V, at.P + k, load_from(P, k, column) * (scale * other))
         for k in range(index(plan, at.A_start + j), index(plan, at.A_start + j + 1)):
             other = load(V, at.E + index(plan, at.A_row + k))
             store(V, at.A + k, load_from(A, k, column) * (scale * other))
+
+
+@kernel
+def scale_further(plan: Any, at: Any, V: Any) -> None:
+    """Multiply the matrices by the changes of the scalings, which are in x1 and y1."""
+    apart()
+    for j in range(at.n):
+        scale = load(V, at.x1 + j)
+        for k in range(index(plan, at.P_start + j), index(plan, at.P_start + j + 1)):
+            store(V, at.P + k, load(V, at.P + k) * (scale * load(V, at.x1 + index(plan, at.P_row + k))))
+        for k in range(index(plan, at.A_start + j), index(plan, at.A_start + j + 1)):
+            store(V, at.A + k, load(V, at.A + k) * (scale * load(V, at.y1 + index(plan, at.A_row + k))))
 
 
 @kernel
@@ -97,12 +111,14 @@ def norms(plan: Any, at: Any, V: Any) -> None:
 
 @kernel
 def rescale_by(V: Any, norm: Any, scale: Any, size: Any) -> Any:
-    """Divide the scalings by the roots of the norms; return the largest distance of a norm from one."""
+    """Divide the scalings by the roots of the norms, which become the changes; return how far a norm was from one."""
     off = fill(0.0)
     for i in range(size):
         found = load(V, norm + i)
         found = pick(found, fill(0.0), found, fill(1.0))
         off = maximum(off, absolute(found - 1.0))
-        changed = load(V, scale + i) / sqrt(found)
-        store(V, scale + i, minimum(maximum(changed, fill(1.0 / LIMIT)), fill(LIMIT)))
+        before = load(V, scale + i)
+        after = minimum(maximum(before / sqrt(found), fill(1.0 / LIMIT)), fill(LIMIT))
+        store(V, scale + i, after)
+        store(V, norm + i, after / before)
     return off

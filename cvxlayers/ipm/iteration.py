@@ -18,7 +18,6 @@ from typing import Any
 
 from cvxlayers.ipm import further
 from cvxlayers.ipm.direction import add, constant_entries, factorize_kkt, solve_kkt, substitute
-from cvxlayers.ipm.equilibrate import load_scaled
 from cvxlayers.ipm.kernel import kernel, part
 from cvxlayers.ipm.lanes import (
     absolute,
@@ -64,14 +63,14 @@ HUGE = 1e300
 
 
 @part
-def solve_group(plan: Any, at: Any, V: Any, P: Any, q: Any, A: Any, b: Any, column: Any, settings: Any, x: Any, y: Any,
-                s: Any, info: Any) -> None:  # fmt: skip
-    """Solve the elements column, ..., column + W - 1 of the batch; D and E are in V.
+def solve_group(plan: Any, at: Any, V: Any, q: Any, b: Any, column: Any, settings: Any, x: Any, y: Any, s: Any,
+                info: Any) -> None:  # fmt: skip
+    """Solve the elements column, ..., column + W - 1 of the batch; D and E and the scaled matrices are in V.
 
     settings: tolerance, static regularization, largest number of iterations, rounds of refinement.
     """
     tol, eps, limit, rounds = settings[0], settings[1], int(settings[2]), int(settings[3])
-    load_problem(plan, at, V, P, q, A, b, column)
+    load_problem(plan, at, V, q, b, column)
     constant_entries(plan, at, V, eps)
     if further.lopsided(at):
         begin_at_centre(plan, at, V)
@@ -92,8 +91,8 @@ def solve_group(plan: Any, at: Any, V: Any, P: Any, q: Any, A: Any, b: Any, colu
 
 
 @kernel
-def load_problem(plan: Any, at: Any, V: Any, P: Any, q: Any, A: Any, b: Any, column: Any) -> None:
-    """Load and scale W elements, also their objectives; keep the norms of q and b as given."""
+def load_problem(plan: Any, at: Any, V: Any, q: Any, b: Any, column: Any) -> None:
+    """Load and scale q and b of W elements, and scale their objectives; keep the norms of q and b as given."""
     apart()
     q_norm, b_norm, size = fill(0.0), fill(0.0), fill(0.0)
     for i in range(at.n):
@@ -106,7 +105,6 @@ def load_problem(plan: Any, at: Any, V: Any, P: Any, q: Any, A: Any, b: Any, col
         value = load_from(b, i, column)
         b_norm = maximum(absolute(value), b_norm)
         store(V, at.b + i, value * load(V, at.E + i))
-    load_scaled(plan, at, V, P, A, column, fill(1.0))
     size = maximum(size, largest(V, at.P, at.P_nnz))
     cost = 1.0 / minimum(maximum(pick(size, fill(0.0), size, fill(1.0)), fill(1e-4)), fill(1e4))
     for k in range(at.P_nnz):

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cvxlayers.cones.product import Cones
+from cvxlayers.ipm.panels import WIDEST
 from cvxlayers.ipm.symbolic import Analysis
 from cvxlayers.program import Array
 
@@ -24,9 +25,8 @@ KEPT_ROWS, KEPT_SPACES = 2**16, 8
 """Work space of at most so many rows (4 MiB) is kept for later calls, at most so many of them."""
 
 _INDICES = (
-    "place", "sign", "l_start", "l_row", "r_start", "r_column", "r_entry", "k_start", "k_entry", "P_start", "P_row",
-    "P_entry", "A_start", "A_row", "A_entry", "cone_start", "cone_extra", "cone_entry", "cone_map",
-    "matrix_order", "matrix_start", "slot",
+    "place", "sign", "panel", "panel_row", "update", "k_entry", "P_start", "P_row", "P_entry", "A_start", "A_row",
+    "A_entry", "cone_start", "cone_extra", "cone_entry", "cone_map", "matrix_order", "matrix_start", "slot",
 )  # fmt: skip
 _OF_VARIABLES = ("q", "D", "D_inverse", "A_size", "x", "kept_x", "Px", "Aty", "rx", "x1", "x2", "ex", "tx", "Pt")
 _OF_ROWS = ("b", "E", "E_inverse", "y", "s", "kept_y", "kept_s", "Ax", "ry", "r", "c", "y1", "y2", "dy", "ds", "ey",
@@ -34,8 +34,8 @@ _OF_ROWS = ("b", "E", "E_inverse", "y", "s", "kept_y", "kept_s", "Ax", "ry", "r"
 _OF_PLACES = ("diagonal", "pivot", "inverse", "v")
 _OF_LANES = ("tau", "kappa", "gap", "mu", "cost", "q_norm", "b_norm", "error", "infeasible", "unbounded", "state",
              "best", "merit", "waiting", "steps")  # fmt: skip
-_OTHERS = ("P", "A", "entries", "L", "eta", "l_det")
-_SIZES = ("n", "m", "first", "cones", "count", "blocks", "degree", "size", "P_nnz", "A_nnz")
+_OTHERS = ("P", "A", "entries", "L", "strip", "eta", "l_det")
+_SIZES = ("n", "m", "first", "cones", "count", "blocks", "degree", "size", "panels", "P_nnz", "A_nnz")
 _FURTHER_SIZES, _FURTHER = ("matrices", "exponentials", "powers"), ("scaling", "work", "barrier", "factor", "alpha")
 
 _ROWS = (*_OF_LANES, *_OF_VARIABLES, *_OF_ROWS, *_OF_PLACES, *_OTHERS)
@@ -73,15 +73,16 @@ class Layout:
     def of(cls, analysis: Analysis) -> Layout:
         """Lay out what an analysis needs."""
         plan, cones = analysis.plan, analysis.cones
-        size = analysis.elimination.size
+        size, panels = analysis.elimination.size, analysis.elimination.panels
         count, blocks = len(cones.second_order), plan.cone_extra.size
         first, end = cones.zero, cones.zero + cones.nonneg
         sizes = (
-            analysis.n, analysis.m, first, end, count, blocks, cones.degree, size, plan.P_row.size, plan.A_row.size,
+            analysis.n, analysis.m, first, end, count, blocks, cones.degree, size, panels.count, plan.P_row.size,
+            plan.A_row.size,
         )  # fmt: skip
         lengths = dict.fromkeys(_OF_LANES, 1) | dict.fromkeys(_OF_VARIABLES, analysis.n)
         lengths |= dict.fromkeys(_OF_ROWS, analysis.m) | dict.fromkeys(_OF_PLACES, size)
-        others = (plan.P_row.size, plan.A_row.size, analysis.entries, analysis.elimination.nnz, count, count)
+        others = (plan.P_row.size, plan.A_row.size, analysis.entries, panels.nnz, 3 * WIDEST, count, count)
         lengths |= dict(zip(_OTHERS, others, strict=True))
         indices = [*plan, np.zeros(size, dtype=np.int32)]
         in_plan = np.cumsum([0, *(part.size for part in indices)])

@@ -25,7 +25,7 @@ from typing import Any
 
 from cvxlayers.ipm import spectral
 from cvxlayers.ipm.direction import add, substitute
-from cvxlayers.ipm.equilibrate import load_scaled, norms
+from cvxlayers.ipm.equilibrate import norms
 from cvxlayers.ipm.factor import factorize
 from cvxlayers.ipm.kernel import kernel
 from cvxlayers.ipm.lanes import (
@@ -63,15 +63,15 @@ HARMLESS = 3e-3
 
 
 @kernel
-def differentiate_group(plan: Any, at: Any, V: Any, P: Any, A: Any, state: Any, probe: Any, f: Any, g: Any, column: Any,
-                        dx: Any, u: Any, info: Any) -> None:  # fmt: skip
-    """Solve for the elements column, ..., column + W - 1 of the batch; the scalings D and E are in V.
+def differentiate_group(plan: Any, at: Any, V: Any, state: Any, probe: Any, f: Any, g: Any, column: Any, dx: Any,
+                        u: Any, info: Any) -> None:  # fmt: skip
+    """Solve for the elements column, ..., column + W - 1 of the batch; D and E and the scaled matrices are in V.
 
     state holds D's diagonal in rows without curvature, v in those of second-order cones, and from row m on what
     ``spectral`` says of the others; info (2, B) receives the relative residual, and 1 where the element is not
     singular, else 0.
     """
-    load_system(plan, at, V, P, A, state, column)
+    load_system(plan, at, V, state, column)
     factorize(plan, at, V)
     healthy = judge_probe(plan, at, V, probe)
     load_right(at, V, f, g, column)
@@ -85,11 +85,10 @@ def differentiate_group(plan: Any, at: Any, V: Any, P: Any, A: Any, state: Any, 
 
 
 @kernel
-def load_system(plan: Any, at: Any, V: Any, P: Any, A: Any, state: Any, column: Any) -> None:
-    """Scale and load the matrices, with zeros in the rows that are left out (s is their mask), and write K."""
+def load_system(plan: Any, at: Any, V: Any, state: Any, column: Any) -> None:
+    """Put zeros into the rows that are left out (s is their mask), and write K."""
     apart()
     one, zero = fill(1.0), fill(0.0)
-    load_scaled(plan, at, V, P, A, column, one)
     for i in range(at.cones):
         d, e = load_from(state, i, column), load(V, at.E + i)
         store(V, at.s + i, pick(d, zero, one, zero))

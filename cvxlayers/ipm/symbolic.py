@@ -47,13 +47,10 @@ class Plan(NamedTuple):
 
     place: Index  # (N,) of x, y and the extra variables
     sign: Index  # (N,) by place: 1 or -1, the sign of the pivot
-    l_start: Index  # (N + 1,) L by columns
-    l_row: Index
-    r_start: Index  # (N + 1,) L by rows
-    r_column: Index
-    r_entry: Index
-    k_start: Index  # (N + 1,) K's entries by columns
-    k_entry: Index  # where each lies in L
+    panel: Index  # L by panels: their records (see ``panels``)
+    panel_row: Index  # the rows below each
+    update: Index  # three numbers for each update
+    k_entry: Index  # where each of K's entries lies in L
     P_start: Index
     P_row: Index
     P_entry: Index  # which of K's entries each of P's is; -1 on the diagonal
@@ -143,17 +140,14 @@ def analyse_structure(structure: Structure) -> Analysis | None:
     sign = np.ones(size, dtype=np.int32)
     sign[place[n : n + m]] = -1
     sign[place[extras[extras >= 0]]] = -1
+    panels = elimination.panels
     plan = Plan(
-        place, sign, elimination.column_start, elimination.row, elimination.row_start, elimination.column,
-        elimination.entry, _starts(high, size), elimination.position(low[by_column], high[by_column]),
+        place, sign, panels.records(high[by_column]).ravel(), panels.row.astype(np.int32), panels.updates().ravel(),
+        panels.position(low[by_column], high[by_column]),
         structure.P.indptr, structure.P.indices, P_entry, structure.A.indptr, structure.A.indices, A_entry,
         starts, extras, cone_entry, cone_map, *_matrices(structure.cones),
     )  # fmt: skip
     return Analysis(n, m, structure.cones, Plan(*(np.ascontiguousarray(part, np.int32) for part in plan)), elimination)
-
-
-def _starts(columns: Index, size: int) -> Index:
-    return np.concatenate([[0], np.cumsum(np.bincount(columns, minlength=size))])
 
 
 def _matrices(cones: Cones) -> tuple[Index, Index]:

@@ -8,6 +8,7 @@ import scipy.sparse as sp
 
 from cvxlayers.ipm.elimination import Elimination, analyse
 from cvxlayers.ipm.ordering import minimum_degree
+from cvxlayers.ipm.panels import WIDEST
 
 
 def filled(K: sp.sparray, order: np.ndarray) -> np.ndarray:
@@ -32,11 +33,37 @@ def test_pattern_is_that_of_elimination(density: float, seed: int) -> None:
     by_column = np.zeros_like(wanted)
     by_column[found.row, columns] = True
     np.testing.assert_array_equal(by_column, wanted)
-    rows = np.repeat(np.arange(40), np.diff(found.row_start))
-    np.testing.assert_array_equal(found.row[found.entry], rows)
-    np.testing.assert_array_equal(columns[found.entry], found.column)
     counts = np.diff(found.column_start)
     assert found.operations == (counts * (counts + 3) // 2).sum()
+
+
+@pytest.mark.parametrize("density", [0.02, 0.1, 0.5])
+@pytest.mark.parametrize("seed", range(4))
+def test_panels_hold_each_entry_once(density: float, seed: int) -> None:
+    K = sp.random_array((70, 70), density=density, rng=np.random.default_rng(seed))
+    found = analyse(*sp.coo_array(K + K.T).coords, 70)
+    assert found is not None
+    columns = np.concatenate([np.arange(70), np.repeat(np.arange(70), np.diff(found.column_start))])
+    places = found.panels.position(np.concatenate([np.arange(70), found.row]), columns)
+    assert np.unique(places).size == places.size == found.panels.nnz == found.nnz + 70
+    # What a panel takes from another: the columns of its own that are among the other's rows.
+    owner = np.repeat(np.arange(found.panels.count), np.diff(found.panels.column))
+    targets = np.repeat(np.arange(found.panels.count), np.diff(found.panels.update))
+    updates = (found.panels.source, found.panels.begin, found.panels.end)
+    for target, source, begin, end in zip(targets, *updates, strict=True):
+        rows = found.panels.row[found.panels.name[source] : found.panels.name[source + 1]]
+        np.testing.assert_array_equal(np.flatnonzero(owner[rows] == target), np.arange(begin, end))
+
+
+def test_dense_parts_become_wide_panels() -> None:
+    # Bounds, x, and 40 dense equalities: the bounds alone, x as twins with these before them, the rest as a chain.
+    n, m = 64, 40
+    A = np.concatenate([np.eye(n), np.ones((m, n))])
+    K = sp.coo_array(np.block([[np.eye(n), A.T], [A, np.eye(n + m)]]))
+    found = analyse(*K.coords, 2 * n + m)
+    assert found is not None
+    widths = np.diff(found.panels.column)
+    assert (widths == 1).sum() == n and widths.max() <= WIDEST and (widths > 15).sum() == 5
 
 
 def test_order_has_little_fill() -> None:
