@@ -42,4 +42,9 @@ class CvxpyLayer(Adapter):
         ParameterError, SolveError
             See ``cvxlayers.Layer.solve``.
         """
-        return solve(self.core, self._convert(parameters, jnp.asarray), solver_args or {})
+        return solve(self.core, self._convert(parameters, _array), solver_args or {})
+
+
+def _array(value: Any) -> jax.Array:
+    """Arrays and tracers as they are: ``jnp.asarray`` of a tracer is an operation, which every transform then meets."""
+    return value if isinstance(value, jax.Array) else jnp.asarray(value)

@@ -8,7 +8,7 @@
 one factorization serves all of them. ``point`` is the solution of the standard form (``Record.point``), from which the
 derivative starts without solving again. It travels as pairs of uint32, so that nothing is lost where JAX has no
 float64. Each runs on the host, through a callback, for all elements of the batch at once; a mapped axis becomes one
-more leading axis of the batch.
+more leading axis of the batch. Outside of compiled code the record itself hangs on the point's array (``handles``).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from jax.interpreters import ad, batching, mlir
 
 from cvxlayers.adapter import batch_shape
 from cvxlayers.errors import DerivativeError
+from cvxlayers.jax.handles import keep, record_of
 from cvxlayers.layer import Layer
 from cvxlayers.mapped import Operand, map_derivative, map_parameters
 from cvxlayers.record import Record
@@ -89,24 +90,38 @@ def _cotangent_avals(*arrays: Any, core: Layer, options: Options, stacked: tuple
 
 
 def _cast(arrays: Sequence[np.ndarray], avals: Sequence[ShapedArray]) -> list[np.ndarray]:
+    """In the dtypes that JAX expects; the arrays themselves where they have them."""
     return [
-        np.asarray(array if np.iscomplexobj(np.empty(0, aval.dtype)) else np.real(array)).astype(aval.dtype)
+        np.asarray(array if aval.dtype.kind == "c" else np.real(array)).astype(aval.dtype, copy=False)
         for array, aval in zip(arrays, avals, strict=True)
     ]
 
 
-def _host_solve(core: Layer, options: Options, avals: Sequence[ShapedArray]) -> Callable[..., list[np.ndarray]]:
-    def run(*parameters: Any) -> list[np.ndarray]:
-        record = core.solve([np.asarray(p) for p in parameters], dict(options))
-        return [*_cast(record.outputs, avals[:-1]), record.point[..., None].view(np.uint32)]
+def _solved(
+    core: Layer, options: Options, avals: Sequence[ShapedArray], parameters: Sequence[Any]
+) -> tuple[Record, list[np.ndarray]]:
+    record = core.solve([np.asarray(p) for p in parameters], dict(options))
+    return record, [*_cast(record.outputs, avals[:-1]), record.point[..., None].view(np.uint32)]
 
-    return run
+
+def _host_solve(core: Layer, options: Options, avals: Sequence[ShapedArray]) -> Callable[..., list[np.ndarray]]:
+    return lambda *parameters: _solved(core, options, avals, parameters)[1]
+
+
+def _solve_now(*parameters: Any, core: Layer, options: Options) -> list[jax.Array]:
+    """The eager call, whose record hangs on the point for the derivative."""
+    record, results = _solved(core, options, _solve_avals(*parameters, core=core, options=options), parameters)
+    arrays = [jnp.asarray(result) for result in results]
+    keep(arrays[-1], record)
+    return arrays
 
 
 def _restored(core: Layer, options: Options, arrays: Sequence[Any]) -> tuple[Record, list[np.ndarray]]:
     k = len(core.compiled.parameters)
-    point = np.ascontiguousarray(np.asarray(arrays[k])).view(np.float64)[..., 0]
-    record = core.restore([np.asarray(p) for p in arrays[:k]], point, dict(options))
+    record = record_of(arrays[k], [p.shape for p in arrays[:k]])
+    if record is None:
+        point = np.ascontiguousarray(np.asarray(arrays[k])).view(np.float64)[..., 0]
+        record = core.restore([np.asarray(p) for p in arrays[:k]], point, dict(options))
     return record, [np.asarray(array) for array in arrays[k + 1 :]]
 
 
@@ -138,6 +153,8 @@ def _host_cotangent(
 def _stack(
     apply: Callable[[tuple[int, ...]], Sequence[np.ndarray]], stacked: tuple[int, ...], avals: Sequence[ShapedArray]
 ) -> list[np.ndarray]:
+    if not stacked:
+        return _cast(apply(()), avals)
     results = [np.zeros(aval.shape, aval.dtype) for aval in avals]
     inner = [ShapedArray(aval.shape[len(stacked) :], aval.dtype) for aval in avals]
     for index in np.ndindex(stacked):
@@ -146,8 +163,13 @@ def _stack(
     return results
 
 
-def _register(primitive: Primitive, avals: Callable[..., list[ShapedArray]], host: Callable[..., Any]) -> None:
-    """Evaluate a primitive on the host, eagerly or from compiled code.
+def _register(
+    primitive: Primitive,
+    avals: Callable[..., list[ShapedArray]],
+    host: Callable[..., Any],
+    eager: Callable[..., list[jax.Array]] | None = None,
+) -> None:
+    """Evaluate a primitive on the host, eagerly (by ``eager`` if it is given) or from compiled code.
 
     ``jax.pure_callback`` would do the latter, but it hands JAX arrays to the callback: reading one waits for a copy,
     which is queued behind the callback itself where the computation's thread is the only one, and so never ends (JAX
@@ -164,11 +186,11 @@ def _register(primitive: Primitive, avals: Callable[..., list[ShapedArray]], hos
         return results
 
     primitive.def_abstract_eval(avals)
-    primitive.def_impl(now)
+    primitive.def_impl(eager or now)
     mlir.register_lowering(primitive, lower, cacheable=False)
 
 
-_register(solve_p, _solve_avals, lambda avals, core, options: _host_solve(core, options, avals))
+_register(solve_p, _solve_avals, lambda avals, core, options: _host_solve(core, options, avals), _solve_now)
 _register(
     tangent_p,
     _tangent_avals,

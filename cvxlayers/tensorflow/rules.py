@@ -24,11 +24,9 @@ Find = Callable[[Sequence[np.ndarray]], Record]
 
 def solve(core: Layer, parameters: Sequence[tf.Tensor], solver_args: Mapping[str, Any] | None) -> tuple[tf.Tensor, ...]:
     """The outputs in float64 or complex128 for parameters in these dtypes."""
-    if _unrecorded():
-        return tuple(map(tf.constant, core.solve([parameter.numpy() for parameter in parameters], solver_args).outputs))
-    outputs: tuple[tf.Tensor, ...] = tf.custom_gradient(
-        lambda *given: _now(core, given, solver_args) if tf.executing_eagerly() else _later(core, given, solver_args)
-    )(*parameters)
+    if tf.executing_eagerly():
+        return _now(core, parameters, solver_args)
+    outputs: tuple[tf.Tensor, ...] = tf.custom_gradient(lambda *given: _later(core, given, solver_args))(*parameters)
     return outputs
 
 
@@ -40,14 +38,19 @@ def _unrecorded() -> bool:
     return tf.executing_eagerly() and not record.could_possibly_record()
 
 
-def _now(core: Layer, parameters: Sequence[tf.Tensor], solver_args: Mapping[str, Any] | None) -> Any:
+def _now(core: Layer, parameters: Sequence[tf.Tensor], solver_args: Mapping[str, Any] | None) -> tuple[tf.Tensor, ...]:
+    """The eager call, told to tapes and accumulators directly: that is how ``tf.custom_gradient`` ends, after a detour
+    through tapes and variables of its own that takes as long as a small problem.
+    """
     solved = core.solve([parameter.numpy() for parameter in parameters], solver_args)
-    outputs = tuple(tf.constant(output) for output in solved.outputs)
+    outputs = tuple(map(tf.constant, solved.outputs))
+    if not _unrecorded():
 
-    def gradient(*cotangents: tf.Tensor) -> list[tf.Tensor]:
-        return _apply("vjp", lambda _: solved, parameters, cotangents, parameters, outputs)
+        def gradient(*cotangents: tf.Tensor) -> list[tf.Tensor]:
+            return _apply("vjp", lambda _: solved, parameters, cotangents, parameters, outputs)
 
-    return outputs, gradient
+        record.record_operation("CvxpyLayer", outputs, parameters, gradient)
+    return outputs
 
 
 def _later(core: Layer, parameters: Sequence[tf.Tensor], solver_args: Mapping[str, Any] | None) -> Any:

@@ -1,0 +1,67 @@
+"""An eager derivative uses the very call that was solved, and does not keep it alive."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import cvxpy as cp
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cvxlayers.jax import CvxpyLayer
+from cvxlayers.layer import Layer
+from cvxlayers.record import Record
+
+
+@pytest.fixture
+def layer() -> CvxpyLayer:
+    x, c = cp.Variable(3), cp.Parameter(3)
+    return CvxpyLayer(cp.Problem(cp.Minimize(cp.sum_squares(x - c)), [cp.sum(x) == 1, x >= 0]), [c], [x])
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[weakref.ref[Record]]]:
+    """The records that were solved and those that were restored."""
+    made: dict[str, list[weakref.ref[Record]]] = {"solve": [], "restore": []}
+    originals = {name: getattr(Layer, name) for name in made}
+    for name, original in originals.items():
+
+        def watched(self: Layer, *given: object, original=original, name: str = name) -> Record:
+            record: Record = original(self, *given)
+            made[name].append(weakref.ref(record))
+            return record
+
+        monkeypatch.setattr(Layer, name, watched)
+    return made
+
+
+def test_an_eager_gradient_starts_from_the_solved_call(layer, calls):
+    """Under grad, jacrev and jacfwd nothing is restored."""
+    values = jnp.array([0.5, 0.3, -0.4])
+    right = np.array([[0.5, -0.5, 0.0], [-0.5, 0.5, 0.0], [0.0, 0.0, 0.0]])
+    assert np.allclose(jax.grad(lambda v: layer(v)[0][0])(values), right[0], atol=1e-6)
+    assert np.allclose(jax.jacrev(lambda v: layer(v)[0])(values), right, atol=1e-6)
+    assert np.allclose(jax.jacfwd(lambda v: layer(v)[0])(values), right, atol=1e-6)
+    assert (len(calls["solve"]), len(calls["restore"])) == (3, 0)
+
+
+def test_numbers_alone_serve_where_the_array_is_another(layer, calls):
+    """The pullback handed into compiled code has the point's numbers, and finds the same gradient."""
+    values, weights = jnp.array([[0.5, 0.3, -0.4], [0.1, 0.2, 0.3]]), jnp.array([[1.0, 2.0, 3.0], [0.0, 1.0, 0.0]])
+    _, pull = jax.vjp(lambda v: layer(v)[0], values)
+    eager, compiled = pull(weights)[0], jax.jit(pull)(weights)[0]
+    assert np.allclose(eager, compiled, atol=1e-6)
+    assert len(calls["restore"]) == 1
+
+
+def test_a_solved_call_dies_with_its_pullback(layer, calls):
+    """Nothing of a call stays once JAX has let its arrays go."""
+    _, pull = jax.vjp(lambda v: layer(v)[0], jnp.ones(3))
+    gc.collect()
+    assert calls["solve"][0]() is not None
+    del pull
+    gc.collect()
+    assert calls["solve"][0]() is None
