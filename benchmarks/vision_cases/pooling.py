@@ -99,7 +99,8 @@ def _scalar(name: str, quick: bool) -> Case:
         return max(float((pull.sum(-1).abs() / pull.abs().sum(-1)).amax()), float(over))
 
     def ddn(module: Any) -> Forward:
-        layer = module.RobustGlobalPool2d(getattr(module, DDN_NAMES[name]), ALPHA)
+        penalty = "TruncatedQuadratic" if name == "truncated-quadratic" else DDN_NAMES[name]
+        layer = module.RobustGlobalPool2d(getattr(module, penalty), ALPHA)
         return lambda x: layer(x)
 
     baselines: dict[str, Forward] = {"L-BFGS, implicit gradient": lambda x: _ImplicitPool.apply(x, name)}

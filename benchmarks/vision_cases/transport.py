@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.vision_cases.case import Case, generator
+from benchmarks.vision_cases.case import Case, Forward, generator
 from cvxlayers.nodes import entmax, optimal_transport, robust_mean
 
 __all__ = ["CASES"]
@@ -71,10 +72,15 @@ def _transport(size: tuple[int, int, int], gamma: float, quick: bool) -> Case:
         marginals = (P.sum(2) - 1 / H).abs().sum(1) + (P.sum(1) - 1 / W).abs().sum(1)
         return max(float(marginals.max()), float((P - expected).abs().max() / expected.max()))
 
+    def ddn(module: Any) -> Forward:
+        layer = module.OptimalTransportLayer(gamma=gamma, eps=MET / W, maxiters=MOST)
+        return lambda M: layer(M)
+
     return Case(
         f"optimal transport, gamma {gamma:g}", f"{batch} x {H} x {W}", (M,),
         lambda M: optimal_transport(M, gamma=gamma), check,
         {"Sinkhorn, recorded": lambda M: sinkhorn(M, gamma), "Sinkhorn, implicit": lambda M: _Implicit.apply(M, gamma)},
+        ("ddn.pytorch.optimal_transport", ddn),
     )  # fmt: skip
 
 
