@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,8 +14,9 @@ import scipy.sparse as sp
 from cvxlayers.affine import AffineMap
 from cvxlayers.linear import LinearMap, repeat
 from cvxlayers.program import Array, Structure, Values
+from cvxlayers.stack import Stack
 
-__all__ = ["CompiledProblem", "Feature", "OutputSpec", "ParameterSpec"]
+__all__ = ["CompiledProblem", "Evaluation", "Feature", "OutputSpec", "ParameterSpec"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,27 @@ class OutputSpec:
     stop: int
     exponential: bool = False
     complex: bool = False
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What compiled kernels need in order to go from theta to the outputs' rows.
+
+    Attributes
+    ----------
+    stack : Stack
+        theta -> the values that vary, one below the other; and x, y (one below the other) -> the outputs' rows.
+    parts : tuple
+        For each of P, q, A, b the rows that it has among these values; or the column (rows, 1) of values that never
+        vary; or the map itself, where it depends on parameters alone that the batch shares.
+    """
+
+    stack: Stack
+    parts: tuple[slice | Array | AffineMap, ...]
+
+    def at(self, theta: Array) -> list[slice | Array]:
+        """The rows or the column of each of P, q, A, b for theta (k, B)."""
+        return [part(theta[:, :1]) if isinstance(part, AffineMap) else part for part in self.parts]
 
 
 @dataclass(frozen=True)
@@ -152,6 +175,46 @@ class CompiledProblem:
             else:
                 dtheta[part.columns] += part.pullback_columns(getattr(dvalues, name))
         return dtheta
+
+    def evaluation(self, shared: frozenset[int] = frozenset()) -> Evaluation:
+        """How compiled kernels evaluate and recover; ``shared`` as for ``evaluate``."""
+        if shared not in self._evaluations:
+            self._evaluations[shared] = self._evaluation(shared)
+        return self._evaluations[shared]
+
+    def _evaluation(self, shared: frozenset[int]) -> Evaluation:
+        parts: list[slice | Array | AffineMap] = []
+        varying, start = [], 0
+        for name, part in self._maps:
+            if not part.varies:
+                parts.append(np.ascontiguousarray(part.constant[:, None]))
+            elif shared and self._inputs[name] <= shared:
+                parts.append(part)
+            else:
+                parts.append(slice(start, start + part.rows))
+                varying.append(part)
+                start += part.rows
+        matrix = sp.vstack([sp.csr_array((0, self.k)), *(part.linear for part in varying)], format="csr")
+        constant = np.concatenate([np.zeros(0), *(part.constant for part in varying)])
+        recovery = sp.hstack([self.primal, self.dual], format="csr")
+        return Evaluation(Stack.of((sp.csr_array(matrix), constant), (sp.csr_array(recovery), None)), tuple(parts))
+
+    @cached_property
+    def _evaluations(self) -> dict[frozenset[int], Evaluation]:
+        return {}
+
+    @cached_property
+    def adjoint(self) -> Stack:
+        """What compiled kernels need in order to go from the outputs' rows' cotangents to theta's.
+
+        Those -> the cotangents of x and y, one below the other; and rx, rv, two rows that are of no account, the
+        cotangents of P and those of A (each if it varies), one below the other -> the cotangent of theta.
+        """
+        n, m, nothing = self.structure.n, self.structure.m, sp.csr_array((self.k, 2))
+        back = sp.vstack([self.primal.T, self.dual.T], format="csr")
+        parts = [-self.q.linear.T, self.b.linear.T, nothing, *(p.linear.T for p in (self.P, self.A) if p.varies)]
+        assert parts[0].shape == (self.k, n) and parts[1].shape == (self.k, m)
+        return Stack.of((sp.csr_array(back), None), (sp.csr_array(sp.hstack(parts, format="csr")), None))
 
     @cached_property
     def _maps(self) -> tuple[tuple[str, AffineMap], ...]:

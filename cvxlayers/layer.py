@@ -177,16 +177,18 @@ class Layer:
             elements = self._admit(packed)
             whole = elements.size == packed.theta.shape[1]
             theta = packed.theta if whole else packed.theta[:, elements]
-            values = self.compiled.evaluate(theta, packed.shared)
-        solution = self._verified(engine, values, seconds, self._start(warm, packed, elements))
+        start = self._start(warm, packed, elements)
+        values, solution, rows = self._solved(engine, theta, packed.shared, start, seconds)
+        verified = self._verified(engine, values, solution, seconds)
         structure, batch = self.compiled.structure, packed.theta.shape[1]
-        spread = verification.spread(solution, elements, batch, structure.n, structure.m)
+        spread = verification.spread(verified, elements, batch, structure.n, structure.m)
         assert spread.residuals is not None
         objective = self.compiled.objective(packed.theta, spread.residuals.cost)
         self._local.info = info = _report(spread, objective, seconds)
         if self.on_failure == "raise" and not spread.ok.all():
             raise _solve_error(spread)
-        return self._record(packed, values, spread, elements, info, engine)
+        kept = rows if spread.x is solution.x and spread.ok.all() else None
+        return self._record(packed, values, spread, elements, info, engine, kept)
 
     def restore(self, parameters: Sequence[Any], point: Any, solver_args: Mapping[str, Any] | None = None) -> Record:
         """The record of an earlier call again, from its parameters and its ``record.point``, without solving.
@@ -230,10 +232,12 @@ class Layer:
         return Solution(x, y, s, status.astype(np.int8), zeros, engines, residuals)
 
     def _record(
-        self, packed: Packed, values: Values, solution: Solution, elements: np.ndarray, info: Info, engine: Engine
-    ) -> Record:
-        with info.seconds.measure("recovery"):
-            rows = self._recover(solution)
+        self, packed: Packed, values: Values, solution: Solution, elements: np.ndarray, info: Info, engine: Engine,
+        rows: Array | None = None,
+    ) -> Record:  # fmt: skip
+        if rows is None:
+            with info.seconds.measure("recovery"):
+                rows = self._recover(solution)
         derivative, policy = engine.derivative, self.on_failure
         return Record(self.compiled, packed, values, solution, elements, rows, info, derivative, policy)
 
@@ -264,10 +268,20 @@ class Layer:
             )
         return warm.select(elements)
 
-    def _verified(self, engine: Engine, values: Values, seconds: Seconds, warm: Solution | None) -> Solution:
-        structure = self.compiled.structure
+    def _solved(
+        self, engine: Engine, theta: Array, shared: frozenset[int], warm: Solution | None, seconds: Seconds
+    ) -> tuple[Values, Solution, Array | None]:
+        """The values, what the solver says, and the outputs' rows if it says these as well."""
+        if engine.solver.mapped:
+            with seconds.measure("solving"):
+                return engine.solver.solve_mapped(self.compiled, theta, shared)
+        with seconds.measure("packing"):
+            values = self.compiled.evaluate(theta, shared)
         with seconds.measure("solving"):
-            solution = engine.solver.solve(values, warm)
+            return values, engine.solver.solve(values, warm), None
+
+    def _verified(self, engine: Engine, values: Values, solution: Solution, seconds: Seconds) -> Solution:
+        structure = self.compiled.structure
         with seconds.measure("verification"):
             solution = verification.verify(engine.measure, values, solution, engine.tolerance)
         if not solution.ok.all():

@@ -90,9 +90,7 @@ class Record:
         with self.info.seconds.measure("derivative"):
             drows, poisoned = self._weights(cotangents)
             good = drows if self._whole else drows[:, self._good]
-            return self._gradients(
-                self.compiled.pullback(self._linearization.vjp(*self.compiled.recover_adjoint(good))), poisoned
-            )
+            return self._gradients(self._linearization.pull(self.compiled, good), poisoned)
 
     def jvp(self, tangents: Sequence[Any]) -> tuple[np.ndarray, ...]:
         """The tangents of the outputs for tangents of the parameters (None: zero), broadcast as the parameters are."""

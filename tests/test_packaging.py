@@ -30,6 +30,7 @@ ROOMS = {
     "jit": 0,
     "cones": 1,
     "linear": 1,
+    "stack": 1,
     "affine": 2,
     "program": 2,
     "solution": 2,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cvxlayers.compiled import CompiledProblem
 from cvxlayers.cones import Cones, margin
 from cvxlayers.errors import DerivativeError
 from cvxlayers.program import Array, Structure, Values
@@ -56,6 +57,10 @@ class Linearization(ABC):
         Those of P are for the stored upper triangle (an entry off the diagonal stands for both of its places). What
         is not in ``structure.varying`` comes back as zeros without being computed.
         """
+
+    def pull(self, compiled: CompiledProblem, drows: Array) -> Array:
+        """The cotangent of theta (k, B) for that of the outputs' rows (rows, B)."""
+        return compiled.pullback(self.vjp(*compiled.recover_adjoint(drows)))
 
     @abstractmethod
     def jvp(self, dvalues: Values) -> tuple[Array, Array, Array]:

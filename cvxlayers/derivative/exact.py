@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cvxlayers.compiled import CompiledProblem
 from cvxlayers.derivative.base import Derivative, DerivativeReport, Linearization, kink_margin
 from cvxlayers.derivative.factors import Factors
 from cvxlayers.derivative.fused import Fused
@@ -141,19 +142,22 @@ class ExactLinearization(Linearization):
         return DerivativeReport(residual, kink_margin(self._derivative.structure.cones, self._v), fallback)
 
     def vjp(self, dx: Array, dy: Array, ds: Array | None = None) -> Values:
-        structure, x, y = self._derivative.structure, self._x, self._y
-        if self._fused is None or ds is not None:
-            return cotangents(structure, *self._adjoint(dx, dy, ds), x, y)
-        threads = self._derivative.threads
-        solved, unsure, dP, dA = self._fused.paired(self._values, self._v, dx, dy, threads, x, y)
-        self._complete(solved, unsure, dx, dy)
+        return cotangents(self._derivative.structure, *self._adjoint(dx, dy, ds), self._x, self._y)
+
+    def pull(self, compiled: CompiledProblem, drows: Array) -> Array:
+        if self._fused is None:
+            return super().pull(compiled, drows)
+        threads, point = self._derivative.threads, (self._v, self._x, self._y)
+        found, residual, unsure = self._fused.pull(self._values, *point, compiled.adjoint, drows, threads)
         if unsure.size:
-            others = (part[:, unsure] for part in (solved.dx, solved.dy, x, y))
-            again = cotangents(structure, *others)
-            for found, part in ((dP, again.P), (dA, again.A)):
-                if found is not None:
-                    found[:, unsure] = part
-        return cotangents(structure, solved.dx, solved.dy, x, y, dP, dA)
+            dx, dy = compiled.recover_adjoint(drows[:, unsure])
+            solved = self._by_factors(unsure, dx, dy)
+            x, y = self._x[:, unsure], self._y[:, unsure]
+            structure = self._derivative.structure
+            found[:, unsure] = compiled.pullback(cotangents(structure, solved.dx, solved.dy, x, y))
+            residual[unsure] = solved.residual
+        self._keep(residual)
+        return found
 
     @property
     def twice(self) -> bool:
@@ -193,8 +197,15 @@ class ExactLinearization(Linearization):
     def _complete(self, solved: Solved, unsure: NDArray[np.intp], f: Array, g: Array) -> None:
         """Enter what the factors say of some elements, and keep the residuals."""
         if unsure.size:
-            others = self._values.select(unsure), self._v[:, unsure]
-            solved.enter(unsure, self._factors.solve(*others, f[:, unsure], g[:, unsure], unsure.tobytes()))
+            solved.enter(unsure, self._by_factors(unsure, f[:, unsure], g[:, unsure]))
+        self._keep(solved.residual)
+
+    def _by_factors(self, elements: NDArray[np.intp], f: Array, g: Array) -> Solved:
+        """The solutions for some elements."""
+        others = self._values.select(elements), self._v[:, elements]
+        return self._factors.solve(*others, f, g, elements.tobytes())
+
+    def _keep(self, residual: Array) -> None:
         with self._lock:
-            np.maximum(self._residual, solved.residual, out=self._residual)
-            self._fallback |= ~(solved.residual <= ACCEPTED)
+            np.maximum(self._residual, residual, out=self._residual)
+            self._fallback |= ~(residual <= ACCEPTED)

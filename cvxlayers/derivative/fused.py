@@ -28,9 +28,10 @@ from cvxlayers.ipm.layout import Layout as Places
 from cvxlayers.ipm.symbolic import Analysis, analysis_of
 from cvxlayers.ipm.width import W
 from cvxlayers.program import Array, Structure, Values
+from cvxlayers.stack import Stack
 
 if TYPE_CHECKING:
-    from cvxlayers.ipm.batch import Pairing, Sensitivity
+    from cvxlayers.ipm.batch import Sensitivity
 
 __all__ = ["Fused"]
 
@@ -77,27 +78,21 @@ class Fused:
 
     def solve(self, values: Values, v: Array, f: Array, g: Array, threads: int) -> tuple[Solved, Index]:
         """Solutions of J (dx, dv) = (f, g), and the elements of which they are not good enough."""
-        return _judged(self._differentiate(values, v, f, g, threads, None))
-
-    def paired(
-        self, values: Values, v: Array, f: Array, g: Array, threads: int, x: Array, y: Array
-    ) -> tuple[Solved, Index, Array | None, Array | None]:
-        """The same, with the cotangents of P and A, where these vary, for the multipliers dx and D dv."""
-        from cvxlayers.ipm.batch import Pairing
-
-        structure = self._layout.structure
-        P, A = (part.nnz * (name in structure.varying) for name, part in (("P", structure.P), ("A", structure.A)))
-        found = self._differentiate(values, v, f, g, threads, Pairing(x, y, P, A))
-        dP, dA = found.cotangents
-        return *_judged(found), dP if P else None, dA if A else None
-
-    def _differentiate(
-        self, values: Values, v: Array, f: Array, g: Array, threads: int, pairing: Pairing | None
-    ) -> Sensitivity:
         from cvxlayers.ipm.batch import differentiate_batch  # here, because it loads Numba
 
         state = self._state(v)
-        return differentiate_batch(self._places, values.P, values.A, state, self._probe, f, g, threads, pairing)
+        return _judged(differentiate_batch(self._places, values.P, values.A, state, self._probe, (f, g), threads))
+
+    def pull(
+        self, values: Values, v: Array, x: Array, y: Array, adjoint: Stack, drows: Array, threads: int
+    ) -> tuple[Array, Array, Index]:
+        """``Linearization.pull``, with the residuals of the systems and the elements for which it is not good enough."""
+        from cvxlayers.ipm.batch import Given, Pairing, differentiate_batch
+
+        state, varying = self._state(v), self._layout.structure.varying
+        pairing, right = Pairing(x, y, "P" in varying, "A" in varying), Given(adjoint, drows)
+        found = differentiate_batch(self._places, values.P, values.A, state, self._probe, right, threads, pairing)
+        return found.pulled, found.residual, _unsure(found)
 
     def _state(self, v: Array) -> Array:
         """D's diagonal in the rows without curvature, v in those of second-order cones, then the others' spectra."""
@@ -153,8 +148,11 @@ def _spectrum(group: Group, part: BlockDerivative, batch: int) -> Array:
 
 
 def _judged(found: Sensitivity) -> tuple[Solved, Index]:
-    unsure = np.flatnonzero(~(found.healthy & (found.residual <= _GOOD)))
-    return Solved(found.dx, found.u, found.residual), unsure
+    return Solved(found.dx, found.u, found.residual), _unsure(found)
+
+
+def _unsure(found: Sensitivity) -> Index:
+    return np.flatnonzero(~(found.healthy & (found.residual <= _GOOD)))
 
 
 def _serves(structure: Structure, smoothing: float | None) -> bool:

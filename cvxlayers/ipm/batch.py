@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from cvxlayers.ipm.entry import (
     differentiate_further_groups,
     differentiate_groups,
     measure_groups,
-    pair_groups,
     solve_further_groups,
     solve_groups,
 )
@@ -20,94 +21,163 @@ from cvxlayers.ipm.method import Method
 from cvxlayers.ipm.threads import spread
 from cvxlayers.ipm.width import W
 from cvxlayers.program import Array, Values
+from cvxlayers.stack import Stack
 
-__all__ = ["Answer", "Pairing", "Sensitivity", "differentiate_batch", "measure_batch", "solve_batch"]
+__all__ = ["Answer", "Given", "Pairing", "Sensitivity", "differentiate_batch", "measure_batch", "solve_batch"]
+
+_RESIDUALS, _INFO = 5, 3
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Points x (n, B), y and s (m, B), with what ``measure_batch`` says of them, (5, B), or None where it knows not all
-    of the cones; state (see ``method``), iterations and error, each (B,)."""
+    """What the kernel leaves, (rows, B): x (n), y and s (m each), state (see ``method``), iterations, error, what
+    ``measure_batch`` says of the points (5) where it knows all of the cones, and the rows that were asked for."""
 
-    x: Array
-    y: Array
-    s: Array
-    measured: Array | None
-    state: Array
-    iterations: Array
-    error: Array
+    out: Array
+    n: int
+    m: int
+    further: bool
+
+    @property
+    def x(self) -> Array:
+        return self.out[: self.n]
+
+    @property
+    def y(self) -> Array:
+        return self.out[self.n : self.n + self.m]
+
+    @property
+    def s(self) -> Array:
+        return self.out[self.n + self.m : self._info]
+
+    @property
+    def state(self) -> Array:
+        return self.out[self._info]
+
+    @property
+    def iterations(self) -> Array:
+        return self.out[self._info + 1]
+
+    @property
+    def error(self) -> Array:
+        return self.out[self._info + 2]
+
+    @property
+    def measured(self) -> Array | None:
+        return None if self.further else self.out[self._info + _INFO : self._info + _INFO + _RESIDUALS]
+
+    @property
+    def recovered(self) -> Array:
+        return self.out[self._info + _INFO + _RESIDUALS :]
+
+    @cached_property
+    def _info(self) -> int:
+        return self.n + 2 * self.m
 
 
 @dataclass(frozen=True)
 class Sensitivity:
     """dx (n, B), u (m, B), the relative residual (B,), the elements that are not singular, (B,), and the cotangents of
-    P and of A, as far as they were asked for."""
+    P and of A, as far as they were asked for; and what the second map of ``given`` makes of all of these, (rows, B)."""
 
     dx: Array
     u: Array
     residual: Array
     healthy: NDArray[np.bool_]
     cotangents: tuple[Array, Array]
+    pulled: Array
 
 
 @dataclass(frozen=True)
 class Pairing:
-    """The points x (n, B) and y (m, B) with which multipliers are paired, and how many entries of P and of A are asked
-    for, all or none (see ``pairing``)."""
+    """The points x (n, B) and y (m, B) with which multipliers are paired, and whether the cotangents of P and of A are
+    asked for (see ``pairing``)."""
 
     x: Array
     y: Array
-    P: int
-    A: int
+    P: bool
+    A: bool
 
 
-def solve_batch(layout: Layout, values: Values, method: Method, threads: int) -> Answer:
-    """Solve every element; their values are finite."""
-    size = values.batch
+@dataclass(frozen=True)
+class Given:
+    """Something (rows, B) of which a stack's first map makes what the kernel begins with; its second map makes what
+    the caller wants of what the kernel leaves."""
+
+    stack: Stack
+    source: Array
+
+
+_EMPTY = sp.csr_array((0, 0))
+_NOTHING = Given(Stack.of((_EMPTY, None), (_EMPTY, None)), np.zeros((0, 1)))
+
+
+def solve_batch(
+    layout: Layout, values: Values, method: Method, threads: int, made: Array | None = None, given: Given = _NOTHING
+) -> Answer:
+    """Solve every element; their values are finite.
+
+    With ``given``, those values that are rows of ``made`` (a contiguous array of W columns for each group) are yet to
+    be written there, by the first map.
+    """
+    size = given.source.shape[1] if made is not None else values.batch
     groups = -(-size // W)
     P, q, A, b = (_padded(part, groups * W) for part in (values.P, values.q, values.A, values.b))
-    out = [np.empty((rows, groups * W)) for rows in (layout.n, layout.m, layout.m, 3, 5)]
-    shared = P.shape[1] == 1 and A.shape[1] == 1
-    numbers = method.numbers
-
+    source = _padded(given.source, groups * W)
+    out = np.empty((layout.n + 2 * layout.m + _INFO + _RESIDUALS + given.stack.rows[1], groups * W))
+    shared, target = P.shape[1] == 1 and A.shape[1] == 1, out[:0] if made is None else made
+    numbers, index, weights = method.numbers, given.stack.index, given.stack.weights
     solve = solve_further_groups() if layout.further else solve_groups
 
     def work_on(begin: int, end: int) -> None:
         with layout.work() as (plan, V):
-            solve(plan, layout.at, V, P, q, A, b, begin, end, shared, numbers, *out)
+            solve(plan, layout.at, V, index, weights, source, target, P, q, A, b, begin, end, shared, numbers, out)
 
     spread(work_on, groups, layout.seconds, threads)
-    x, y, s, info, measured = (part[:, :size] for part in out)
-    return Answer(x, y, s, None if layout.further else measured, info[0], info[1], info[2])
+    return Answer(out if size == groups * W else out[:, :size], layout.n, layout.m, layout.further)
 
 
 def differentiate_batch(
-    layout: Layout, P: Array, A: Array, state: Array, probe: Array, f: Array, g: Array, threads: int,
+    layout: Layout, P: Array, A: Array, state: Array, probe: Array, right: tuple[Array, Array] | Given, threads: int,
     pairing: Pairing | None = None,
 ) -> Sensitivity:  # fmt: skip
     """Solve J (dx, dv) = (f, g) for every element, with u = D dv (see ``sensitivity``, also for ``state``).
 
-    ``probe`` (n + m, 1) is a random right-hand side. With ``pairing`` the cotangents of P and A are computed, too.
+    ``probe`` (n + m, 1) is a random right-hand side. ``right`` is f (n, B) and g (m, B), or what makes them, one below
+    the other. With ``pairing`` the cotangents of P and A are computed, too.
     """
-    size = f.shape[1]
+    n, m, size = layout.n, layout.m, state.shape[1]
     groups = -(-size // W)
-    P, A, state, f, g = (_padded(part, groups * W) for part in (P, A, state, f, g))
-    dx, u, info = out = [np.empty((rows, groups * W)) for rows in (layout.n, layout.m, 2)]
-    shared = P.shape[1] == 1 and A.shape[1] == 1
-    wanted = (pairing.P, pairing.A) if pairing else (0, 0)
-    dP, dA = (np.empty((count, groups * W)) for count in wanted)
-    points = (pairing.x, pairing.y) if pairing and any(wanted) else (dx, u)
-    x, y = (_padded(part, groups * W) for part in points)
+    width = groups * W
+    P, A, state = (_padded(part, width) for part in (P, A, state))
+    fg = np.empty((n + m, width))
+    if isinstance(right, Given):
+        given = right
+    else:
+        given = _NOTHING
+        for part, rows in zip(right, (fg[:n], fg[n:]), strict=True):
+            rows[:, :size], rows[:, size:] = part, part[:, -1:]
+    sizes = (P.shape[0] * pairing.P, A.shape[0] * pairing.A) if pairing else (0, 0)
+    x, y = (_padded(part, width) for part in (pairing.x, pairing.y)) if pairing else (state, state)
+    out, pulled = np.empty((n + m + 2 + sum(sizes), width)), np.empty((given.stack.rows[1], width))
+    shared, pairs = P.shape[1] == 1 and A.shape[1] == 1, (sizes[0] > 0) + 2 * (sizes[1] > 0)
+    source, index, weights = _padded(given.source, width), given.stack.index, given.stack.weights
     differentiate = differentiate_further_groups() if layout.further else differentiate_groups
 
     def work_on(begin: int, end: int) -> None:
         with layout.work() as (plan, V):
-            differentiate(plan, layout.at, V, P, A, state, probe, f, g, begin, end, shared, *out)
-            if any(wanted):
-                pair_groups(plan, layout.common, dx, u, x, y, begin, end, dP, dA)
+            differentiate(
+                plan, layout.at, V, P, A, state, probe, x, y, index, weights, source, fg, begin, end, shared, pairs,
+                out, pulled,
+            )  # fmt: skip
 
     spread(work_on, groups, layout.derivative_seconds, threads)
-    return Sensitivity(dx[:, :size], u[:, :size], info[0, :size], info[1, :size] > 0, (dP[:, :size], dA[:, :size]))
+    if size < width:
+        out, pulled = out[:, :size], pulled[:, :size]
+    info, first, second = n + m, n + m + 2, n + m + 2 + sizes[0]
+    return Sensitivity(
+        out[:n], out[n:info], out[info], out[info + 1] > 0, (out[first:second], out[second:]), pulled,
+    )  # fmt: skip
 
 
 def measure_batch(layout: Layout, values: Values, x: Array, y: Array, s: Array, threads: int) -> Array:

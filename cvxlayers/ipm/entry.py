@@ -12,6 +12,7 @@ from cvxlayers.ipm.equilibrate import equilibrate, load_scaled
 from cvxlayers.ipm.iteration import solve_group
 from cvxlayers.ipm.kernel import FINGERPRINT, compiled
 from cvxlayers.ipm.layout import FIELDS, FURTHER_FIELDS
+from cvxlayers.ipm.mapping import map_group
 from cvxlayers.ipm.pairing import pair_A, pair_P
 from cvxlayers.ipm.residuals import measure_group
 from cvxlayers.ipm.sensitivity import differentiate_group
@@ -21,7 +22,6 @@ __all__ = [
     "differentiate_further_groups",
     "differentiate_groups",
     "measure_groups",
-    "pair_groups",
     "solve_further_groups",
     "solve_groups",
 ]
@@ -33,46 +33,67 @@ _VALUES = types.Array(types.float64, 2, "C", readonly=True)
 
 
 def _make_solve(fingerprint: int, at: Any, measuring: bool) -> Any:
-    def solve_groups(plan: Any, at: Any, V: Any, P: Any, q: Any, A: Any, b: Any, begin: int, end: int, shared: bool,
-                     settings: Any, x: Any, y: Any, s: Any, info: Any, measured: Any) -> None:  # fmt: skip
+    def solve_groups(plan: Any, at: Any, V: Any, maps: Any, weights: Any, theta: Any, values: Any,
+                     P: Any, q: Any, A: Any, b: Any, begin: int, end: int, shared: bool, settings: Any,
+                     out: Any) -> None:  # fmt: skip
         """Solve groups begin, ..., end - 1, of W elements each, and measure the points where ``residuals`` can.
 
-        ``shared``: P and A are the same for all.
+        Map 0 makes values of theta, before; those of P, q, A, b that vary are rows of values. Map 1 makes the last rows
+        of out of its others: x, y, s, info (3), residuals and cost (5). shared: P and A are the same for all.
         """
         if fingerprint < 0:
             return
+        y, s, info = at.n, at.n + at.m, at.n + 2 * at.m
         for group in range(begin, end):
+            map_group(maps, weights, 0, theta, group * W, values)
             if group == begin or not shared:
                 equilibrate(plan, at, V, P, A, group * W)
             else:
                 load_scaled(plan, at, V, P, A, group * W)
-            solve_group(plan, at, V, q, b, group * W, settings, x, y, s, info)
+            solve_group(plan, at, V, q, b, group * W, settings, out[:y], out[y:s], out[s:info], out[info:])
             if measuring:
-                measure_group(plan, at, V, P, q, A, b, x, y, s, group * W, measured)
+                measure_group(plan, at, V, P, q, A, b, out[:y], out[y:s], out[s:info], group * W, out[info + 3 :])
+            map_group(maps, weights, 1, out, group * W, out[info + 8 :])
 
     signature = types.void(
-        _PLAN, at, _MATRIX, _VALUES, _VALUES, _VALUES, _VALUES, _INTEGER, _INTEGER, types.boolean,
-        _NUMBERS, _MATRIX, _MATRIX, _MATRIX, _MATRIX, _MATRIX,
+        _PLAN, at, _MATRIX, _PLAN, _NUMBERS, _VALUES, _MATRIX, _VALUES, _VALUES, _VALUES, _VALUES,
+        _INTEGER, _INTEGER, types.boolean, _NUMBERS, _MATRIX,
     )  # fmt: skip
     return compiled(signature, solve_groups)
 
 
 def _make_differentiate(fingerprint: int, at: Any) -> Any:
-    def differentiate_groups(plan: Any, at: Any, V: Any, P: Any, A: Any, state: Any, probe: Any, f: Any, g: Any,
-                             begin: int, end: int, shared: bool, dx: Any, u: Any, info: Any) -> None:  # fmt: skip
-        """Solve the derivative's system for groups begin, ..., end - 1 (see ``sensitivity``)."""
+    def differentiate_groups(plan: Any, at: Any, V: Any, P: Any, A: Any, state: Any, probe: Any, x: Any, y: Any,
+                             maps: Any, weights: Any, cotangent: Any, right: Any, begin: int, end: int, shared: bool,
+                             pairs: int, out: Any, pulled: Any) -> None:  # fmt: skip
+        """Solve the derivative's system for groups begin, ..., end - 1 (see ``sensitivity``).
+
+        Map 0 makes the right-hand side of cotangent, before; map 1 makes pulled of out, after. The rows of out: dx, u,
+        info (2), the cotangents of P if pairs has the bit 1, those of A if it has the bit 2.
+        """
         if fingerprint < 0:
             return
+        u, info = at.n, at.n + at.m
+        first = info + 2
+        second = first + at.P_nnz * (pairs & 1)
         for group in range(begin, end):
+            column = group * W
+            map_group(maps, weights, 0, cotangent, column, right)
             if group == begin or not shared:
-                equilibrate(plan, at, V, P, A, group * W)
+                equilibrate(plan, at, V, P, A, column)
             else:
-                load_scaled(plan, at, V, P, A, group * W)
-            differentiate_group(plan, at, V, state, probe, f, g, group * W, dx, u, info)
+                load_scaled(plan, at, V, P, A, column)
+            f, g, dx, multiplier = right[:u], right[u:], out[:u], out[u:info]
+            differentiate_group(plan, at, V, state, probe, f, g, column, dx, multiplier, out[info:first])
+            if pairs & 1:
+                pair_P(plan, at, dx, x, column, out[first:second])
+            if pairs & 2:
+                pair_A(plan, at, dx, multiplier, x, y, column, out[second:])
+            map_group(maps, weights, 1, out, column, pulled)
 
     signature = types.void(
-        _PLAN, at, _MATRIX, _VALUES, _VALUES, _VALUES, _VALUES, _VALUES, _VALUES, _INTEGER, _INTEGER, types.boolean,
-        _MATRIX, _MATRIX, _MATRIX,
+        _PLAN, at, _MATRIX, _VALUES, _VALUES, _VALUES, _VALUES, _VALUES, _VALUES, _PLAN, _NUMBERS, _VALUES, _MATRIX,
+        _INTEGER, _INTEGER, types.boolean, _INTEGER, _MATRIX, _MATRIX,
     )  # fmt: skip
     return compiled(signature, differentiate_groups)
 
@@ -93,28 +114,9 @@ def _make_measure(fingerprint: int) -> Any:
     return compiled(signature, measure_groups)
 
 
-def _make_pair(fingerprint: int) -> Any:
-    def pair_groups(plan: Any, at: Any, rx: Any, rv: Any, x: Any, y: Any, begin: int, end: int,
-                    dP: Any, dA: Any) -> None:  # fmt: skip
-        """The cotangents of P and A for groups begin, ..., end - 1; those without rows are not wanted."""
-        if fingerprint < 0:
-            return
-        for group in range(begin, end):
-            if dP.shape[0] > 0:
-                pair_P(plan, at, rx, x, group * W, dP)
-            if dA.shape[0] > 0:
-                pair_A(plan, at, rx, rv, x, y, group * W, dA)
-
-    signature = types.void(
-        _PLAN, _AT, _VALUES, _VALUES, _VALUES, _VALUES, _INTEGER, _INTEGER, _MATRIX, _MATRIX,
-    )  # fmt: skip
-    return compiled(signature, pair_groups)
-
-
 solve_groups = _make_solve(FINGERPRINT, _AT, True)
 differentiate_groups = _make_differentiate(FINGERPRINT, _AT)
 measure_groups = _make_measure(FINGERPRINT)
-pair_groups = _make_pair(FINGERPRINT)
 
 
 @functools.lru_cache(maxsize=1)

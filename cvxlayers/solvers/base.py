@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from cvxlayers.compiled import CompiledProblem
 from cvxlayers.program import Array, Structure, Values
 from cvxlayers.solution import Residuals, Solution, measure
 
@@ -60,6 +61,8 @@ class Solver(ABC):
         The values with which it runs where nobody asks for others, as far as they differ from its package's own.
     first_order : bool
         Whether accuracy costs it many iterations. If not, an ``eps`` looser than its default is not taken.
+    mapped : bool
+        Whether it has a ``solve_mapped``.
     wraps : tuple of str
         For a solver that calls others, chosen by its option ``solve_method``: their names, the default first.
     """
@@ -76,6 +79,7 @@ class Solver(ABC):
     types: ClassVar[Mapping[str, type]] = {}
     defaults: ClassVar[Mapping[str, Any]] = {}
     first_order: ClassVar[bool] = False
+    mapped: ClassVar[bool] = False
     wraps: ClassVar[tuple[str, ...]] = ()
 
     structure: Structure
@@ -92,6 +96,15 @@ class Solver(ABC):
         A point whose status is INACCURATE or FAILED may yet prove good. Elements without a point (INFEASIBLE,
         UNBOUNDED, values that are not finite) hold NaN.
         """
+
+    def solve_mapped(
+        self, compiled: CompiledProblem, theta: Array, shared: frozenset[int]
+    ) -> tuple[Values, Solution, Array]:
+        """Evaluate a compiled problem at theta (k, B), solve, and recover the outputs' rows (rows, B), all in one.
+
+        ``shared`` as for ``CompiledProblem.evaluate``. For solvers that do this faster than it is done step by step.
+        """
+        raise NotImplementedError(f"The solver {self.name} takes values, not parameters.")
 
     def measure(self, values: Values, x: Array, y: Array, s: Array) -> Residuals:
         """The optimality residuals of points x (n, B), y and s (m, B), by which any solver's answers are judged.
