@@ -53,6 +53,8 @@ def refuse_infinite(arrays: Sequence[np.ndarray], specs: Sequence[ParameterSpec]
 def check_attributes(arrays: Sequence[np.ndarray], specs: Sequence[ParameterSpec]) -> None:
     """Raise ParameterError where a value breaks an attribute of its parameter (NaN entries are left to others)."""
     for array, spec in zip(arrays, specs, strict=True):
+        if not (spec.attributes or spec.bounds or spec.sparsity is not None):
+            continue
         for attribute, broken in _conditions(spec):
             bad = broken(array) if array.size else np.zeros(0, dtype=bool)
             if bad.any():

@@ -40,7 +40,7 @@ class ParameterSpec:
     bounds: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     sparsity: tuple[int, ...] | None = None
 
-    @property
+    @cached_property
     def size(self) -> int:
         return math.prod(self.shape)
 
@@ -258,6 +258,9 @@ class CompiledProblem:
 
     def objective(self, theta: Array, cost: Array) -> Array:
         """The problem's own objective where 1/2 x'Px + q'x is ``cost``, in the caller's sign and scale: (B,)."""
-        cost = cost + self.offset(theta)[0]
+        if self.offset.varies:
+            cost = cost + self.offset(theta)[0]
+        elif self.offset.constant[0]:
+            cost = cost + self.offset.constant[0]
         cost = -cost if self.maximize else cost
         return np.exp(cost) if self.gp else cost

@@ -42,20 +42,27 @@ class Workshop:
         self._structure = structure
         self._smoothing = smoothing
         self._engines: dict[tuple[Any, ...], Engine] = {}
+        self._lately: tuple[tuple[Any, ...], Engine] | None = None  # the last call's arguments and what they gave
         self._lock = threading.Lock()
         self._process = os.getpid()
 
     def engine(self, solver: str | None, solver_args: Mapping[str, Any], batch: int | None = None) -> Engine:
         """The engine of this name, or without one the default for a batch of so many elements (None: many)."""
+        if os.getpid() != self._process:
+            self._lock, self._process, self._engines, self._lately = threading.Lock(), os.getpid(), {}, None
+        call = (solver, batch, *((name, type(value), value) for name, value in solver_args.items()))
+        lately = self._lately
+        if lately is not None and lately[0] == call:
+            return lately[1]
         if solver is None and "solve_method" not in solver_args:
             solver = options.preferred(self._structure, solver_args, batch).name
         key = (solver, *sorted((name, repr(value)) for name, value in solver_args.items()))
-        if os.getpid() != self._process:
-            self._lock, self._process, self._engines = threading.Lock(), os.getpid(), {}
         with self._lock:
             if key not in self._engines:
                 self._engines[key] = self._make(solver, solver_args)
-            return self._engines[key]
+            found = self._engines[key]
+        self._lately = call, found
+        return found
 
     def _measure(self, solver: Solver, settings: Settings) -> Measure:
         """IPM's way, which any solver's points may be measured by, or the solver's own."""

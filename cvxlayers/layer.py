@@ -14,6 +14,7 @@ from cvxlayers.engine import Engine, Workshop
 from cvxlayers.errors import OptionError, ParameterError, SolveError
 from cvxlayers.packing import Packed
 from cvxlayers.polish import natural_residual, polish
+from cvxlayers.linear import alike
 from cvxlayers.program import Array, Values
 from cvxlayers.record import Record
 from cvxlayers.report import Info, Seconds
@@ -175,19 +176,20 @@ class Layer:
             packed = packing.pack(self.compiled, parameters)
             engine = self._engine(solver_args, packed)
             elements = self._admit(packed)
-            whole = elements.size == packed.theta.shape[1]
-            theta = packed.theta if whole else packed.theta[:, elements]
+            theta = packed.theta if elements is None else packed.theta[:, elements]
         start = self._start(warm, packed, elements)
         values, solution, rows = self._solved(engine, theta, packed.shared, start, seconds)
         verified = self._verified(engine, values, solution, seconds)
         structure, batch = self.compiled.structure, packed.theta.shape[1]
-        spread = verification.spread(verified, elements, batch, structure.n, structure.m)
+        spread = verified
+        if elements is not None:
+            spread = verification.spread(verified, elements, batch, structure.n, structure.m)
         assert spread.residuals is not None
         objective = self.compiled.objective(packed.theta, spread.residuals.cost)
         self._local.info = info = _report(spread, objective, seconds)
-        if self.on_failure == "raise" and not spread.ok.all():
+        if self.on_failure == "raise" and not spread.whole:
             raise _solve_error(spread)
-        kept = rows if spread.x is solution.x and spread.ok.all() else None
+        kept = rows if spread.x is solution.x and spread.whole else None
         return self._record(packed, values, spread, elements, info, engine, kept)
 
     def restore(self, parameters: Sequence[Any], point: Any, solver_args: Mapping[str, Any] | None = None) -> Record:
@@ -206,15 +208,15 @@ class Layer:
             packed = packing.pack(self.compiled, parameters)
             engine = self._engine(solver_args, packed)
             solution = self._solution_of(np.asarray(point, dtype=np.float64), packed)
-            finite = checks.finite_elements(packed.arrays, self.compiled.parameters, packed.batch)
-            elements = np.flatnonzero(finite)
-            theta = packed.theta if elements.size == finite.size else packed.theta[:, elements]
+            elements = self._finite(packed)
+            theta = packed.theta if elements is None else packed.theta[:, elements]
             values = self.compiled.evaluate(theta, packed.shared)
         info = _report(solution, np.full(solution.batch, np.nan), seconds)
         return self._record(packed, values, solution, elements, info, engine)
 
     def _engine(self, solver_args: Mapping[str, Any] | None, packed: Packed) -> Engine:
-        return self._workshop.engine(self.solver, {**self.solver_args, **(solver_args or {})}, packed.theta.shape[1])
+        given = {**self.solver_args, **solver_args} if solver_args else self.solver_args
+        return self._workshop.engine(self.solver, given, packed.theta.shape[1])
 
     def _solution_of(self, point: np.ndarray, packed: Packed) -> Solution:
         n, m, batch = self.compiled.structure.n, self.compiled.structure.m, packed.theta.shape[1]
@@ -226,13 +228,13 @@ class Layer:
             )
         rows = point.reshape(n + 2 * m + 1, batch)
         x, y, s, status = rows[:n], rows[n : n + m], rows[n + m : -1], rows[-1]
-        nothing = np.full(batch, np.nan)
-        residuals = Residuals(nothing, nothing, nothing, nothing, nothing)
+        residuals = Residuals(np.full((5, batch), np.nan))
         zeros, engines = np.zeros(batch, dtype=np.int64), np.full(batch, "", dtype="U16")
         return Solution(x, y, s, status.astype(np.int8), zeros, engines, residuals)
 
     def _record(
-        self, packed: Packed, values: Values, solution: Solution, elements: np.ndarray, info: Info, engine: Engine,
+        self, packed: Packed, values: Values, solution: Solution, elements: np.ndarray | None, info: Info,
+        engine: Engine,
         rows: Array | None = None,
     ) -> Record:  # fmt: skip
         if rows is None:
@@ -241,19 +243,23 @@ class Layer:
         derivative, policy = engine.derivative, self.on_failure
         return Record(self.compiled, packed, values, solution, elements, rows, info, derivative, policy)
 
-    def _admit(self, packed: Packed) -> np.ndarray:
-        """The elements that may be solved: those without NaN or infinite entries."""
+    def _admit(self, packed: Packed) -> np.ndarray | None:
+        """The elements that may be solved: those without NaN or infinite entries; None for all."""
         specs = self.compiled.parameters
         if self.check_parameters:
             checks.check_attributes(packed.arrays, specs)
-        finite = checks.finite_elements(packed.arrays, specs, packed.batch)
-        if finite.all():
-            return np.arange(finite.size)
-        if self.on_failure == "raise":
+        elements = self._finite(packed)
+        if elements is not None and self.on_failure == "raise":
             checks.refuse_infinite(packed.arrays, specs)
-        return np.flatnonzero(finite)
+        return elements
 
-    def _start(self, warm: Solution | None, packed: Packed, elements: np.ndarray) -> Solution | None:
+    def _finite(self, packed: Packed) -> np.ndarray | None:
+        """The elements without NaN or infinite entries; None for all."""
+        if np.isfinite(packed.theta).all():
+            return None
+        return np.flatnonzero(checks.finite_elements(packed.arrays, self.compiled.parameters, packed.batch))
+
+    def _start(self, warm: Solution | None, packed: Packed, elements: np.ndarray | None) -> Solution | None:
         """The warm start of the elements that are solved."""
         if warm is None:
             return None
@@ -266,7 +272,7 @@ class Layer:
                 "call of "
                 "this layer with as many elements."
             )
-        return warm.select(elements)
+        return warm if elements is None else warm.select(elements)
 
     def _solved(
         self, engine: Engine, theta: Array, shared: frozenset[int], warm: Solution | None, seconds: Seconds
@@ -284,7 +290,7 @@ class Layer:
         structure = self.compiled.structure
         with seconds.measure("verification"):
             solution = verification.verify(engine.measure, values, solution, engine.tolerance)
-        if not solution.ok.all():
+        if not solution.whole:
             with seconds.measure("solving"):
                 others = (self._workshop.engine(name, {}).solver.solve for name in engine.fallbacks)
                 solution = verification.retry(engine.measure, values, solution, engine.tolerance, others)
@@ -309,7 +315,7 @@ class Layer:
         rows = self.compiled.recover(solution.x, solution.y)
         if self.on_failure == "nan":
             rows[:, ~solution.ok] = np.nan
-        elif not solution.ok.all():
+        elif not solution.whole:
             lost = ~np.isfinite(rows).all(axis=0)
             rows[:, lost] = 0.0
         return rows
@@ -317,11 +323,12 @@ class Layer:
 
 def _report(solution: Solution, objective: Array, seconds: Seconds) -> Info:
     assert solution.residuals is not None
-    statuses = _STATUS_NAMES[solution.status]
+    statuses = alike(_OPTIMAL, solution.batch) if solution.whole else _STATUS_NAMES[solution.status]
     return Info(statuses, solution.iterations, solution.engine, solution.residuals, objective, seconds)
 
 
 _STATUS_NAMES = np.array([str(status) for status in Status])
+_OPTIMAL = _STATUS_NAMES[int(Status.OPTIMAL), ...]
 _ADVICE = {
     Status.INFEASIBLE: "infeasible elements have parameters for which no point meets the constraints: soften them with "
     "slack variables",

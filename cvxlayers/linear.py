@@ -9,11 +9,18 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-__all__ = ["LinearMap", "repeat"]
+__all__ = ["LinearMap", "alike", "repeat"]
 
 # SciPy takes some 20 microseconds before a sparse product begins, in which a dense product of this many entries by this
 # many columns is done.
 _SMALL, _FEW = 8192, 4
+
+
+def alike(name: NDArray[np.str_], batch: int) -> NDArray[np.str_]:
+    """One name, an array of shape (), for every element of a batch, (B,): a read-only view."""
+    view: NDArray[np.str_] = np.ndarray((batch,), name.dtype, name, strides=(0,))
+    view.flags.writeable = False
+    return view
 
 
 def repeat(column: NDArray[np.float64], batch: int) -> NDArray[np.float64]:

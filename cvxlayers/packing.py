@@ -66,10 +66,13 @@ def pack(compiled: CompiledProblem, parameters: Sequence[Any]) -> Packed:
         if array.size == spec.size < count * spec.size:
             shared.add(number)
         part = theta[feature.start : feature.stop]
+        rows = _folded(array, spec.shape, batch)
         if feature.transform == "identity":
-            part.reshape(*reversed(spec.shape), count)[...] = _folded(array, spec.shape, batch)
+            if len(spec.shape) > 1:
+                part = part.reshape((*rows.shape[:-1], count))
+            part[...] = rows
             continue
-        rows = _to_rows(array, spec.shape, batch)
+        rows = rows.reshape((spec.size, rows.shape[-1]))
         if feature.transform == "log":
             part[:] = _logarithm(rows, spec)
         else:
@@ -134,9 +137,10 @@ def unpack_tangents(
 
 def pack_cotangents(compiled: CompiledProblem, rows: Array, cotangents: Sequence[Any], batch: tuple[int, ...]) -> Array:
     """The cotangent of the recovered rows for cotangents of the outputs; None stands for zero."""
-    drows = np.zeros_like(rows)
+    drows = np.empty(rows.shape)
     for spec, cotangent in zip(compiled.outputs, cotangents, strict=True):
         if cotangent is None:
+            drows[spec.start : spec.stop] = 0.0
             continue
         part = _to_rows(np.asarray(cotangent), spec.shape, batch)
         if spec.complex:
@@ -149,6 +153,8 @@ def pack_cotangents(compiled: CompiledProblem, rows: Array, cotangents: Sequence
 
 def _as_array(value: Any, spec: ParameterSpec) -> np.ndarray:
     """The value in float64 (complex128 for a complex parameter), with its trailing shape checked."""
+    if type(value) is np.ndarray and value.dtype == np.float64 and not spec.complex and _ends_in(value, spec.shape):
+        return value
     try:
         array = np.asarray(value)
         array = array.astype(np.complex128 if spec.complex else np.float64, casting="same_kind", copy=False)
@@ -157,8 +163,7 @@ def _as_array(value: Any, spec: ParameterSpec) -> np.ndarray:
         came = f"an array of dtype {array.dtype}" if "array" in locals() else type(value).__name__
         raise ParameterError(f"parameter '{spec.name}': expected {kind} numbers of shape {spec.shape}, got {came}; "
                              "convert it first.") from exc  # fmt: skip
-    trailing = array.shape[array.ndim - len(spec.shape) :] if array.ndim >= len(spec.shape) else None
-    if trailing != spec.shape:
+    if not _ends_in(array, spec.shape):
         raise ParameterError(
             f"parameter '{spec.name}': got an array of shape {array.shape}, expected {spec.shape} or "
             f"{_batched(spec.shape)} with any "
@@ -167,13 +172,18 @@ def _as_array(value: Any, spec: ParameterSpec) -> np.ndarray:
     return array
 
 
+def _ends_in(array: np.ndarray, shape: tuple[int, ...]) -> bool:
+    extra = array.ndim - len(shape)
+    return extra >= 0 and array.shape[extra:] == shape
+
+
 def _batched(shape: tuple[int, ...]) -> str:
     return "(..., " + ", ".join(map(str, shape)) + ")" if shape else "(...)"
 
 
 def _batch_shape(arrays: Sequence[np.ndarray], specs: Sequence[ParameterSpec]) -> tuple[int, ...]:
     leading = [array.shape[: array.ndim - len(spec.shape)] for array, spec in zip(arrays, specs, strict=True)]
-    if len(set(leading)) == 1:
+    if leading and leading.count(leading[0]) == len(leading):
         return leading[0]
     try:
         return np.broadcast_shapes(*leading)
@@ -188,7 +198,7 @@ def _batch_shape(arrays: Sequence[np.ndarray], specs: Sequence[ParameterSpec]) -
 def _to_rows(array: np.ndarray, shape: tuple[int, ...], batch: tuple[int, ...]) -> np.ndarray:
     """leading + shape -> (size, B), or (size, 1) where there are no leading dimensions; entries in Fortran order."""
     folded = _folded(array, shape, batch)
-    return folded.reshape(int(np.prod(shape, dtype=int)), folded.shape[-1])
+    return folded.reshape((math.prod(shape), folded.shape[-1]))
 
 
 def _folded(array: np.ndarray, shape: tuple[int, ...], batch: tuple[int, ...]) -> np.ndarray:
@@ -197,8 +207,7 @@ def _folded(array: np.ndarray, shape: tuple[int, ...], batch: tuple[int, ...]) -
     if leading and leading != batch:
         array = np.broadcast_to(array, batch + shape)
         leading = batch
-    flat = array.reshape((math.prod(leading), *shape))
-    return flat.transpose(range(flat.ndim - 1, -1, -1))
+    return array.reshape((math.prod(leading), *shape)).T
 
 
 def _from_rows(
@@ -206,7 +215,7 @@ def _from_rows(
 ) -> np.ndarray:
     """(size, B) -> leading + shape, summed over the batch's dimensions that were broadcast: the adjoint of _to_rows."""
     if not leading:
-        return rows.sum(axis=1).reshape(shape, order="F")
+        return (rows.sum(axis=1) if rows.shape[1] != 1 else rows[:, 0].copy()).reshape(shape, order="F")
     full = _batch_first(rows, shape, batch)
     extra = len(batch) - len(leading)
     stretched = tuple(extra + i for i, size in enumerate(leading) if size == 1 and batch[extra + i] != 1)

@@ -29,6 +29,8 @@ class Record:
     ----------
     solution : Solution
         Of the standard form, for the flattened batch.
+    elements : array of int, or None
+        The elements that could be solved, to which ``values`` belong: those of finite parameters. None for all.
     info : Info
     """
 
@@ -36,7 +38,7 @@ class Record:
     packed: Packed
     values: Values
     solution: Solution
-    elements: np.ndarray
+    elements: np.ndarray | None
     rows: Array
     info: Info
     derivative: Derivative
@@ -59,18 +61,15 @@ class Record:
         return np.flatnonzero(self.solution.ok)
 
     @cached_property
-    def _whole(self) -> bool:
-        """Whether every element has a solution."""
-        return bool(self.solution.ok.all())
-
-    @cached_property
     def _solved(self) -> tuple[Values, Solution]:
         """The elements that have a solution."""
-        solution, values = self.solution, self.values
-        if not self._whole:
-            values = values.select(np.searchsorted(self.elements, self._good))
-            solution = solution.select(self._good)
-        return values, solution
+        if self.solution.whole:
+            return self.values, self.solution
+        return self.values_of(self._good), self.solution.select(self._good)
+
+    def values_of(self, good: np.ndarray) -> Values:
+        """The values of some elements that were solved."""
+        return self.values.select(good if self.elements is None else np.searchsorted(self.elements, good))
 
     @cached_property
     def _linearization(self) -> Linearization:
@@ -89,7 +88,7 @@ class Record:
         """
         with self.info.seconds.measure("derivative"):
             drows, poisoned = self._weights(cotangents)
-            good = drows if self._whole else drows[:, self._good]
+            good = drows if self.solution.whole else drows[:, self._good]
             return self._gradients(self._linearization.pull(self.compiled, good), poisoned)
 
     def jvp(self, tangents: Sequence[Any]) -> tuple[np.ndarray, ...]:
@@ -148,7 +147,7 @@ class Record:
     def _weights(self, cotangents: Sequence[Any]) -> tuple[Array, np.ndarray]:
         """The cotangents of the rows, and which elements' gradients are NaN."""
         drows = packing.pack_cotangents(self.compiled, self.rows, cotangents, self.packed.batch)
-        if self._whole or self.on_failure != "nan":
+        if self.solution.whole or self.on_failure != "nan":
             return drows, np.zeros(self.solution.batch, dtype=bool)
         return drows, ~self.solution.ok & (drows != 0).any(axis=0)
 
@@ -163,7 +162,7 @@ class Record:
     def _gradients(self, good: Array, poisoned: np.ndarray) -> tuple[np.ndarray, ...]:
         """The cotangents of the parameters for those of theta of the elements that have a solution."""
         dtheta = good
-        if not self._whole:
+        if not self.solution.whole:
             dtheta = np.zeros_like(self.packed.theta)
             dtheta[:, self._good] = good
             dtheta[:, poisoned] = np.nan

@@ -33,24 +33,39 @@ class Residuals:
     """How far a point is from optimality, each (B,), relative to the sizes of the terms involved (plus one).
 
     primal: |Ax + s - b|, dual: |Px + A'y + q|, gap: |x'Px + q'x + b'y|, cone: distance of s to K and of y to K*.
-    Beside them stands cost, the value of 1/2 x'Px + q'x itself, (B,).
+    Beside them stands cost, the value of 1/2 x'Px + q'x itself, (B,). ``parts`` (5, B) has all of them in this order.
     """
 
-    primal: Array
-    dual: Array
-    gap: Array
-    cone: Array
-    cost: Array
+    parts: Array
 
     @property
-    def parts(self) -> tuple[Array, ...]:
-        """All of them, in the order in which they are made."""
-        return self.primal, self.dual, self.gap, self.cone, self.cost
+    def primal(self) -> Array:
+        return self.parts[0]
+
+    @property
+    def dual(self) -> Array:
+        return self.parts[1]
+
+    @property
+    def gap(self) -> Array:
+        return self.parts[2]
+
+    @property
+    def cone(self) -> Array:
+        return self.parts[3]
+
+    @property
+    def cost(self) -> Array:
+        return self.parts[4]
 
     @cached_property
     def worst(self) -> Array:
         """The largest of the four, (B,); NaN where any is NaN."""
-        return np.maximum(np.maximum(self.primal, self.dual), np.maximum(self.gap, self.cone))
+        return np.asarray(self.parts[:4].max(axis=0))
+
+    def within(self, tolerance: float) -> bool:
+        """Whether all four are at most so large in every element."""
+        return bool(self.parts[:4].max(initial=0.0) <= tolerance)
 
 
 @dataclass(frozen=True)
@@ -85,13 +100,18 @@ class Solution:
         """The elements with a verified optimal point, (B,)."""
         return self.status == int(Status.OPTIMAL)
 
+    @cached_property
+    def whole(self) -> bool:
+        """Whether every element has one."""
+        return not self.status.any()  # OPTIMAL is zero
+
     def measured(self, residuals: Residuals) -> Solution:
         """The same with these residuals."""
         return Solution(self.x, self.y, self.s, self.status, self.iterations, self.engine, residuals)
 
     def select(self, indices: NDArray[np.integer]) -> Solution:
         """Some elements of the batch."""
-        residuals = self.residuals and Residuals(*(part[indices] for part in self.residuals.parts))
+        residuals = self.residuals and Residuals(self.residuals.parts[:, indices])
         return replace(
             self, x=self.x[:, indices], y=self.y[:, indices], s=self.s[:, indices], status=self.status[indices],
             iterations=self.iterations[indices], engine=self.engine[indices], residuals=residuals,
@@ -109,7 +129,8 @@ def measure(structure: Structure, values: Values, x: Array, y: Array, s: Array) 
     gap = np.abs(xPx + qx + by) / (1 + np.maximum(np.abs(cost), np.abs(xPx / 2 + by)))
     outside_s = projection.distance(structure.cones, s) / (1 + rows[1])
     outside_y = projection.dual_distance(structure.cones, y) / (1 + np.abs(y).max(axis=0, initial=0.0))
-    return Residuals(_relative(rows), _relative(columns), gap, np.maximum(outside_s, outside_y), cost)
+    outside = np.maximum(outside_s, outside_y)
+    return Residuals(np.stack([_relative(rows), _relative(columns), gap, outside, cost]))
 
 
 def _sizes(*terms: Array) -> Array:

@@ -27,9 +27,9 @@ def verify(measure: Measure, values: Values, solution: Solution, tolerance: floa
     A solver's certificate of infeasibility or unboundedness stands; its claim of optimality does not.
     """
     residuals = solution.residuals or measure(values, solution.x, solution.y, solution.s)
-    worst = residuals.worst
-    if not solution.status.any() and (worst <= tolerance).all():
+    if solution.whole and residuals.within(tolerance):
         return solution if solution.residuals else solution.measured(residuals)
+    worst = residuals.worst
     judged = np.where(
         worst <= tolerance, Status.OPTIMAL, np.where(worst <= _INACCURATE * tolerance, Status.INACCURATE, Status.FAILED)
     )
@@ -85,23 +85,19 @@ def _keep_better(first: Solution, second: Solution, where: NDArray[np.intp]) -> 
     status[target], iterations[target] = second.status[source], second.iterations[source]
     engine = first.engine.astype("U16")
     engine[target] = second.engine[source]
-    merged = [part.copy() for part in first.residuals.parts]
-    for part, other in zip(merged, second.residuals.parts, strict=True):
-        part[target] = other[source]
-    return Solution(x, y, s, status, iterations, engine, Residuals(*merged))
+    merged = first.residuals.parts.copy()
+    merged[:, target] = second.residuals.parts[:, source]
+    return Solution(x, y, s, status, iterations, engine, Residuals(merged))
 
 
 def spread(solution: Solution, elements: NDArray[np.intp], batch: int, n: int, m: int) -> Solution:
     """Spread the solution of some elements over the whole batch; the others are failed, without a point."""
-    if elements.size == batch:
-        return solution
     x, y, s = np.full((n, batch), np.nan), np.full((m, batch), np.nan), np.full((m, batch), np.nan)
     x[:, elements], y[:, elements], s[:, elements] = solution.x, solution.y, solution.s
     status = np.full(batch, Status.FAILED, dtype=np.int8)
     iterations, engine = np.zeros(batch, dtype=np.int64), np.full(batch, "", dtype="U16")
     status[elements], iterations[elements], engine[elements] = solution.status, solution.iterations, solution.engine
     assert solution.residuals is not None
-    measured = [np.full(batch, np.nan) for _ in solution.residuals.parts]
-    for part, found in zip(measured, solution.residuals.parts, strict=True):
-        part[elements] = found
-    return Solution(x, y, s, status, iterations, engine, Residuals(*measured))
+    measured = np.full((5, batch), np.nan)
+    measured[:, elements] = solution.residuals.parts
+    return Solution(x, y, s, status, iterations, engine, Residuals(measured))

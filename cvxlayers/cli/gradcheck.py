@@ -218,7 +218,7 @@ def _exact_outputs(record: Record) -> tuple[np.ndarray, ...]:
     compiled, good = record.compiled, np.flatnonzero(record.solution.ok)
     rows = np.full_like(record.rows, np.nan)
     if good.size:
-        values = record.values.select(np.searchsorted(record.elements, good))
+        values = record.values_of(good)
         polished = polish(
             compiled.structure, values, record.solution.select(good), ExactDerivative(compiled.structure), 6
         )

@@ -69,7 +69,7 @@ def _report(solved: Solved, statuses: NDArray[np.integer], seconds: Seconds) -> 
         statuses=_NAMES[statuses],
         iterations=solved.iterations.cpu().numpy().astype(np.int64),
         engines=np.full(len(statuses), "closed rule", dtype="U16"),
-        residuals=Residuals(residuals, nothing, nothing, nothing, np.full(len(statuses), np.nan)),
+        residuals=Residuals(np.stack([residuals, nothing, nothing, nothing, np.full(len(statuses), np.nan)])),
         objective=np.full(len(statuses), np.nan),
         seconds=seconds,
     )

@@ -12,15 +12,17 @@ __all__ = ["result_dtype", "to_numpy", "to_tensor"]
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:
     """A NumPy array in double precision (a view where nothing needs converting)."""
-    wide = torch.complex128 if tensor.is_complex() else torch.float64
-    return tensor.detach().resolve_conj().resolve_neg().to(dtype=wide, device="cpu").numpy()
+    if tensor.dtype is not torch.float64 and tensor.dtype is not torch.complex128:
+        tensor = tensor.detach().to(torch.complex128 if tensor.is_complex() else torch.float64)
+    return tensor.numpy(force=True)
 
 
 def to_tensor(array: np.ndarray, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """A tensor of this dtype; a complex array loses its imaginary part where a real one is wanted."""
     if not dtype.is_complex:
         array = array.real
-    return torch.from_numpy(array).to(dtype=dtype, device=device)
+    tensor = torch.from_numpy(array)
+    return tensor if tensor.dtype is dtype and device.type == "cpu" else tensor.to(dtype=dtype, device=device)
 
 
 def result_dtype(tensors: Sequence[torch.Tensor]) -> torch.dtype:

@@ -68,12 +68,8 @@ def report(
 ) -> NodeInfo:  # fmt: skip
     """The report of a batch."""
     lost = ~point.z.isfinite().all(-1)
-    residuals = Residuals(
-        *(
-            torch.where(lost, torch.nan, part).double().cpu().numpy()
-            for part in (point.primal, point.dual, point.gap, point.cone, objective)
-        )
-    )
+    measured = torch.stack([point.primal, point.dual, point.gap, point.cone, objective])
+    residuals = Residuals(torch.where(lost, torch.nan, measured).double().cpu().numpy())
     numbers = status.cpu().numpy()
     return NodeInfo(
         statuses=_NAMES[numbers],
