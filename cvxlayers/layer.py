@@ -12,9 +12,9 @@ from cvxlayers import checks, packing, verification
 from cvxlayers.compiled import CompiledProblem
 from cvxlayers.engine import Engine, Workshop
 from cvxlayers.errors import OptionError, ParameterError, SolveError
+from cvxlayers.linear import alike
 from cvxlayers.packing import Packed
 from cvxlayers.polish import natural_residual, polish
-from cvxlayers.linear import alike
 from cvxlayers.program import Array, Values
 from cvxlayers.record import Record
 from cvxlayers.report import Info, Seconds

@@ -86,7 +86,7 @@ class Fused:
     def pull(
         self, values: Values, v: Array, x: Array, y: Array, adjoint: Stack, drows: Array, threads: int
     ) -> tuple[Array, Array, Index]:
-        """``Linearization.pull``, with the residuals of the systems and the elements for which it is not good enough."""
+        """``Linearization.pull``, with the systems' residuals and the elements for which it is not good enough."""
         from cvxlayers.ipm.batch import Given, Pairing, differentiate_batch
 
         state, varying = self._state(v), self._layout.structure.varying

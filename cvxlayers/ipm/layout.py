@@ -49,16 +49,14 @@ Numba does not take the one record for a special case of the other."""
 
 @dataclass(frozen=True)
 class Layout:
-    """The plan, the record, the record of what all structures have (which kernels take that know no other), the number
-    of rows of V, the sizes of the problem, about how many seconds W problems take, and their derivatives, and their
-    residuals; whether there are PSD, exponential or power cones, and the alphas.
+    """The plan, the record, the number of rows of V, the sizes of the problem, about how many seconds W problems take,
+    and their derivatives, and their residuals; whether there are PSD, exponential or power cones, and the alphas.
 
     Work space that is not in use waits in ``idle``; it holds nothing from call to call that anyone reads.
     """
 
     plan: NDArray[np.int32]
     at: np.void
-    common: np.void
     rows: int
     n: int
     m: int
@@ -88,7 +86,6 @@ class Layout:
         in_plan = np.cumsum([0, *(part.size for part in indices)])
         in_rows = np.cumsum([0, *(lengths[name] for name in _ROWS)])
         numbers, rows, fields = (*sizes, *in_plan[:-1], *in_rows[:-1]), int(in_rows[-1]), FIELDS
-        common = np.array([numbers], dtype=FIELDS)[0]
         further = bool(cones.psd or cones.exponential or cones.power)
         if further:
             more = np.cumsum([rows, *_further_lengths(cones)])
@@ -96,9 +93,7 @@ class Layout:
             rows, fields = int(more[-1]), FURTHER_FIELDS
         at = np.array([numbers], dtype=fields)[0]
         seconds = (analysis.seconds, analysis.derivative_seconds, analysis.measure_seconds)
-        return cls(
-            np.concatenate(indices), at, common, rows, analysis.n, analysis.m, *seconds, further, cones.power, deque()
-        )
+        return cls(np.concatenate(indices), at, rows, analysis.n, analysis.m, *seconds, further, cones.power, deque())
 
     @contextmanager
     def work(self) -> Iterator[tuple[NDArray[np.int32], Array]]:

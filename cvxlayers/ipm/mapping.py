@@ -12,7 +12,7 @@ __all__ = ["map_group"]
 
 @kernel
 def map_group(maps: Any, weights: Any, which: Any, source: Any, column: Any, target: Any) -> None:
-    """Map number ``which`` of a ``Stack``: from the columns column, ..., column + W - 1 of source to those of target."""
+    """Map number ``which`` of a ``Stack``: the columns column, ..., column + W - 1 of source give those of target."""
     apart()
     at, place = index(maps, 2 * which), index(maps, 2 * which + 1)
     rows = index(maps, at)
