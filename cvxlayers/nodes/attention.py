@@ -221,6 +221,7 @@ class DeclarativeAttention(Reporting):
 
     Examples
     --------
+    >>> _ = torch.manual_seed(0)
     >>> attention = DeclarativeAttention("entmax", penalty="huber", alpha=0.5)
     >>> q, k, v = torch.randn(2, 3, 8), torch.randn(2, 5, 8), torch.randn(2, 5, 4)
     >>> attention(q, k, v).shape

@@ -82,7 +82,7 @@ class RobustMeanRule(ClosedRule):
         self.penalty = PENALTIES[penalty]
 
     def solve(self, call: Call, *inputs: Tensor) -> Solved:
-        A, v, alpha = inputs
+        A, v, alpha = (part.double() for part in inputs)  # near a flat minimum, rounding in float32 stops the search
         tolerance, most = call.settings["tolerance"], call.settings["most"]
         y, iterations = (A @ v) / A.sum(2, keepdim=True), torch.zeros(len(A), dtype=torch.int64, device=A.device)
         if self.penalty is _welsch:
@@ -95,7 +95,7 @@ class RobustMeanRule(ClosedRule):
         identity = torch.eye(v.shape[2], dtype=A.dtype, device=A.device)
         curved = torch.linalg.cholesky_ex(state.hessian() - flat * identity)[1] == 0
         status[~curved.all(1) | residual.isinf()] = int(Status.FAILED)
-        return Solved((y,), status, iterations, residual)
+        return Solved((y.to(inputs[1].dtype),), status, iterations, residual)
 
     def _descend(
         self, A: Tensor, v: Tensor, alpha: Tensor, y: Tensor, tolerance: float, most: int, iterations: Tensor

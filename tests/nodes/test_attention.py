@@ -157,3 +157,13 @@ def test_bad_arguments_are_named() -> None:
         robust_mean(torch.ones(2, 3, 4, dtype=torch.float64), v)
     with pytest.raises(ParameterError, match=r"alpha: got -1.0"):
         robust_mean(torch.ones(2, 3, 5, dtype=torch.float64), v, -1.0)
+
+
+def test_a_robust_mean_in_float32_is_found_where_the_minimum_is_flat():
+    generator = torch.Generator().manual_seed(34)  # on whose numbers a search in float32 stops at 2e-5
+    q, k, v = (torch.randn(2, rows, columns, generator=generator) for rows, columns in ((3, 8), (5, 8), (5, 4)))
+    attention = DeclarativeAttention(penalty="welsch")
+    found = attention(q, k, v)
+    assert found.dtype == torch.float32
+    exact = DeclarativeAttention(penalty="welsch")(q.double(), k.double(), v.double())
+    torch.testing.assert_close(found.double(), exact, rtol=1e-4, atol=1e-4)
