@@ -17,7 +17,10 @@ __all__ = ["Info", "Seconds"]
 
 @dataclass
 class Seconds:
-    """Wall-clock seconds of the parts of one call; the derivative's grow as it is applied."""
+    """Wall-clock seconds of the parts of one call; the derivative's grow as it is applied.
+
+    IPM evaluates the parameters and recovers the outputs while it solves: that is part of its solving.
+    """
 
     packing: float = 0.0
     solving: float = 0.0
