@@ -32,8 +32,8 @@ GOOD, USABLE = 1e-8, 1e-5
 class IPM(Solver):
     """Solves a batch, eight elements at a time in the lanes of vector registers, on several threads (see ``ipm``).
 
-    The first use compiles the kernels, which takes about half a minute, and a minute more for PSD, exponential and power
-    cones; Numba keeps them on disk for later processes.
+    The first use compiles the kernels, which takes about half a minute, and a minute more for PSD, exponential and
+    power cones; Numba keeps them on disk for later processes.
 
     Examples
     --------
