@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.closed import Array
 from cvxlayers.compiled import CompiledProblem
 
-__all__ = ["WAYS", "Call", "environment", "make"]
+__all__ = ["WAYS", "Call", "calling", "environment", "make"]
 
 WAYS: Mapping[str, tuple[str, ...]] = MappingProxyType({
     "torch": ("torch",), "torch compiled": ("torch",), "tensorflow": ("tensorflow",),
@@ -47,27 +47,34 @@ def environment(way: str, threads: int) -> dict[str, str]:
 
 def make(way: str, compiled: CompiledProblem, engine: str, data: Sequence[Array], weights: Sequence[Array]) -> Call:
     """The layer of one framework on one engine, at these parameters and cotangents."""
+    return calling(way, _layer(way, compiled, engine), data, weights)
+
+
+def calling(way: str, function: Callable[..., Any], data: Sequence[Array], weights: Sequence[Array]) -> Call:
+    """A function of one framework's tensors, called in this way at these parameters and cotangents."""
+    makers = {"torch": _torch, "tensorflow": _tensorflow, "jax": _jax}
+    framework = way.split()[way.startswith("keras")]
+    return makers[framework](function, data, weights, way.endswith(("compiled", "graph", "jit")))
+
+
+def _layer(way: str, compiled: CompiledProblem, engine: str) -> Callable[..., Any]:
     framework = way.split()[0]
     if framework == "keras":
         from cvxlayers.keras import CvxpyLayer as KerasLayer
 
-        layer: Any = KerasLayer(compiled, solver=engine, dtype="float64")
-        framework = way.split()[1]
-        function = lambda *given: [layer(given[0])]  # noqa: E731
-    elif framework == "torch":
+        layer = KerasLayer(compiled, solver=engine, dtype="float64")
+        return lambda *given: [layer(given[0])]
+    if framework == "torch":
         from cvxlayers.torch import CvxpyLayer as TorchLayer
 
-        function = TorchLayer.from_compiled(compiled, solver=engine)
-    elif framework == "tensorflow":
+        return TorchLayer.from_compiled(compiled, solver=engine)
+    if framework == "tensorflow":
         from cvxlayers.tensorflow import CvxpyLayer as TensorFlowLayer
 
-        function = TensorFlowLayer.from_compiled(compiled, solver=engine)
-    else:
-        from cvxlayers.jax import CvxpyLayer as JaxLayer
+        return TensorFlowLayer.from_compiled(compiled, solver=engine)
+    from cvxlayers.jax import CvxpyLayer as JaxLayer
 
-        function = JaxLayer.from_compiled(compiled, solver=engine)
-    makers = {"torch": _torch, "tensorflow": _tensorflow, "jax": _jax}
-    return makers[framework](function, data, weights, way.endswith(("compiled", "graph", "jit")))
+    return JaxLayer.from_compiled(compiled, solver=engine)
 
 
 def _torch(function: Any, data: Sequence[Array], weights: Sequence[Array], compiled: bool) -> Call:

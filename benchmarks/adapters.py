@@ -3,8 +3,9 @@
 python -m benchmarks.adapters [--ways torch jax ...] [--engines CLARABEL IPM] [--repeats N] [--quick] [--json FILE]
 
 Each way runs in a process of its own, which loads its framework alone (Keras has one backend a process). Its answer is
-verified against the closed form first. Then the NumPy layer and the framework's are called in turn, on numbers that are
-already arrays of their own kind.
+verified against the closed form first. Then three are called in turn, on numbers that are already arrays of their own
+kind: the NumPy layer, the framework's, and a function of the framework that goes to NumPy and back in the same way but
+does nothing there (``adapter_floors``). So the overhead parts into what the framework takes and what the adapter takes.
 """
 
 from __future__ import annotations
@@ -28,13 +29,19 @@ from rich.console import Console
 from rich.table import Table
 from threadpoolctl import threadpool_limits
 
-from benchmarks import adapter_calls, families, machine, render, verify
+from benchmarks import adapter_calls, adapter_floors, families, machine, render, verify
 from cvxlayers.layer import Layer
 
 __all__ = ["Overhead", "main", "measure"]
 
 LIMIT = 0.10
-"""The share of the NumPy layer's call that a framework's layer may add to it."""
+"""The share of the NumPy layer's call that may be added to it."""
+
+CAPTION = f"""Milliseconds, and shares of the NumPy layer's call, forward and backward: medians over the turns.
+framework: a function that goes to NumPy and back in the same way and does nothing there
+overhead: layer less NumPy, the whole of what is added; forward: the same, of the forward pass alone
+own: overhead less framework, what the adapter itself adds
+what is above {100 * LIMIT:.0f} % of the NumPy layer's call is red"""
 
 WIDTH = 110
 """The table's width where the output is no terminal, or a narrow one."""
@@ -42,26 +49,43 @@ WIDTH = 110
 
 @dataclass(frozen=True)
 class Overhead:
-    """One line of the table: medians in seconds of the calls, and of the ratios of neighbouring calls less one."""
+    """One line of the table: medians over the turns, of each call in seconds and of what is derived from a turn.
+
+    Attributes
+    ----------
+    core, floor, adapter : float
+        Seconds of the NumPy layer, of the framework's function that does nothing, and of the framework's layer.
+    overhead, own : float
+        ``adapter - core`` and ``adapter - core - floor``, as shares of ``core``.
+    forward : float
+        ``overhead`` of the forward pass alone (where both passes are one compiled function, of both).
+    fault : str
+        Why there are no numbers.
+    """
 
     way: str
     engine: str
     core: float = float("nan")
+    floor: float = float("nan")
     adapter: float = float("nan")
     overhead: float = float("nan")
+    own: float = float("nan")
     forward: float = float("nan")
     fault: str = ""
 
 
 def measure(way: str, engine: str, repeats: int, quick: bool = False) -> Overhead:
-    """Verify one way's answer, and time it in turn with the NumPy layer, in this process."""
+    """Verify one way's answer, and time it in turn with the NumPy layer and the framework alone, in this process."""
     family = families.make("simplex", quick)
     right = verify.make_reference(family)
     core = Layer.from_problem(family.problem, family.parameters, family.variables, engine)
     call = adapter_calls.make(way, core.compiled, engine, family.data, right.weights)
-    verdict = verify.judge(right, *call.answer())
+    answer = call.answer()
+    verdict = verify.judge(right, *answer)
     if verdict.wrong:
         return Overhead(way, engine, fault=verdict.wrong)
+    ready = [[np.array(part) for part in parts] for parts in answer]
+    nothing = adapter_calls.calling(way, adapter_floors.make(way, *ready), family.data, right.weights)
 
     def plain() -> tuple[float, float]:
         start = perf_counter()
@@ -71,27 +95,32 @@ def measure(way: str, engine: str, repeats: int, quick: bool = False) -> Overhea
         record.vjp(right.weights)
         return middle - start, perf_counter() - middle
 
-    turns = np.array(_in_turn(plain, call.timed, repeats))
-    totals = turns.sum(axis=2)
-    middle = np.median(totals, axis=0)
-    forward = np.median(turns[:, 1, 0] / turns[:, 0, 0])
-    return Overhead(way, engine, middle[0], middle[1], float(np.median(totals[:, 1] / totals[:, 0])) - 1, forward - 1)
+    turns = np.array(_in_turn([plain, nothing.timed, call.timed], repeats))
+    seconds = turns.sum(axis=2)
+    added = seconds[:, 2] - seconds[:, 0]
+    shares = np.stack([added, added - seconds[:, 1]]) / seconds[:, 0]
+    forward = np.median(turns[:, 2, 0] / turns[:, 0, 0]) - 1
+    return Overhead(way, engine, *np.median(seconds, axis=0), *np.median(shares, axis=1), forward)
 
 
-def _in_turn(
-    one: Callable[[], tuple[float, float]], other: Callable[[], tuple[float, float]], repeats: int
-) -> list[list[tuple[float, float]]]:
-    """So many turns of both, after a few that are not counted; the garbage collector rests during each."""
+def _in_turn(calls: Sequence[Callable[[], tuple[float, float]]], repeats: int) -> list[list[tuple[float, float]]]:
+    """So many turns of all, in an order that goes round, after a few that are not counted.
+
+    The garbage collector rests during each.
+    """
     for _ in range(3):
-        one(), other()
+        for call in calls:
+            call()
     turns = []
     for number in range(repeats):
         gc.collect()
         gc.disable()
-        first, second = (one, other) if number % 2 else (other, one)
-        pair = [first(), second()]
+        found = {}
+        for place in range(len(calls)):
+            which = (number + place) % len(calls)
+            found[which] = calls[which]()
         gc.enable()
-        turns.append(pair if number % 2 else pair[::-1])
+        turns.append([found[which] for which in range(len(calls))])
     return turns
 
 
@@ -115,18 +144,21 @@ def table(rows: Sequence[Overhead], facts: Mapping[str, Any], console: Console |
     console = console or Console()
     console = console if console.width >= WIDTH else Console(file=console.file, width=WIDTH)
     console.print(render.header(facts), highlight=False, markup=False)
-    grid = Table(caption=f"forward and backward; the overhead may be {100 * LIMIT:.0f} % of the NumPy layer's call")
-    for title in ("engine", "way", "NumPy ms", "layer ms", "overhead ms", "overhead", "forward alone"):
+    grid = Table()
+    for title in ("engine", "way", "NumPy", "framework", "layer", "overhead", "", "forward", "own", ""):
         grid.add_column(title, justify="left" if title in ("engine", "way") else "right", no_wrap=True)
     for row in rows:
         if row.fault:
             grid.add_row(row.engine, row.way, row.fault)
             continue
-        style = "red" if row.overhead > LIMIT else ""
-        times = [row.core, row.adapter, row.overhead * row.core]
-        grid.add_row(row.engine, row.way, *(f"{1e3 * seconds:.2f}" for seconds in times),
-                     f"{100 * row.overhead:.1f} %", f"{100 * row.forward:.1f} %", style=style)  # fmt: skip
+        times = [f"{1e3 * seconds:.2f}" for seconds in (row.core, row.floor, row.adapter)]
+        overhead, own = (
+            [f"{1e3 * share * row.core:.2f}", f"[red]{100 * share:.1f} %" if share > LIMIT else f"{100 * share:.1f} %"]
+            for share in (row.overhead, row.own)
+        )
+        grid.add_row(row.engine, row.way, *times, *overhead, f"{100 * row.forward:.1f} %", *own)
     console.print(grid)
+    console.print(CAPTION, highlight=False, markup=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> list[Overhead]:

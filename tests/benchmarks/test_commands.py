@@ -6,6 +6,7 @@ import gc
 import io
 import itertools
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -154,10 +155,11 @@ def test_the_profile_names_the_parts() -> None:
 def test_the_adapters_answer_is_verified_and_their_overhead_is_shown() -> None:
     row = adapters.measure("torch", "CLARABEL", repeats=1, quick=True)
     assert not row.fault
-    assert row.core > 0
+    assert 0 < row.floor < row.adapter
     assert row.overhead == pytest.approx(row.adapter / row.core - 1)
+    assert row.own == pytest.approx((row.adapter - row.core - row.floor) / row.core)
     text = io.StringIO()
-    late = adapters.Overhead("late", "CLARABEL", 2.0, 3.0, 0.5, 0.4)
+    late = adapters.Overhead("late", "CLARABEL", 2.0, 0.4, 3.0, overhead=0.5, own=0.3, forward=0.4)
     adapters.table([late, adapters.Overhead("odd", "IPM", fault="wrong: off")], machine.facts(1), Console(file=text))
-    assert "50.0 %" in text.getvalue()
+    assert re.search(r"1000\.00 *│ *50\.0 % .* 600\.00 *│ *30\.0 %", text.getvalue()), text.getvalue()
     assert "wrong: off" in text.getvalue()
