@@ -52,9 +52,22 @@ class Record:
     @property
     def point(self) -> np.ndarray:
         """x, y, s and the status, one below the other, ``(n + 2 m + 1,) + batch``; see ``Layer.restore``."""
+        point = np.empty(self.point_shape)
+        self.write_point(point)
+        return point
+
+    @property
+    def point_shape(self) -> tuple[int, ...]:
+        """The shape of ``point``."""
+        n, m = self.solution.x.shape[0], self.solution.y.shape[0]
+        return n + 2 * m + 1, *self.packed.batch
+
+    def write_point(self, out: np.ndarray) -> None:
+        """Put ``point`` into a contiguous array of its shape."""
         solution = self.solution
-        rows = np.concatenate([solution.x, solution.y, solution.s, solution.status[None].astype(np.float64)])
-        return rows.reshape((rows.shape[0], *self.packed.batch))
+        n, m, batch = solution.x.shape[0], solution.y.shape[0], solution.batch
+        rows = out.reshape(n + 2 * m + 1, batch)
+        rows[:n], rows[n : n + m], rows[n + m : -1], rows[-1] = solution.x, solution.y, solution.s, solution.status
 
     @cached_property
     def _good(self) -> np.ndarray:

@@ -1,7 +1,8 @@
 """The solution and its derivative as TensorFlow functions with gradients of their own.
 
 Eagerly the record of a call is kept for its gradient. In a graph, where only tensors last, the forward pass also gives
-the solution's point, from which ``Layer.restore`` makes the record again, without solving.
+the solution's point, on whose memory the record hangs (``handles``), and from which ``Layer.restore`` makes it again,
+without solving, where the memory is another.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ from tensorflow.python.eager import record
 from cvxlayers.errors import DerivativeError, ParameterError
 from cvxlayers.layer import Layer
 from cvxlayers.record import Record
+from cvxlayers.tensorflow.handles import keep, record_of
 
 __all__ = ["solve"]
+
+_BARRED = "The TensorFlow layer has no forward mode inside a tf.function."
 
 Find = Callable[[Sequence[np.ndarray]], Record]
 
@@ -56,10 +60,11 @@ def _now(core: Layer, parameters: Sequence[tf.Tensor], solver_args: Mapping[str,
 def _later(core: Layer, parameters: Sequence[tf.Tensor], solver_args: Mapping[str, Any] | None) -> Any:
     def host(*arrays: np.ndarray) -> list[np.ndarray]:
         solved = core.solve(arrays, solver_args)
-        return [*solved.outputs, solved.point]
+        return [*solved.outputs, keep(solved)]
 
     def find(arrays: Sequence[np.ndarray]) -> Record:
-        return core.restore(arrays[:-1], arrays[-1], solver_args)
+        *given, point = arrays
+        return record_of(point, [array.shape for array in given]) or core.restore(given, point, solver_args)
 
     specs, structure = core.compiled.outputs, core.compiled.structure
     dtypes = [tf.complex128 if spec.complex else tf.float64 for spec in specs]
@@ -124,11 +129,11 @@ def _host_call(host: Callable[..., Any], tensors: Sequence[tf.Tensor], dtypes: S
     """A node of the graph that calls a NumPy function.
 
     While a graph is built, TensorFlow's forward mode goes through the operations one by one, past custom gradients,
-    and takes a call of the host for a constant: its tangents would be zero. ``Snapshot`` returns its input and has no
-    rule of differentiation, which makes that an error; the reverse mode never reaches it.
+    and takes a call of the host for a constant: its tangents would be zero. ``PreventGradient`` makes that an error and
+    costs nothing in the graph; the reverse mode never reaches it.
     """
     try:
-        barred = [tf.raw_ops.Snapshot(input=tensor) for tensor in tensors]
+        barred = [tf.raw_ops.PreventGradient(input=tensor, message=_BARRED) for tensor in tensors]
     except LookupError as exc:
         raise DerivativeError(
             "The TensorFlow layer has a forward mode (tf.autodiff.ForwardAccumulator) in eager execution only, and "

@@ -14,7 +14,6 @@ tf = pytest.importorskip("tensorflow")
 
 import cvxlayers  # noqa: E402
 from cvxlayers.errors import OptionError, ParameterError, SolveError  # noqa: E402
-from cvxlayers.layer import Layer  # noqa: E402
 from cvxlayers.tensorflow import CvxpyLayer  # noqa: E402
 from tests.contracts.case import Case  # noqa: E402
 from tests.contracts.table import case  # noqa: E402
@@ -201,19 +200,6 @@ def test_a_failing_element_leaves_the_others_their_gradients(compiled: bool) -> 
     gradients = (tf.function(run) if compiled else run)(*given)
     assert_all_close(gradients, ([1.0, 0.0, 0.0], [0.0, 0.0, 0.0]), 1e-6, "gradients")
     assert np.isnan(interval(on_failure="nan")(*given)[0]).tolist() == [False, True, False]
-
-
-def test_eager_gradients_come_from_the_record_and_compiled_ones_from_the_point(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[str] = []
-    for name in ("solve", "restore"):
-        original = getattr(Layer, name)
-        monkeypatch.setattr(Layer, name, lambda *a, _do=original, _name=name: (calls.append(_name), _do(*a))[1])
-    layer, values = tf_layer("norm_ball"), case("norm_ball").point()
-    answer(layer, values)
-    assert calls == ["solve"]
-    calls.clear()
-    answer(layer, values, compiled=True)
-    assert calls == ["solve", "restore"]
 
 
 def test_a_saved_problem_becomes_a_layer(tmp_path: Any) -> None:
