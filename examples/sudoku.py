@@ -29,7 +29,7 @@ from rich.progress import track
 
 from cvxlayers.torch import QPLayer
 
-__all__ = ["main", "rules"]
+__all__ = ["boards", "main", "rules"]
 
 NUMBERS, CELLS, SIZE, ROWS = 4, 16, 64, 40
 ROUNDS = 32  # puzzles in a step
