@@ -20,6 +20,9 @@ from cvxlayers.solution import Solution
 
 __all__ = ["Record"]
 
+ALIGNMENT = 64
+"""Bytes: what the frameworks' kernels ask of an array's memory at the most."""
+
 
 @dataclass(frozen=True)
 class Record:
@@ -51,23 +54,18 @@ class Record:
 
     @property
     def point(self) -> np.ndarray:
-        """x, y, s and the status, one below the other, ``(n + 2 m + 1,) + batch``; see ``Layer.restore``."""
-        point = np.empty(self.point_shape)
-        self.write_point(point)
-        return point
+        """x, y, s and the status, one below the other, ``(n + 2 m + 1,) + batch``; see ``Layer.restore``.
 
-    @property
-    def point_shape(self) -> tuple[int, ...]:
-        """The shape of ``point``."""
-        n, m = self.solution.x.shape[0], self.solution.y.shape[0]
-        return n + 2 * m + 1, *self.packed.batch
-
-    def write_point(self, out: np.ndarray) -> None:
-        """Put ``point`` into a contiguous array of its shape."""
+        Its memory begins at a multiple of ``ALIGNMENT`` bytes: so frameworks take it as it is, without a copy.
+        """
         solution = self.solution
         n, m, batch = solution.x.shape[0], solution.y.shape[0], solution.batch
-        rows = out.reshape(n + 2 * m + 1, batch)
+        height = n + 2 * m + 1
+        memory = np.empty(height * batch + ALIGNMENT // 8)
+        first = -memory.ctypes.data % ALIGNMENT // 8
+        rows = memory[first : first + height * batch].reshape(height, batch)
         rows[:n], rows[n : n + m], rows[n + m : -1], rows[-1] = solution.x, solution.y, solution.s, solution.status
+        return rows.reshape((height, *self.packed.batch))
 
     @cached_property
     def _good(self) -> np.ndarray:

@@ -191,9 +191,11 @@ class CvxpyLayer(Adapter, keras.layers.Layer):
 
     def _cast(self, tensor: Any) -> Any:
         """In the dtype of the layer; complex numbers stay, and the core says what it thinks of them."""
-        tensor = keras.ops.convert_to_tensor(tensor)
-        is_complex = keras.backend.standardize_dtype(tensor.dtype).startswith("complex")
-        return tensor if is_complex else keras.ops.cast(tensor, self.compute_dtype)
+        if not keras.ops.is_tensor(tensor):
+            tensor = keras.ops.convert_to_tensor(tensor)
+        dtype = keras.backend.standardize_dtype(tensor.dtype)
+        as_it_is = dtype == self.compute_dtype or dtype.startswith("complex")
+        return tensor if as_it_is else keras.ops.cast(tensor, self.compute_dtype)
 
     def _batch(self, shapes: Mapping[str, Shape]) -> Shape:
         """The batch's shape, with None for what is not known."""

@@ -2,14 +2,13 @@
 
 From the forward to the backward pass only tensors travel in a graph, the point among them: x, y, s and the statuses. A
 solved call is worth more than that. TensorFlow takes an array that the host hands out for a tensor as it is, where its
-memory begins at a multiple of ``ALIGNMENT`` bytes, and hands the same memory back to the host later. So the call hangs
-on that memory: it lives as long as the tensor does, and is found by its address. Where the tensor was copied it is not
-found, and ``Layer.restore`` makes it again from the numbers.
+memory begins as that of a point does, and hands the same memory back to the host later. So the call hangs on that
+memory: it lives as long as the tensor does, and is found by its address. Where the tensor was copied it is not found,
+and ``Layer.restore`` makes it again from the numbers.
 """
 
 from __future__ import annotations
 
-import math
 import weakref
 from collections.abc import Sequence
 
@@ -20,23 +19,16 @@ from cvxlayers.record import Record
 
 __all__ = ["keep", "record_of"]
 
-ALIGNMENT = 64
-"""Bytes: what TensorFlow's kernels ask of memory at the most."""
-
 _RECORDS: dict[int, tuple[weakref.ref[Array], tuple[int, ...], Record]] = {}
 
 
 def keep(record: Record) -> Array:
     """The point of a solved call as an array ``(n + 2 m + 1,) + batch``, on whose memory the call hangs."""
-    shape = record.point_shape
-    size = math.prod(shape)
-    memory = np.empty(size + ALIGNMENT // 8)
-    first = -memory.ctypes.data % ALIGNMENT // 8
-    point = memory[first : first + size].reshape(shape)
-    record.write_point(point)
-    if size:
-        place = point.ctypes.data
-        _RECORDS[place] = weakref.ref(memory, lambda _: _RECORDS.pop(place, None)), shape, record
+    point = record.point
+    if point.size:
+        memory, place = point.base, point.ctypes.data
+        assert isinstance(memory, np.ndarray)
+        _RECORDS[place] = weakref.ref(memory, lambda _: _RECORDS.pop(place, None)), point.shape, record
     return point
 
 

@@ -65,3 +65,14 @@ def test_a_solved_call_dies_with_its_pullback(layer, calls):
     del pull
     gc.collect()
     assert calls["solve"][0]() is None
+
+
+def test_without_jit_the_results_are_arrays_of_jax_all_the_same(layer, calls):
+    values = jnp.array([0.5, 0.3, -0.4])
+    with jax.disable_jit():
+        (x,), pull = jax.vjp(layer, values)
+        (gradient,) = pull((jnp.array([1.0, 0.0, 0.0]),))
+    assert isinstance(x, jax.Array)
+    assert isinstance(gradient, jax.Array)
+    assert np.allclose(gradient, [0.5, -0.5, 0.0], atol=1e-6)
+    assert (len(calls["solve"]), len(calls["restore"])) == (1, 0)
