@@ -69,6 +69,31 @@ def _least_squares(quick: bool) -> Case:
     return Case("least squares", size, (X, t, w), ours, check, baselines, ("ddn.pytorch.leastsquares", ddn))
 
 
+def _plain_least_squares(quick: bool) -> Case:
+    """Without weights and without bias."""
+    B, C, T = (2, 3, 8) if quick else (64, 32, 256)
+    X, t = _random(B, C, T), _random(B, 1, T, seed=1)
+
+    def check(outputs: Sequence[Tensor]) -> float:
+        (u,) = outputs
+        gradient = (X @ (u[:, None] @ X - t).mT)[..., 0] + RIDGE * u
+        return float(gradient.abs().max() / (X * t).abs().sum(-1).max())
+
+    def normal(X: Tensor, t: Tensor) -> Tensor:
+        return torch.linalg.solve(X @ X.mT + RIDGE * torch.eye(C, dtype=X.dtype), X @ t.mT)[..., 0]
+
+    def ddn(module: Any) -> Forward:
+        layer = module.LeastSquaresLayer(RIDGE, cache_decomposition=True, enable_bias=False)
+        return lambda X, t: layer(X, t)[0]
+
+    def ours(X: Tensor, t: Tensor) -> Tensor:
+        return least_squares(X, t, beta=RIDGE, bias=False)[0]
+
+    baselines = {"normal equations, autograd": normal}
+    size = f"{B} x {C} x {T}"
+    return Case("least squares, plain", size, (X, t), ours, check, baselines, ("ddn.pytorch.leastsquares", ddn))
+
+
 def _signed(V: Tensor) -> Tensor:
     return V * V.gather(1, V.detach().abs().argmax(1, keepdim=True)).detach().sign()
 
@@ -85,8 +110,33 @@ def _eigen(k: int | None, quick: bool) -> Case:
         lam, V = outputs
         return float(((X + X.mT) @ V / 2 - V * lam[:, None]).abs().max() / lam.abs().max())
 
-    name = "eigendecomposition" if k is None else f"eigendecomposition top {k}"
+    name = "eigendecomposition" if k is None else f"eigendecomposition, top {k}"
     return Case(name, f"{B} x {M} x {M}", (X,), partial(eigendecomposition, k=k), check, {"eigh, autograd": torch_eigh})
+
+
+def _eigenvectors(k: int | None, quick: bool) -> Case:
+    """The vectors alone, as ``ddn`` has them: in rising order and with any sign, so that signs are given to both."""
+    B, M = (2, 4) if quick else (64, 32)
+    X, count = _random(B, M, M), k or M
+    expected = _signed(torch.linalg.eigh((X + X.mT) / 2).eigenvectors)[..., -count:]
+
+    def check(outputs: Sequence[Tensor]) -> float:
+        return float((outputs[0] - expected).abs().max())
+
+    def torch_eigh(X: Tensor) -> Tensor:
+        return _signed(torch.linalg.eigh((X + X.mT) / 2).eigenvectors[..., -count:])
+
+    def ours(X: Tensor) -> Tensor:
+        return eigendecomposition(X, k)[1].flip(-1)
+
+    def ddn(module: Any) -> Forward:
+        apply = module.EigenDecompositionFcn.apply
+        signs = (apply(X, k) * expected).sum(1, keepdim=True).sign()
+        return lambda X: apply(X, k) * signs
+
+    name = "eigenvectors" if k is None else f"eigenvectors, top {k}"
+    baselines = {"eigh, autograd": torch_eigh}
+    return Case(name, f"{B} x {M} x {M}", (X,), ours, check, baselines, ("ddn.pytorch.eigen_decomposition", ddn))
 
 
 def dense(lower: Tensor, diag: Tensor, upper: Tensor, d: Tensor) -> Tensor:
@@ -194,8 +244,11 @@ def _blocks(quick: bool) -> Case:
 
 CASES: dict[str, Callable[[bool], Case]] = {
     "least squares": _least_squares,
+    "least squares plain": _plain_least_squares,
     "eigendecomposition": partial(_eigen, None),
     "eigendecomposition top 2": partial(_eigen, 2),
+    "eigenvectors": partial(_eigenvectors, None),
+    "eigenvectors top 2": partial(_eigenvectors, 2),
     "tridiagonal": _tridiagonal,
     "block-tridiagonal": _blocks,
 }

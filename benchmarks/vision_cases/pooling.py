@@ -17,6 +17,7 @@ from cvxlayers.nodes.robust_vector_pooling import robust_vector_pool
 __all__ = ["CASES"]
 
 DDN_NAMES = {
+    "quadratic": "Quadratic",
     "pseudo-huber": "PseudoHuber",
     "huber": "Huber",
     "welsch": "Welsch",
@@ -170,5 +171,5 @@ def _vector(name: str, quick: bool) -> Case:
 
 CASES: dict[str, Callable[[bool], Case]] = {
     **{f"robust pool {name}": partial(_scalar, name) for name in DDN_NAMES},
-    **{f"robust vector pool {name}": partial(_vector, name) for name in ("pseudo-huber", "huber", "welsch")},
+    **{f"robust vector pool {name}": partial(_vector, name) for name in DDN_NAMES},
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,6 +76,40 @@ def _case(name: str, quick: bool) -> Case:
     return Case(f"projection {name}", f"{batch} x {n}", (x, r), SETS[name], check, {"autograd": FORMULAS[name]})
 
 
+DDN_NAMES = {
+    "simplex": "Simplex",
+    "l1_sphere": "L1Sphere",
+    "l1_ball": "L1Ball",
+    "l2_sphere": "L2Sphere",
+    "l2_ball": "L2Ball",
+    "linf_sphere": "LInfSphere",
+    "linf_ball": "LInfBall",
+}
+
+
+def _fixed(name: str, quick: bool) -> Case:
+    """One radius for the batch, a constant: as ``ddn`` has it, which rounds it to single precision."""
+    batch, n = (8, 6) if quick else (512, 128)
+    x = torch.randn(batch, n, generator=generator(), dtype=torch.float64)
+    size = {"l1": x.abs().sum(-1), "l2": x.norm(dim=-1), "linf": x.abs().amax(-1)}.get(name.split("_")[0])
+    middle = slice(batch // 2 - 1, batch // 2 + 1)  # half of the points in the ball, none on its surface
+    radius = 1.0 if size is None else float(size.sort().values[middle].mean().float())
+    r = torch.full((batch,), radius, dtype=torch.float64)
+    expected = _reference(name, x, r)
+
+    def check(outputs: Sequence[Tensor]) -> float:
+        return float((outputs[0] - expected).abs().max() / expected.abs().max())
+
+    def ddn(module: Any) -> Forward:
+        layer = module.EuclideanProjection(getattr(module, DDN_NAMES[name]), radius)
+        return lambda x: layer(x)
+
+    return Case(
+        f"projection {name}, fixed radius", f"{batch} x {n}", (x,), lambda x: SETS[name](x, radius), check,
+        {"autograd": lambda x: FORMULAS[name](x, r)}, ("ddn.pytorch.projections", ddn),
+    )  # fmt: skip
+
+
 def _reference(name: str, x: Tensor, r: Tensor) -> Tensor:
     """Simplex and L1 by bisection for the threshold; the others by their formulas."""
     norm, _, kind = name.partition("_")
@@ -93,4 +128,7 @@ def _reference(name: str, x: Tensor, r: Tensor) -> Tensor:
     return torch.where(inside, x, x.sign() * y)
 
 
-CASES: dict[str, Callable[[bool], Case]] = {f"projection {name}": partial(_case, name) for name in FORMULAS}
+CASES: dict[str, Callable[[bool], Case]] = {
+    **{f"projection {name}": partial(_case, name) for name in FORMULAS},
+    **{f"projection {name} fixed": partial(_fixed, name) for name in FORMULAS},
+}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.vision_cases.case import Case, generator
+from benchmarks.vision_cases.case import Case, Forward, generator
 from cvxlayers.nodes import analytic_centre, perspective_n_point, total_variation
 
 __all__ = ["CASES"]
@@ -186,9 +188,13 @@ def _pose(quick: bool) -> Case:
         size = (w * residual.detach().norm(dim=2)).sum(1)
         return float((gradient.norm(dim=1) / size).max())
 
+    def ddn(module: Any) -> Forward:
+        layer = importlib.import_module("ddn.pytorch.node").DeclarativeLayer(module.PnP())
+        return lambda p2d, p3d, w: layer(p2d, p3d, w, None)
+
     return Case(
         "perspective-n-point", f"{batch} x {n}", (p2d, p3d, w), perspective_n_point, check,
-        {"Gauss-Newton, recorded": recorded_pose},
+        {"Gauss-Newton, recorded": recorded_pose}, ("ddn.pytorch.pnp_node", ddn),
     )  # fmt: skip
 
 

@@ -84,6 +84,43 @@ def _transport(size: tuple[int, int, int], gamma: float, quick: bool) -> Case:
     )  # fmt: skip
 
 
+def _masses(quick: bool) -> Case:
+    """Masses that are learned: softmax keeps their totals equal, so that every rule for other changes agrees."""
+    batch, H, W = (2, 4, 5) if quick else (32, 64, 64)
+    M = torch.rand(batch, H, W, generator=generator(), dtype=torch.float64)
+    rows = torch.randn(batch, H, generator=generator(1), dtype=torch.float64)
+    columns = torch.randn(batch, W, generator=generator(2), dtype=torch.float64)
+    gamma = 10.0
+
+    def iterated(M: Tensor, rows: Tensor, columns: Tensor, most: int = 100) -> Tensor:
+        log_r, log_c = torch.log_softmax(rows, 1), torch.log_softmax(columns, 1)
+        g, S = torch.zeros_like(columns), -gamma * M
+        for _ in range(most):
+            f = log_r - torch.logsumexp(S + g[:, None], 2)
+            g = log_c - torch.logsumexp(S + f[:, :, None], 1)
+        return torch.exp(S + f[:, :, None] + g[:, None])
+
+    with torch.no_grad():
+        expected = iterated(M, rows, columns, 2000)
+
+    def check(outputs: Sequence[Tensor]) -> float:
+        (P,) = outputs
+        marginals = (P.sum(2) - rows.softmax(1)).abs().sum(1) + (P.sum(1) - columns.softmax(1)).abs().sum(1)
+        return max(float(marginals.max()), float((P - expected).abs().max() / expected.max()))
+
+    def ddn(module: Any) -> Forward:
+        layer = module.OptimalTransportLayer(gamma=gamma, eps=MET / W, maxiters=MOST)
+        return lambda M, rows, columns: layer(M, rows.softmax(1), columns.softmax(1))
+
+    def ours(M: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        return optimal_transport(M, rows.softmax(1), columns.softmax(1), gamma)
+
+    return Case(
+        "optimal transport, masses", f"{batch} x {H} x {W}", (M, rows, columns), ours, check,
+        {"Sinkhorn, recorded": iterated}, ("ddn.pytorch.optimal_transport", ddn),
+    )  # fmt: skip
+
+
 class _Bisection(torch.autograd.Function):
     """entmax of any order by fifty halvings, with the closed-form derivative."""
 
@@ -163,6 +200,7 @@ SIZES: dict[str, tuple[tuple[int, int, int], float]] = {
 }
 CASES: dict[str, Maker] = {
     **{name: partial(_transport, size, gamma) for name, (size, gamma) in SIZES.items()},
+    "transport masses": _masses,
     "entmax 1.5": partial(_entmax, 1.5),
     "entmax 1.25": partial(_entmax, 1.25),
     "robust mean": _robust,
