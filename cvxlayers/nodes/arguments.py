@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from cvxlayers.errors import ParameterError
 
-__all__ = ["check_dimensions", "check_entries", "check_tensor", "flatten_batch", "positive"]
+__all__ = ["check_dimensions", "check_entries", "check_tensor", "flatten_batch", "positive", "signed"]
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def signed(function: Function) -> Function:
+    """The function, with its signature kept on it: PyTorch asks for that of a rule's ``forward`` at each of its calls."""
+    function.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
+    return function
 
 
 def check_tensor(name: str, x: Any) -> Tensor:
@@ -131,6 +140,7 @@ class _Look(torch.autograd.Function):
     """Calls the test on the plain tensor that lies below all transformations."""
 
     @staticmethod
+    @signed
     def forward(x: Tensor, allowed: Callable[[Tensor], Tensor], message: str) -> Tensor:
         good = allowed(x)
         if not good.all():

@@ -3,7 +3,7 @@
 The matrices of a batch stand one below the other in one long banded matrix. Where one ends and the next begins the
 band holds zeros, so the pivot search, which takes the entry of largest absolute value, never leaves a matrix that has
 a pivot of its own. One call of gttrf or gbtrf therefore factorizes all of them as if each were alone (Anderson et al.
-1999, LAPACK Users' Guide). Rows are divided by their largest entry first; a pivot that is then no larger than
+1999, LAPACK Users' Guide). Where rows are divided by their largest entry first, a pivot that is no larger than
 rounding errors of its column tells that the matrix is singular to working precision.
 """
 
@@ -53,29 +53,80 @@ def judge(x: Tensor, singular: Tensor, residual: Tensor, size: Tensor) -> Solved
     worst = residual.abs().amax(over) / size.amax(over).clamp_min(torch.finfo(x.dtype).tiny)
     good = ~singular & (worst <= BACKWARD_ERROR * torch.finfo(x.dtype).eps)
     status = torch.where(good, int(Status.OPTIMAL), int(Status.FAILED))
-    x = torch.where(singular.reshape(-1, *[1] * (x.ndim - 1)), torch.nan, x)
-    return Solved((x,), status, torch.zeros_like(status), torch.where(singular, torch.nan, worst))
+    if singular.any():
+        x = torch.where(singular.reshape(-1, *[1] * (x.ndim - 1)), torch.nan, x)
+        worst = torch.where(singular, torch.nan, worst)
+    return Solved((x,), status, torch.zeros_like(status), worst)
 
 
 def solve_tridiagonal(lower: Array, diag: Array, upper: Array, d: Array) -> tuple[Array, Array]:
-    """(B, N - 1), (B, N), (B, N - 1), (B, N, K) to x (B, N, K) and which elements are singular (B,)."""
-    B, N, K = d.shape
-    none = np.zeros((B, 1), dtype=d.dtype)
+    """(B, N - 1), (B, N), (B, N - 1), (B, N, K) to x (B, N, K) and which elements are singular (B,).
+
+    First without scaling rows; elements with a pivot that is small beside their largest entry, or an x that is not
+    finite, are solved again with it.
+    """
+    x, poor = _plain(lower, diag, upper, d)
+    singular = np.zeros(len(d), dtype=bool)
+    if poor.any():
+        x[poor], singular[poor] = _scaled(*(part[poor] for part in (lower, diag, upper, d)))
+    return x, singular
+
+
+def _plain(lower: Array, diag: Array, upper: Array, d: Array) -> tuple[Array, Array]:
+    """x, and whose pivots do not show at once that all is well."""
+    chain, entries = _chain(lower, diag, upper)
+    largest = np.abs(entries).max((0, 2))
+    (gtsv,) = lapack.get_lapack_funcs(("gtsv",), (d,))
+    _, pivots, _, x, info = gtsv(chain[0, 1:], chain[1], chain[2, :-1], _column(d), overwrite_b=True)
+    _refuse(info)
+    if info > 0:  # a pivot of zero, where LAPACK stops
+        return np.empty_like(d), np.ones(len(d), dtype=bool)
+    small = np.abs(pivots[: diag.size]).reshape(diag.shape).min(1)
+    x = _uncolumned(x, d)
+    good = small > np.finfo(d.dtype).eps ** 0.5 * largest
+    return x, ~(good if np.isfinite(x.sum()) else good & np.isfinite(x).all((1, 2)))
+
+
+def _scaled(lower: Array, diag: Array, upper: Array, d: Array) -> tuple[Array, Array]:
+    """x and who is singular, where every row is divided by its largest entry."""
+    none = np.zeros((len(d), 1), dtype=d.dtype)
     below, above = np.hstack([none, lower]), np.hstack([upper, none])
     rows = _largest(np.abs(below), np.abs(diag), np.abs(above))
-    below, middle, above, right = below / rows, diag / rows, above / rows, d / rows[..., None]
+    below, middle, above = below / rows, diag / rows, above / rows
     columns = np.abs(middle)
     columns[:, 1:] = np.maximum(columns[:, 1:], np.abs(above[:, :-1]))
     columns[:, :-1] = np.maximum(columns[:, :-1], np.abs(below[:, 1:]))
-    # Three rows of the identity at the end: LAPACK's wrappers take no empty bands.
-    n, flat = B * N, np.zeros((3, B * N + 3), dtype=d.dtype)
-    flat[0, :n], flat[1, :n], flat[1, n:], flat[2, :n] = below.reshape(-1), middle.reshape(-1), 1, above.reshape(-1)
+    chain, _ = _chain(below[:, 1:], middle, above[:, :-1])
     gttrf, gttrs = lapack.get_lapack_funcs(("gttrf", "gttrs"), (d,))
-    factors = gttrf(flat[0, 1:], flat[1], flat[2, :-1])
-    singular = _mend(factors[1][:n], columns)
-    x, info = gttrs(*factors[:5], np.pad(right.reshape(n, K), ((0, 3), (0, 0))))
+    factors = gttrf(chain[0, 1:], chain[1], chain[2, :-1])
+    singular = _mend(factors[1][: diag.size], columns)
+    x, info = gttrs(*factors[:5], _column(d / rows[..., None]), overwrite_b=True)
     _refuse(info)
-    return np.ascontiguousarray(x[:n]).reshape(B, N, K), singular
+    return _uncolumned(x, d), singular
+
+
+def _chain(lower: Array, diag: Array, upper: Array) -> tuple[Array, Array]:
+    """The bands (3, B N + 3) of the long matrix, and as (3, B, N) those of its parts.
+
+    Three rows of the identity stand at the end: LAPACK's wrappers take no empty bands.
+    """
+    n = diag.size
+    chain = np.zeros((3, n + 3), dtype=diag.dtype)
+    chain[1, n:] = 1
+    entries = chain[:, :n].reshape(3, *diag.shape)
+    entries[0, :, 1:], entries[1], entries[2, :, :-1] = lower, diag, upper
+    return chain, entries
+
+
+def _column(d: Array) -> Array:
+    """d for the long matrix, (B N + 3, K)."""
+    right = np.zeros((d.shape[0] * d.shape[1] + 3, d.shape[2]), dtype=d.dtype, order="F")
+    right[:-3] = d.reshape(-1, d.shape[2])
+    return right
+
+
+def _uncolumned(x: Array, d: Array) -> Array:
+    return np.ascontiguousarray(x[:-3]).reshape(d.shape)
 
 
 def solve_blocks(lower: Array, diag: Array, upper: Array, d: Array) -> tuple[Array, Array]:

@@ -17,6 +17,7 @@ import torch
 from torch.autograd.forward_ad import _set_fwd_grad_enabled, unpack_dual
 
 from cvxlayers.errors import ParameterError
+from cvxlayers.nodes.arguments import signed
 from cvxlayers.nodes.outcome import Call, Solved
 from cvxlayers.report import Seconds
 from cvxlayers.solution import Status
@@ -73,12 +74,11 @@ class ClosedRule(ABC):
         """Solve the elements with finite inputs, settle failures, and return the outputs and who is all right."""
         seconds = Seconds()
         with seconds.measure("packing"):
-            finite = torch.stack([~_any(~torch.isfinite(x)) for x in inputs]).all(0)
-            whole = bool(finite.all())
-            if not whole and call.on_failure == "raise":
+            finite = _finite(inputs)
+            if finite is not None and call.on_failure == "raise":
                 self._refuse(inputs)
         with seconds.measure("solving"):
-            if whole:
+            if finite is None:
                 solved = self.solve(call, *inputs)
             else:
                 index = finite.nonzero()[:, 0]
@@ -119,6 +119,15 @@ def _like(ok: Tensor, x: Tensor) -> Tensor:
     return ok.reshape(-1, *[1] * (x.ndim - 1))
 
 
+def _finite(inputs: Sequence[Tensor]) -> Tensor | None:
+    """Which elements have only finite entries, (B,); None where all have."""
+    sums = torch.stack([x.sum().double() for x in inputs])  # finite only if every term is
+    if bool(torch.isfinite(sums).all()):
+        return None
+    finite = torch.stack([~_any(~torch.isfinite(x)) for x in inputs]).all(0)
+    return None if bool(finite.all()) else finite
+
+
 def _any(mask: Tensor) -> Tensor:
     """Whether the mask holds anywhere in each element, (B,)."""
     return mask.any(tuple(range(1, mask.ndim))) if mask.ndim > 1 else mask
@@ -140,6 +149,7 @@ class _Attach(torch.autograd.Function):
     """(rule, call, record, *inputs) to (*outputs, ok)."""
 
     @staticmethod
+    @signed
     def forward(rule: ClosedRule, call: Call, record: _Record, *inputs: Tensor) -> tuple[Tensor, ...]:
         return rule.solve_all(call, record, inputs)
 

@@ -94,6 +94,17 @@ def multiply_tridiagonal(lower: Tensor, diag: Tensor, upper: Tensor, x: Tensor) 
     return product + pad(below, (0, 0, 1, 0)) + pad(above, (0, 0, 0, 1))
 
 
+def _residual(lower: Tensor, diag: Tensor, upper: Tensor, d: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """A x - d and |A| |x| + |d|, without a graph."""
+    at, below, above = diag[..., None] * x, lower[..., None] * x[:, :-1], upper[..., None] * x[:, 1:]
+    residual, size = at - d, at.abs_().add_(d.abs())
+    residual[:, 1:] += below
+    residual[:, :-1] += above
+    size[:, 1:] += below.abs_()
+    size[:, :-1] += above.abs_()
+    return residual, size
+
+
 class _Rule(ClosedRule):
     """(lower, diag, upper, d) to x: (B, N - 1), (B, N), (B, N - 1), (B, N, K) to (B, N, K)."""
 
@@ -102,9 +113,7 @@ class _Rule(ClosedRule):
 
     def solve(self, call: Call, *inputs: Tensor) -> Solved:
         x, singular = through_numpy(solve_tridiagonal, *inputs)
-        lower, diag, upper, d = inputs
-        size = multiply_tridiagonal(lower.abs(), diag.abs(), upper.abs(), x.abs()) + d.abs()
-        return judge(x, singular, multiply_tridiagonal(lower, diag, upper, x) - d, size)
+        return judge(x, singular, *_residual(*inputs, x))
 
     def pullback(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Tensor]
