@@ -36,10 +36,13 @@ class ClosedRule(ABC):
         Of the inputs, for errors.
     advice : mapping
         From a status to what the user can do.
+    sparing : bool
+        Whether ``pullback`` gets None, rather than zeros, for outputs that nothing depends on.
     """
 
     names: ClassVar[tuple[str, ...]]
     advice: ClassVar[Mapping[Status, str]] = {}
+    sparing: ClassVar[bool] = False
 
     @abstractmethod
     def solve(self, call: Call, *inputs: Tensor) -> Solved:
@@ -47,9 +50,9 @@ class ClosedRule(ABC):
 
     @abstractmethod
     def pullback(
-        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Tensor]
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Any]
     ) -> Sequence[Tensor]:
-        """The cotangents of the inputs."""
+        """The cotangents of the inputs; those of the outputs are tensors, or, for a ``sparing`` rule, some are None."""
 
     @abstractmethod
     def pushforward(
@@ -158,19 +161,20 @@ class _Attach(torch.autograd.Function):
         ctx.rule, ctx.call, ctx.record, *tensors = inputs
         ctx.count = len(tensors)
         ctx.mark_non_differentiable(output[-1])
+        ctx.set_materialize_grads(not ctx.rule.sparing)
         ctx.save_for_backward(*tensors, *output)
         ctx.save_for_forward(*tensors, *output)
 
     @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         *saved, ok = ctx.saved_tensors
         given = cotangents[:-1]
         if ctx.record.complete:
             return None, None, None, *ctx.rule.pullback(saved[: ctx.count], saved[ctx.count :], given)
         saved = _gated(saved, ok)
-        used = [torch.where(_like(ok, part), part, 0.0) for part in given]
+        used = [None if part is None else torch.where(_like(ok, part), part, 0.0) for part in given]
         found = ctx.rule.pullback(saved[: ctx.count], saved[ctx.count :], used)
-        touched = torch.stack([_any(part != 0) for part in given]).any(0)
+        touched = torch.stack([_any(part != 0) for part in given if part is not None]).any(0)
         fill = torch.where(touched, torch.nan, 0.0) if ctx.call.on_failure == "nan" else torch.zeros_like(ok)
         return None, None, None, *(torch.where(_like(ok, x), x, _like(fill, x).to(x.dtype)) for x in found)
 

@@ -100,53 +100,85 @@ class Eigendecomposition(Reporting):
 
 
 class _Rule(ClosedRule):
-    """X to (lam, V): (B, M, M) to (B, M), (B, M, M), in falling order."""
+    """X to (lam, V): (B, M, M) to (B, M), (B, M, M), in falling order.
+
+    Of the first k < M a copy follows, (B, k) and (B, M, k): what is made of it has a derivative of k columns.
+    """
 
     names = ("X",)
     advice = {Status.FAILED: "the eigenvalues of a failed element did not converge: rescale it"}
+    sparing = True
+
+    def __init__(self, k: int) -> None:
+        self.k = k
 
     def solve(self, call: Call, *inputs: Tensor) -> Solved:
         (X,) = inputs
-        S = (X + X.mT) / 2
+        S = (X + X.mT).mul_(0.5)
         S = S if S.dtype == torch.float64 else S.float()
-        lam, V = torch.linalg.eigh(S)
-        lam, rows = lam.flip(-1), V.mT.flip(-2)  # one vector a row: what follows runs along them
-        largest = rows.gather(-1, rows.abs().argmax(-1, keepdim=True))
-        rows = rows * largest.sign()
-        V = rows.mT.contiguous()
+        lam, rising = torch.linalg.eigh(S)
+        lam, V = lam.flip(-1), torch.empty_like(rising)
+        rows = V.mT  # one vector a row: what follows runs along them
+        falling = rising.mT.flip(-2)
+        torch.mul(falling, _signs(falling), out=rows)
         eps = torch.finfo(S.dtype).eps * S.shape[-1]
         size = lam.abs().amax(-1).clamp_min(torch.finfo(S.dtype).tiny)
-        worst = (rows @ S - rows * lam[..., None]).abs().amax((-2, -1)) / size
+        worst = (rows @ S).addcmul_(rows, lam[..., None], value=-1).abs_().amax((-2, -1)) / size
         status = torch.where(worst <= RESIDUAL * eps, int(Status.OPTIMAL), int(Status.FAILED))
-        return Solved((lam.to(X.dtype), V.to(X.dtype)), status, torch.zeros_like(status), worst)
+        outputs = lam.to(X.dtype), V.to(X.dtype)
+        if self.k < X.shape[-1]:
+            outputs = *outputs, outputs[0][:, : self.k].clone(), outputs[1][..., : self.k].clone()
+        return Solved(outputs, status, torch.zeros_like(status), worst)
 
     def pullback(
-        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Tensor]
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Any]
     ) -> Sequence[Tensor]:
-        (_, V), (F, poison), (g, G) = outputs, _inverse_gaps(*outputs), cotangents
-        A = V @ (F * (V.mT @ G) + torch.diag_embed(g)) @ V.mT
-        return ((A + A.mT) / 2 + poison,)
+        lam, V = outputs[:2]
+        pairs = (cotangents[:2], cotangents[2:])
+        found = [_back(lam, V, *pair) for pair in pairs if any(part is not None for part in pair)]
+        return (sum(found[1:], found[0]) if found else torch.zeros_like(inputs[0]),)
 
     def pushforward(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], tangents: Sequence[Tensor]
     ) -> Sequence[Tensor]:
-        (_, V), (F, poison), (dX,) = outputs, _inverse_gaps(*outputs), tangents
+        (lam, V), (dX,) = outputs[:2], tangents
+        F, poison = _inverse_gaps(lam, V, lam.shape[-1])
         N = V.mT @ (dX + dX.mT) @ V / 2 + poison
-        return N.diagonal(dim1=-2, dim2=-1), V @ (F * N + poison)
+        dlam, dV = N.diagonal(dim1=-2, dim2=-1), V @ (F * N + poison)
+        return (dlam, dV, dlam[:, : self.k], dV[..., : self.k])[: len(outputs)]
 
 
-_RULE = _Rule()
+def _signs(rows: Tensor) -> Tensor:
+    """(B, M, 1): the sign of the entry of largest absolute value of each row, of several that of the first."""
+    high, low = rows.amax(-1, keepdim=True), -rows.amin(-1, keepdim=True)
+    if not bool((high == low).any()):
+        return torch.where(high > low, 1.0, -1.0).to(rows.dtype)
+    return rows.gather(-1, rows.abs().argmax(-1, keepdim=True)).sign()
 
 
-def _inverse_gaps(lam: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
-    """F, and a zero (B, 1, 1) whose derivative is not finite in elements with coinciding eigenvalues."""
+def _back(lam: Tensor, V: Tensor, g: Tensor | None, G: Tensor | None) -> Tensor:
+    """The cotangent of X for those, (B, k) and (B, M, k), of the first k values and vectors."""
+    k = g.shape[-1] if g is not None else G.shape[-1] if G is not None else 0
+    F, poison = _inverse_gaps(lam, V, k)
+    first, half = V[..., :k], torch.zeros_like(V[..., :k])
+    if G is not None:
+        half = V @ (F * (V.mT @ (G / 2)))
+    if g is not None or G is not None:
+        half = half + first * ((0.0 if g is None else g[:, None] / 2) + poison)
+    A = half @ first.mT
+    return A + A.mT
+
+
+def _inverse_gaps(lam: Tensor, V: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The first k columns of F, and a zero (B, 1, 1) of which the derivative is not finite where eigenvalues coincide."""
     gap = lam[:, None, :] - lam[:, :, None]
     size = lam.detach().abs().amax(-1)[:, None, None]
     same = gap.detach().abs() <= COINCIDING * lam.shape[-1] * torch.finfo(lam.dtype).eps * size
     multiple = same.sum((-2, -1), keepdim=True) > lam.shape[-1]
     every = V.sum((-2, -1), keepdim=True) + lam.sum(-1)[:, None, None]
     zero = torch.where(multiple, every - every.detach(), 1.0)
-    return torch.where(same, 0.0, 1 / torch.where(same, 1.0, gap)), torch.where(multiple, zero.sqrt(), 0.0)
+    F = gap[..., :k].masked_fill(same[..., :k], torch.inf).reciprocal()
+    return F, torch.where(multiple, zero.sqrt(), 0.0)
 
 
 def _decompose(X: Any, k: int | None, call: Call) -> tuple[Tensor, Tensor]:
@@ -157,5 +189,5 @@ def _decompose(X: Any, k: int | None, call: Call) -> tuple[Tensor, Tensor]:
     k = M if k is None else k
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= M:
         raise OptionError(f"k: got {k!r}, expected an integer between 1 and {M}, the order of X {tuple(X.shape)}.")
-    lam, V = _RULE(call, X.reshape(X.shape[:-2].numel(), M, M))
-    return lam[:, :k].reshape(*X.shape[:-2], k), V[..., :k].reshape(*X.shape[:-1], k)
+    lam, V = _Rule(k)(call, X.reshape(X.shape[:-2].numel(), M, M))[-2:]
+    return lam.reshape(*X.shape[:-2], k), V.reshape(*X.shape[:-1], k)

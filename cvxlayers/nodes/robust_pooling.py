@@ -19,6 +19,7 @@ from torch import Tensor
 
 from cvxlayers.nodes.arguments import check_dimensions, flatten_batch, positive
 from cvxlayers.nodes.closed_rule import ClosedRule
+from cvxlayers.nodes.mean_rule import MeanRule
 from cvxlayers.nodes.outcome import Call, Reporting, Solved, check_policy
 from cvxlayers.nodes.penalties import PENALTIES, Penalty, find_penalty
 from cvxlayers.nodes.robust_search import minimize, stationarity
@@ -169,7 +170,8 @@ def _middle(x: Tensor, alpha: Tensor, y: Tensor, ends: Tensor) -> tuple[Tensor, 
     return y, ends
 
 
-_RULES = {name: _Rule(found) for name, found in PENALTIES.items()}
+_RULES: dict[str, ClosedRule] = {name: _Rule(found) for name, found in PENALTIES.items()}
+_RULES["quadratic"] = MeanRule()
 
 
 def _pool(x: Any, penalty: str, alpha: Any, call: Call) -> Tensor:

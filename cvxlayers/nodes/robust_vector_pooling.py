@@ -21,6 +21,7 @@ from torch import Tensor
 from cvxlayers.errors import ParameterError
 from cvxlayers.nodes.arguments import check_tensor, positive
 from cvxlayers.nodes.closed_rule import ClosedRule
+from cvxlayers.nodes.mean_rule import MeanRule
 from cvxlayers.nodes.outcome import Call, Reporting, Solved, check_policy
 from cvxlayers.nodes.penalties import PENALTIES, Penalty, find_penalty
 from cvxlayers.nodes.robust_descent import minimize_vector, solve_hessian
@@ -166,7 +167,8 @@ class _Rule(ClosedRule):
         return d, *self.penalty.terms((d * d).sum(1), alpha[:, None])
 
 
-_RULES = {name: _Rule(found) for name, found in PENALTIES.items()}
+_RULES: dict[str, ClosedRule] = {name: _Rule(found) for name, found in PENALTIES.items()}
+_RULES["quadratic"] = MeanRule()
 
 
 def _pool(x: Any, penalty: str, alpha: Any, call: Call) -> Tensor:
