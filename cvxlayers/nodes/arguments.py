@@ -18,7 +18,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def signed(function: Function) -> Function:
-    """The function, with its signature kept on it: PyTorch asks for that of a rule's ``forward`` at each of its calls."""
+    """The function, with its signature kept on it: PyTorch asks for that of a rule's ``forward`` at each call."""
     function.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
     return function
 

@@ -84,7 +84,8 @@ def _plain(lower: Array, diag: Array, upper: Array, d: Array) -> tuple[Array, Ar
     small = np.abs(pivots[: diag.size]).reshape(diag.shape).min(1)
     x = _uncolumned(x, d)
     good = small > np.finfo(d.dtype).eps ** 0.5 * largest
-    return x, ~(good if np.isfinite(x.sum()) else good & np.isfinite(x).all((1, 2)))
+    finite = np.isfinite(x)
+    return x, ~(good if finite.all() else good & finite.all((1, 2)))
 
 
 def _scaled(lower: Array, diag: Array, upper: Array, d: Array) -> tuple[Array, Array]:
@@ -100,9 +101,10 @@ def _scaled(lower: Array, diag: Array, upper: Array, d: Array) -> tuple[Array, A
     gttrf, gttrs = lapack.get_lapack_funcs(("gttrf", "gttrs"), (d,))
     factors = gttrf(chain[0, 1:], chain[1], chain[2, :-1])
     singular = _mend(factors[1][: diag.size], columns)
-    x, info = gttrs(*factors[:5], _column(d / rows[..., None]), overwrite_b=True)
+    right, beyond = _divided(d, rows[..., None])
+    x, info = gttrs(*factors[:5], _column(right), overwrite_b=True)
     _refuse(info)
-    return _uncolumned(x, d), singular
+    return _uncolumned(x, d), singular | beyond
 
 
 def _chain(lower: Array, diag: Array, upper: Array) -> tuple[Array, Array]:
@@ -147,10 +149,19 @@ def solve_blocks(lower: Array, diag: Array, upper: Array, d: Array) -> tuple[Arr
     factor, pivots, info = gbtrf(T.reshape(B * N * M, 3 * band + 1).T, band, band, overwrite_ab=True)
     _refuse(info)
     singular = _mend(factor[2 * band], columns)
-    right = d / rows.reshape(B, N * M, 1)
+    right, beyond = _divided(d, rows.reshape(B, N * M, 1))
     x, info = gbtrs(factor, band, band, right.reshape(B * N * M, d.shape[-1]), pivots)
     _refuse(info)
-    return np.ascontiguousarray(x).reshape(d.shape), singular
+    return np.ascontiguousarray(x).reshape(d.shape), singular | beyond
+
+
+def _divided(d: Array, rows: Array) -> tuple[Array, Array]:
+    """d by rows, and in which elements that overflows; those become zero, so that others stay clean."""
+    with np.errstate(over="ignore"):
+        right = d / rows
+    beyond: Array = ~np.isfinite(right).reshape(len(d), -1).all(1)
+    right[beyond] = 0
+    return right, beyond
 
 
 def _largest(*parts: Array) -> Array:

@@ -125,7 +125,7 @@ class _Rule(ClosedRule):
         size = lam.abs().amax(-1).clamp_min(torch.finfo(S.dtype).tiny)
         worst = (rows @ S).addcmul_(rows, lam[..., None], value=-1).abs_().amax((-2, -1)) / size
         status = torch.where(worst <= RESIDUAL * eps, int(Status.OPTIMAL), int(Status.FAILED))
-        outputs = lam.to(X.dtype), V.to(X.dtype)
+        outputs: tuple[Tensor, ...] = lam.to(X.dtype), V.to(X.dtype)
         if self.k < X.shape[-1]:
             outputs = *outputs, outputs[0][:, : self.k].clone(), outputs[1][..., : self.k].clone()
         return Solved(outputs, status, torch.zeros_like(status), worst)
@@ -170,7 +170,7 @@ def _back(lam: Tensor, V: Tensor, g: Tensor | None, G: Tensor | None) -> Tensor:
 
 
 def _inverse_gaps(lam: Tensor, V: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The first k columns of F, and a zero (B, 1, 1) of which the derivative is not finite where eigenvalues coincide."""
+    """The first k columns of F, and a zero (B, 1, 1), its derivative not finite where eigenvalues coincide."""
     gap = lam[:, None, :] - lam[:, :, None]
     size = lam.detach().abs().amax(-1)[:, None, None]
     same = gap.detach().abs() <= COINCIDING * lam.shape[-1] * torch.finfo(lam.dtype).eps * size

@@ -1,6 +1,6 @@
 """Robust pooling with the quadratic penalty: the mean over the last dimension, with nothing to search for.
 
-sum_i |y - x_i|^2 / 2 has the one stationary point y = sum_i x_i / N, so dy = sum_i dx_i / N, and alpha has no part in it.
+sum_i |y - x_i|^2 / 2 has the one stationary point y = sum_i x_i / N, so dy = sum_i dx_i / N; alpha has no part in it.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ __all__ = ["Potentials", "find_potentials"]
 
 Tensor = torch.Tensor
 
-SPAN, GROWTH = 16.0, 2.0
+SPAN, GROWTH = 24.0, 2.0
 """Costs that span more than SPAN are reached by problems that grow by at most GROWTH."""
 
 COARSE = 1e-4
@@ -91,17 +91,20 @@ def _by_products(exponents: Tensor, r: Tensor, c: Tensor, f: Tensor, g: Tensor, 
     vanish, its potentials stay as they are.
     """
     E = torch.exp(exponents)
+    rows, columns = r[:, None], c[:, None]
     u, v = torch.ones_like(f), torch.ones_like(g)
     residual, before = torch.full_like(goal, torch.inf), torch.full_like(goal, torch.inf)
     iterations, going = torch.zeros_like(goal, dtype=torch.int64), torch.ones_like(goal, dtype=torch.bool)
     patience = PATIENCE + g.shape[1] // 16
     while bool(going.any()):
-        better = v
+        mass = columns * v[:, None]  # C v
         for _ in range(BLOCK):
-            last = better
-            left = 1 / ((c * last)[:, None] @ E.mT)[:, 0]
-            better = 1 / ((r * left)[:, None] @ E)[:, 0]
-        change = (c * (last / better - 1)).abs().sum(1)
+            last = mass
+            across = torch.bmm(last, E.mT)
+            down = torch.bmm(rows / across, E)
+            mass = columns / down
+        left, better = (1 / part[:, 0] for part in (across, down))
+        change = (last * down - columns).abs().sum((1, 2))
         going &= better.isfinite().all(1) & left.isfinite().all(1) & (better > 0).all(1)
         u, v = torch.where(going[:, None], left, u), torch.where(going[:, None], better, v)
         residual = torch.where(going, change, residual)

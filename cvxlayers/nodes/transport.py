@@ -215,7 +215,7 @@ class _TransportRule(ClosedRule):
         c = torch.where(sound, c, 1 / max(c.shape[1], 1))
         scaled = gamma[:, None, None] * M
         f, g, iterations, _ = find_potentials(scaled, r, c, min(tolerance / 2, FINE), call.settings["most"])
-        E = _density(scaled, f, g)
+        E = torch.add(f[:, :, None], g[:, None]).sub_(scaled).clamp_(max=LARGEST).exp_()
         residual = (r * (_times(E, c) - 1)).abs().sum(1) + (c * (_times(E.mT, r) - 1)).abs().sum(1)
         residual = torch.where(residual.isfinite(), residual, torch.inf)
         status = torch.full(residual.shape, int(Status.FAILED), dtype=torch.int8, device=M.device)
@@ -223,7 +223,7 @@ class _TransportRule(ClosedRule):
         status[residual <= tolerance] = int(Status.OPTIMAL)
         status[empty] = int(Status.FAILED)
         status[infeasible] = int(Status.INFEASIBLE)
-        P = total[:, :, None] * r[:, :, None] * c[:, None] * E
+        P = ((total * r)[:, :, None] * E).mul_(c[:, None])
         return Solved((P, f, g), status, iterations, residual)
 
     def pullback(
@@ -235,8 +235,8 @@ class _TransportRule(ClosedRule):
         weighted = dP * E
         across, down = _times(weighted, c), _times(weighted.mT, r)
         left, right = _adjoint(E, r, c, df + total * r * across, dg + total * c * down)
-        dscaled = (left[:, :, None] - (total * r)[:, :, None] * dP) * c[:, None] + r[:, :, None] * right[:, None]
-        dscaled = dscaled * E
+        along = torch.addcmul(left[:, :, None] * c[:, None], r[:, :, None], right[:, None]) * E
+        dscaled = torch.addcmul(along, (total * r)[:, :, None] * weighted, c[:, None], value=-1)
         dtotal = (across * r).sum(1, keepdim=True) / 2
         dr, dc = total * across - _times(E, right), total * down - _times(E.mT, left)
         dr = (dr - (dr * r).sum(1, keepdim=True)) / rows + dtotal
@@ -286,7 +286,8 @@ def _forward(E: Tensor, r: Tensor, c: Tensor, first: Tensor, second: Tensor) -> 
 def _schur(E: Tensor, r: Tensor, c: Tensor) -> Tensor:
     """I - E' R E C + 1 c', and a rounding error on the diagonal, so that nothing is divided by zero."""
     identity = (1 + 1e-15) * torch.eye(E.shape[2], dtype=E.dtype, device=E.device)
-    return identity + c[:, None] * (1 - E.mT @ (r[:, :, None] * E))
+    lifted = torch.baddbmm(E.new_ones(1, 1, 1), E.mT, r[:, :, None] * E, alpha=-1)
+    return identity + c[:, None] * lifted
 
 
 _RULE = _TransportRule()

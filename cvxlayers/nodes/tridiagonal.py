@@ -112,8 +112,9 @@ class _Rule(ClosedRule):
     advice = ADVICE
 
     def solve(self, call: Call, *inputs: Tensor) -> Solved:
-        x, singular = through_numpy(solve_tridiagonal, *inputs)
-        return judge(x, singular, *_residual(*inputs, x))
+        lower, diag, upper, d = inputs
+        x, singular = through_numpy(solve_tridiagonal, lower, diag, upper, d)
+        return judge(x, singular, *_residual(lower, diag, upper, d, x))
 
     def pullback(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Tensor]

@@ -73,6 +73,34 @@ def test_a_zero_pivot_gives_no_nan() -> None:
     assert_close(dense_blocks(lower, diag, upper) @ x, d, 1e-12, "blocks")
 
 
+def test_elements_that_need_scaling_or_pivots_are_right_beside_those_that_need_neither() -> None:
+    lower, diag, upper, d = bands(6, 9, 2, seed=3)
+    diag[0] = 4.0  # dominant: needs neither
+    diag[1, 0] = diag[1, 1::2] = 0.0  # pivots
+    rows = torch.logspace(-40, 40, 9, dtype=torch.float64)  # scaling: pivots as small beside the largest entry
+    lower[2], diag[2], upper[2], d[2] = lower[2] * rows[1:], diag[2] * rows, upper[2] * rows[:-1], d[2] * rows[:, None]
+    lower[3], upper[3], diag[3] = (
+        1e200 * lower[3],
+        1e200 * upper[3],
+        1e-200 * diag[3],
+    )  # no pivot stands on the diagonal
+    diag[3, -1] = 1e200
+    lower[4], diag[4], upper[4] = 0.0, 1e-310, 0.0  # d / diag is beyond the largest number
+    diag[5, 0] = upper[5, 0] = 0.0  # singular, and LAPACK's pivot is zero
+    layer = TridiagonalSolve("nan")
+    inputs = [x.clone().requires_grad_() for x in (lower, diag, upper, d)]
+    x = layer(*inputs)
+    assert layer.info is not None
+    assert layer.info.statuses.tolist() == ["optimal"] * 4 + ["failed"] * 2
+    A = dense(lower, diag, upper)
+    scale = A[:4].abs().amax(2, keepdim=True)
+    assert_close(x[:4].detach(), torch.linalg.solve(A[:4] / scale, d[:4] / scale), 1e-9, "x", floor=0)
+    alone = torch.cat([tridiagonal_solve(*(part[i : i + 1] for part in (lower, diag, upper, d))) for i in range(4)])
+    assert_close(x[:4].detach(), alone, 1e-12, "each alone", floor=0)
+    x[:4].sum().backward()
+    assert all(torch.isfinite(part.grad).all() for part in inputs)
+
+
 def test_derivatives_of_both() -> None:
     assert_derivatives(tridiagonal_solve, bands(1, 3, 1), batched=False)
     assert_derivatives(block_tridiagonal_solve, blocks(1, 2, 2, 1), batched=False)

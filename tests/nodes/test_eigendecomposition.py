@@ -116,3 +116,24 @@ def test_bad_arguments_are_named() -> None:
         eigendecomposition(torch.ones(3, 3), 4)
     with pytest.raises(ParameterError, match="X: got NaN or infinite entries in batch elements"):
         eigendecomposition(torch.full((2, 2), torch.inf))
+
+
+def test_the_first_vectors_have_the_gradient_of_all_cut_off() -> None:
+    X = torch.randn(4, 6, 6, generator=torch.Generator().manual_seed(5), dtype=torch.float64, requires_grad=True)
+    w = torch.randn(4, 6, 2, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+
+    def gradients(lam: torch.Tensor, V: torch.Tensor) -> list[torch.Tensor]:
+        (by_vectors,) = torch.autograd.grad((V * w).sum(), X, retain_graph=True)
+        (by_values,) = torch.autograd.grad((lam**2).sum(), X, retain_graph=True)
+        (both,) = torch.autograd.grad((V * w).sum() + (lam**2).sum(), X, create_graph=True)
+        (second,) = torch.autograd.grad((both**2).sum(), X)
+        return [by_vectors, by_values, both, second]
+
+    first, every = eigendecomposition(X, 2), eigendecomposition(X)
+    for found, expected in zip(gradients(*first), gradients(every[0][:, :2], every[1][..., :2]), strict=True):
+        assert_close(found.detach(), expected.detach(), 1e-10, "gradient", floor=0)
+
+
+def test_of_two_largest_entries_the_first_is_positive() -> None:
+    _, V = eigendecomposition(torch.tensor([[[0.0, 1.0], [1.0, 0.0]], [[0.0, -1.0], [-1.0, 0.0]]]))
+    assert (V[:, 0] > 0).all()
