@@ -159,7 +159,7 @@ def _divided(d: Array, rows: Array) -> tuple[Array, Array]:
     """d by rows, and in which elements that overflows; those become zero, so that others stay clean."""
     with np.errstate(over="ignore"):
         right = d / rows
-    beyond: Array = ~np.isfinite(right).reshape(len(d), -1).all(1)
+    beyond: Array = np.any(~np.isfinite(right), axis=(1, 2))
     right[beyond] = 0
     return right, beyond
 
