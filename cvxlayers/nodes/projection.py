@@ -174,8 +174,7 @@ def project_l2_sphere(x: Tensor, radius: Radius = 1.0) -> Tensor:
     tensor([6., 8.])
     """
     r = _prepared(x, radius)
-    direction, _ = _polar(x)
-    return r * direction
+    return _polar(x, r)[0]
 
 
 def project_l2_ball(x: Tensor, radius: Radius = 1.0) -> Tensor:
@@ -203,8 +202,8 @@ def project_l2_ball(x: Tensor, radius: Radius = 1.0) -> Tensor:
             [0.3000, 0.4000]])
     """
     r = _prepared(x, radius)
-    direction, length = _polar(x)
-    return torch.where(length <= r, x, r * direction)
+    y, length = _polar(x, r)
+    return torch.where(length <= r, x, y)
 
 
 def project_linf_sphere(x: Tensor, radius: Radius = 1.0) -> Tensor:
@@ -348,14 +347,15 @@ def _simplex(x: Tensor, r: Any) -> Tensor:
     return torch.relu(x - tau)
 
 
-def _polar(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The direction x / |x|, the first unit vector for zero, and the length (..., 1) without a graph.
+def _polar(x: Tensor, r: Any) -> tuple[Tensor, Tensor]:
+    """r x / |x|, and r times the first unit vector for zero; and the length (..., 1) without a graph.
 
     Both are made from x divided by its largest entry, a constant, so that squares neither overflow nor vanish.
     """
-    largest = x.detach().abs().amax(-1, keepdim=True)
+    plain = x.detach()
+    largest = torch.maximum(plain.amax(-1, keepdim=True), -plain.amin(-1, keepdim=True))
     zero = largest == 0
-    first = torch.arange(x.shape[-1], device=x.device) == 0
-    scaled = torch.where(zero, first.to(x.dtype), x / torch.where(zero, 1.0, largest))
+    first = (torch.arange(x.shape[-1], device=x.device) == 0).to(x.dtype)
+    scaled = torch.where(zero, first, x) / torch.where(zero, 1.0, largest)
     norm = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
-    return scaled / norm, norm.detach() * largest
+    return scaled * (r / norm), norm.detach() * largest
