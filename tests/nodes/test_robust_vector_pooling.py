@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cvxlayers.errors import OptionError, ParameterError
 from cvxlayers.nodes.penalties import PENALTIES
+from cvxlayers.nodes.robust_descent import descend
 from cvxlayers.nodes.robust_pooling import robust_pool
 from cvxlayers.nodes.robust_vector_pooling import RobustVectorPool, robust_vector_pool
 from tests.support.tolerance import assert_close
@@ -108,3 +109,16 @@ def test_bad_arguments_are_named() -> None:
         robust_vector_pool(x, alpha=torch.ones(2).double())
     with pytest.raises(ParameterError, match="x: got NaN or infinite entries in batch elements"):
         robust_vector_pool(x / 0)
+
+
+def test_a_start_beside_a_saddle_comes_to_a_minimum() -> None:
+    """Of two points a little more than 2 alpha apart the middle is a saddle, which Newton's steps go towards."""
+    x = torch.tensor([[[-1.02, 1.02], [0.0, 0.0]]], dtype=torch.float64)
+    start = torch.tensor([[1e-6, 0.1]], dtype=torch.float64)
+    y, iterations, good = descend(PENALTIES["welsch"], x, torch.ones(1, dtype=torch.float64), start)
+    assert bool(good) and 200 < int(iterations) < 1000
+    # By symmetry y lies on the first axis, where (y - t) exp(-(y - t)^2 / 2) + (y + t) exp(-(y + t)^2 / 2) = 0.
+    near, far = y[0, 0] - 1.02, y[0, 0] + 1.02
+    assert abs(float(y[0, 0])) > 0.1
+    assert abs(float(y[0, 1])) < 1e-12
+    assert abs(float(near * (-(near**2) / 2).exp() + far * (-(far**2) / 2).exp())) < 1e-12
