@@ -7,8 +7,10 @@ P and A are sparse with a fixed pattern. The batch is the last axis of every arr
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -62,7 +64,19 @@ class Pattern:
 
     def matrix(self, values: Array) -> sp.csc_array:
         """The matrix with these values, (nnz,); it shares the pattern's arrays."""
-        return sp.csc_array((values, self.indices, self.indptr), shape=self.shape)
+        return _filled(self._matrix, values)
+
+    def transposed(self, values: Array) -> sp.csr_array:
+        """Its transpose, likewise."""
+        return _filled(self._transposed, values)
+
+    @cached_property
+    def _matrix(self) -> sp.csc_array:
+        return sp.csc_array((np.zeros(self.nnz), self.indices, self.indptr), shape=self.shape)
+
+    @cached_property
+    def _transposed(self) -> sp.csr_array:
+        return sp.csr_array((np.zeros(self.nnz), self.indices, self.indptr), shape=self.shape[::-1])
 
     @cached_property
     def _row_sums(self) -> LinearMap:
@@ -83,12 +97,19 @@ class Pattern:
     def transpose_times(self, values: Array, y: Array) -> Array:
         """M'y for each element of the batch: values (nnz, B) and y (rows, B) give (columns, B)."""
         if self._worth_sharing(values):
-            return np.asarray(self.matrix(np.ascontiguousarray(values[:, 0])).T @ y)
+            return np.asarray(self.transposed(np.ascontiguousarray(values[:, 0])) @ y)
         return self._column_sums(values * y[self.rows])
 
     def _worth_sharing(self, values: Array) -> bool:
-        """Whether one matrix serves the whole batch and pays for being made (some 50 microseconds)."""
+        """Whether one matrix serves the whole batch and pays for being made and multiplied with."""
         return values.shape[1] > 8 and _is_shared(values)
+
+
+def _filled(matrix: Any, values: Array) -> Any:
+    """A sparse matrix with other values; SciPy's constructors would check its pattern anew, which takes far longer."""
+    found = copy.copy(matrix)
+    found.data = values
+    return found
 
 
 def _is_shared(values: Array) -> bool:

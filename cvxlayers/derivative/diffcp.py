@@ -182,8 +182,17 @@ class DiffcpLinearization(Linearization):
             values, layout = self._values, self._derivative.layout
             v = self._y[:, i] - self._s[:, i]
             D = _Projection.at(layout, v, self._blocks[..., i])
-            A = layout.structure.A.matrix(np.ascontiguousarray(values.A[:, i]))
-            found = _System(A, values.b[:, i], values.q[:, i], self._x[:, i], self._y[:, i], v, D)
+            entries, A = np.ascontiguousarray(values.A[:, i]), layout.structure.A
+            found = _System(
+                A.matrix(entries),
+                A.transposed(entries),
+                values.b[:, i],
+                values.q[:, i],
+                self._x[:, i],
+                self._y[:, i],
+                v,
+                D,
+            )
             if self._keep:
                 self._systems[i] = found
         return found
@@ -273,6 +282,7 @@ class _System:
     """M + border for one element, with border = a Pi(z) z' / (|Pi(z)| |z|) and a the size of M."""
 
     A: sp.csc_array
+    At: sp.csr_array
     b: Array
     c: Array
     x: Array
@@ -292,7 +302,7 @@ class _System:
         n, (left, right) = self.x.size, self._border
         zx, zv, zw = z[:n], z[n:-1], z[-1]
         Dzv = self.D.times(zv)
-        upper = self.A.T @ Dzv + self.c * zw
+        upper = self.At @ Dzv + self.c * zw
         lower = zv - Dzv - self.A @ zx + self.b * zw
         return np.concatenate([upper, lower, [-self.c @ zx - self.b @ Dzv]]) + left * (right @ z)
 
@@ -300,7 +310,7 @@ class _System:
         """(M + border)'g, (n + m + 1,)."""
         n, (left, right) = self.x.size, self._border
         gx, gv, gw = g[:n], g[n:-1], g[-1]
-        upper = -(self.A.T @ gv) - self.c * gw
+        upper = -(self.At @ gv) - self.c * gw
         lower = gv + self.D.times(self.A @ gx - gv - self.b * gw)
         return np.concatenate([upper, lower, [self.c @ gx + self.b @ gv]]) + right * (left @ g)
 
@@ -308,7 +318,7 @@ class _System:
     def matrix(self) -> Array:
         n, D, (left, right) = self.x.size, self.D.dense(), self._border
         M = np.outer(left, right)
-        M[:n, n:-1] += self.A.T @ D
+        M[:n, n:-1] += self.At @ D
         M[n:-1, :n] -= self.A.toarray()
         M[n:-1, n:-1] += np.eye(self.v.size) - D
         M[:n, -1] += self.c

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
-import scipy.sparse as sp
 
 from cvxlayers.errors import EngineError, OptionError
 from cvxlayers.program import Array, Structure
@@ -70,7 +69,7 @@ class Diffcp(ElementwiseSolver):
 
     def solve_element(self, element: Element, start: Start | None) -> Outcome:
         form, diffcp = self._form, self.load()
-        A = sp.csc_matrix((element.A[form.nonzeros], form.A.indices, form.A.indptr), shape=form.A.shape)
+        A = form.A.matrix(element.A[form.nonzeros])
         arguments = (A, element.b[form.rows], element.q, form.cones, self._method)
         options = {**self._native, "raise_on_error": False}  # a new dict: diffcp changes the one it gets
         if start is not None and self._method == "SCS":

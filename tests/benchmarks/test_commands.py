@@ -15,7 +15,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from benchmarks import accuracy, adapters, families, machine, profile_call, render, run, verify
+from benchmarks import accuracy, adapters, around_diffcp, families, machine, profile_call, render, run, verify
 from benchmarks.contenders import OURS, Contender, Runner, Setting, contenders
 from benchmarks.families import TIMED, Family, make
 from benchmarks.timing import PARTS, Call, call, interleave, summary, tensors
@@ -163,3 +163,15 @@ def test_the_adapters_answer_is_verified_and_their_overhead_is_shown() -> None:
     adapters.table([late, adapters.Overhead("odd", "IPM", fault="wrong: off")], machine.facts(1), Console(file=text))
     assert re.search(r"1000\.00 *│ *50\.0 % .* 600\.00 *│ *30\.0 %", text.getvalue()), text.getvalue()
     assert "wrong: off" in text.getvalue()
+
+
+@pytest.mark.parametrize("name", ["simplex", "sdp"])  # with Clarabel and a large PSD cone diffcp alone is wrong
+def test_diffcp_alone_is_verified_and_timed_beside_the_layer(name: str) -> None:
+    pytest.importorskip("diffcp")
+    family = families.sdp(4, 3, 2) if name == "sdp" else families.make(name, quick=True)
+    row = around_diffcp.measure(family, repeats=1, threads=1)
+    assert row.way.startswith("SCS" if name == "sdp" else "CLARABEL")
+    assert min(row.alone, row.layer, row.polished) > 0
+    text = io.StringIO()
+    around_diffcp.table([row], machine.facts(1), Console(file=text, width=140))
+    assert row.way in text.getvalue()
