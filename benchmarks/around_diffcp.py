@@ -113,7 +113,8 @@ class Bare:
         entries = np.empty((form.A.indices.size, len(x)))
         entries[form.nonzeros] = _stacked([np.asarray(part.tocsr()[places]).ravel() for part in dA])
         values = Values(np.zeros((0, len(x))), _stacked(dc), entries, _stacked(db)[form.back])
-        return outputs, packing.unpack_cotangents(compiled, self._packed, compiled.pullback(values))
+        parts = compiled.by_feature(compiled.pullback(values))
+        return outputs, packing.unpack_cotangents(compiled, self._packed, parts)
 
 
 def _stacked(parts: Sequence[Array]) -> Array:

@@ -9,6 +9,7 @@ from functools import cached_property
 
 import numpy as np
 import scipy.sparse as sp
+from numpy.typing import NDArray
 
 from cvxlayers.affine import AffineMap
 from cvxlayers.linear import LinearMap, repeat
@@ -206,14 +207,31 @@ class CompiledProblem:
     def adjoint(self) -> Stack:
         """What compiled kernels need in order to go from the outputs' rows' cotangents to theta's.
 
-        Those -> the cotangents of x and y, one below the other; and rx, rv, two rows that are of no account, the
-        cotangents of P and those of A (each if it varies), one below the other -> the cotangent of theta.
+        Those -> the cotangents of x and y, one below the other; and rx, rv, the cotangents of P and those of A (each if
+        it varies), one below the other -> the cotangents of the features, one below the other, each with its entries
+        in C order.
         """
-        n, m, nothing = self.structure.n, self.structure.m, sp.csr_array((self.k, 2))
+        n, m = self.structure.n, self.structure.m
         back = sp.vstack([self.primal.T, self.dual.T], format="csr")
-        parts = [-self.q.linear.T, self.b.linear.T, nothing, *(p.linear.T for p in (self.P, self.A) if p.varies)]
+        parts = [-self.q.linear.T, self.b.linear.T, *(p.linear.T for p in (self.P, self.A) if p.varies)]
         assert parts[0].shape == (self.k, n) and parts[1].shape == (self.k, m)
-        return Stack.of((sp.csr_array(back), None), (sp.csr_array(sp.hstack(parts, format="csr")), None))
+        order = [feature.start + _in_C_order(self.parameters[feature.parameter].shape) for feature in self.features]
+        forth = sp.hstack(parts, format="csr")[np.concatenate([np.zeros(0, dtype=np.intp), *order])]
+        return Stack.of((sp.csr_array(back), None), (sp.csr_array(forth), None))
+
+    @cached_property
+    def ends(self) -> NDArray[np.int32]:
+        """Where each feature's rows of theta end."""
+        return np.array([feature.stop for feature in self.features], dtype=np.int32)
+
+    def by_feature(self, theta: Array) -> list[Array]:
+        """The rows of theta (k, B) of each feature, (B, size), with the parameter's entries in C order."""
+        parts = []
+        for feature in self.features:
+            shape, rows = self.parameters[feature.parameter].shape, theta[feature.start : feature.stop]
+            folded = rows.reshape((*reversed(shape), rows.shape[1])) if len(shape) > 1 else rows
+            parts.append(np.ascontiguousarray(folded.T).reshape(rows.shape[::-1]))
+        return parts
 
     @cached_property
     def _maps(self) -> tuple[tuple[str, AffineMap], ...]:
@@ -263,3 +281,8 @@ class CompiledProblem:
             cost = cost + self.offset.constant[0]
         cost = -cost if self.maximize else cost
         return np.exp(cost) if self.gp else cost
+
+
+def _in_C_order(shape: tuple[int, ...]) -> NDArray[np.intp]:
+    """Where each entry, in C order, stands in Fortran order."""
+    return np.arange(math.prod(shape)).reshape(shape, order="F").ravel()

@@ -96,18 +96,20 @@ def pack_tangents(compiled: CompiledProblem, packed: Packed, tangents: Sequence[
     return dtheta
 
 
-def unpack_cotangents(compiled: CompiledProblem, packed: Packed, dtheta: Array) -> tuple[np.ndarray, ...]:
+def unpack_cotangents(compiled: CompiledProblem, packed: Packed, parts: Sequence[Array]) -> tuple[np.ndarray, ...]:
     """The cotangents of the parameters, in the shapes in which they came: summed over what was broadcast.
+
+    ``parts`` are those of the features (see ``CompiledProblem.by_feature``); what comes back may share their memory.
 
     A complex parameter's is  dL/d(real part) + i dL/d(imaginary part).
     """
     gradients: list[np.ndarray | None] = [None] * len(packed.arrays)
-    for feature in compiled.features:
+    logarithms = compiled.by_feature(packed.theta) if compiled.gp else parts
+    for feature, weights, logarithm in zip(compiled.features, parts, logarithms, strict=True):
         spec = compiled.parameters[feature.parameter]
-        rows = dtheta[feature.start : feature.stop]
         if feature.transform == "log":
-            rows = rows / np.exp(packed.theta[feature.start : feature.stop])
-        part = _from_rows(rows, spec.shape, packed.batch, packed.leading(spec, feature.parameter))
+            weights = weights / np.exp(logarithm)
+        part = _summed(weights, spec.shape, packed.batch, packed.leading(spec, feature.parameter))
         part = 1j * part if feature.transform == "imag" else part
         before = gradients[feature.parameter]
         gradients[feature.parameter] = part if before is None else before + part
@@ -210,18 +212,16 @@ def _folded(array: np.ndarray, shape: tuple[int, ...], batch: tuple[int, ...]) -
     return array.reshape((math.prod(leading), *shape)).T
 
 
-def _from_rows(
-    rows: np.ndarray, shape: tuple[int, ...], batch: tuple[int, ...], leading: tuple[int, ...]
-) -> np.ndarray:
-    """(size, B) -> leading + shape, summed over the batch's dimensions that were broadcast: the adjoint of _to_rows."""
+def _summed(part: np.ndarray, shape: tuple[int, ...], batch: tuple[int, ...], leading: tuple[int, ...]) -> np.ndarray:
+    """(B, size) -> leading + shape, summed over the batch's dimensions that were broadcast: the adjoint of _folded."""
     if not leading:
-        return (rows.sum(axis=1) if rows.shape[1] != 1 else rows[:, 0].copy()).reshape(shape, order="F")
-    full = _batch_first(rows, shape, batch)
+        return (part.sum(axis=0) if part.shape[0] != 1 else part[0]).reshape(shape)
+    full = part.reshape(batch + shape)
     extra = len(batch) - len(leading)
     stretched = tuple(extra + i for i, size in enumerate(leading) if size == 1 and batch[extra + i] != 1)
     if extra or stretched:
         return full.sum(axis=tuple(range(extra)) + stretched).reshape(leading + shape)
-    return full.copy() if np.may_share_memory(full, rows) else full
+    return full
 
 
 def _batch_first(rows: np.ndarray, shape: tuple[int, ...], batch: tuple[int, ...]) -> np.ndarray:

@@ -133,7 +133,7 @@ class Record:
                 found += self.compiled.pullback(self._linearization.vjp(*compiled.recover_adjoint(bent)))
             if logarithmic.any():  # that of log(p) is 1 / p
                 found -= self.compiled.pullback(values) * dtheta * logarithmic[:, None]
-            return self._gradients(found, poisoned)
+            return self._gradients(compiled.by_feature(found), poisoned)
 
     def second_jvp(self, first: Sequence[Any], second: Sequence[Any]) -> tuple[np.ndarray, ...]:
         """The second derivative of the outputs along two tangents of the parameters (None: zero); see ``second_vjp``.
@@ -170,15 +170,16 @@ class Record:
         compiled = self.compiled
         return Values(*(part.pushforward(dtheta) for part in (compiled.P, compiled.q, compiled.A, compiled.b)))
 
-    def _gradients(self, good: Array, poisoned: np.ndarray) -> tuple[np.ndarray, ...]:
-        """The cotangents of the parameters for those of theta of the elements that have a solution."""
-        dtheta = good
+    def _gradients(self, good: list[Array], poisoned: np.ndarray) -> tuple[np.ndarray, ...]:
+        """The cotangents of the parameters for those of the features of the elements that have a solution."""
+        parts = good
         if not self.solution.whole:
-            dtheta = np.zeros_like(self.packed.theta)
-            dtheta[:, self._good] = good
-            dtheta[:, poisoned] = np.nan
+            parts = [np.zeros((self.solution.batch, part.shape[1])) for part in good]
+            for part, found in zip(parts, good, strict=True):
+                part[self._good] = found
+                part[poisoned] = np.nan
         self.info.linearization = self._linearization
-        return packing.unpack_cotangents(self.compiled, self.packed, dtheta)
+        return packing.unpack_cotangents(self.compiled, self.packed, parts)
 
     def _unpacked(self, good: Array) -> tuple[np.ndarray, ...]:
         """The tangents of the outputs for those of the rows of the elements that have a solution."""

@@ -58,9 +58,9 @@ class Linearization(ABC):
         is not in ``structure.varying`` comes back as zeros without being computed.
         """
 
-    def pull(self, compiled: CompiledProblem, drows: Array) -> Array:
-        """The cotangent of theta (k, B) for that of the outputs' rows (rows, B)."""
-        return compiled.pullback(self.vjp(*compiled.recover_adjoint(drows)))
+    def pull(self, compiled: CompiledProblem, drows: Array) -> list[Array]:
+        """The cotangents of the features (see ``CompiledProblem.by_feature``) for that of the outputs (rows, B)."""
+        return compiled.by_feature(compiled.pullback(self.vjp(*compiled.recover_adjoint(drows))))
 
     @abstractmethod
     def jvp(self, dvalues: Values) -> tuple[Array, Array, Array]:

@@ -144,17 +144,19 @@ class ExactLinearization(Linearization):
     def vjp(self, dx: Array, dy: Array, ds: Array | None = None) -> Values:
         return cotangents(self._derivative.structure, *self._adjoint(dx, dy, ds), self._x, self._y)
 
-    def pull(self, compiled: CompiledProblem, drows: Array) -> Array:
+    def pull(self, compiled: CompiledProblem, drows: Array) -> list[Array]:
         if self._fused is None:
             return super().pull(compiled, drows)
         threads, point = self._derivative.threads, (self._v, self._x, self._y)
-        found, residual, unsure = self._fused.pull(self._values, *point, compiled.adjoint, drows, threads)
+        found, residual, unsure = self._fused.pull(self._values, *point, compiled, drows, threads)
         if unsure.size:
             dx, dy = compiled.recover_adjoint(drows[:, unsure])
             solved = self._by_factors(unsure, dx, dy)
             x, y = self._x[:, unsure], self._y[:, unsure]
             structure = self._derivative.structure
-            found[:, unsure] = compiled.pullback(cotangents(structure, solved.dx, solved.dy, x, y))
+            right = compiled.by_feature(compiled.pullback(cotangents(structure, solved.dx, solved.dy, x, y)))
+            for part, better in zip(found, right, strict=True):
+                part[unsure] = better
             residual[unsure] = solved.residual
         self._keep(residual)
         return found

@@ -28,10 +28,10 @@ from cvxlayers.ipm.layout import Layout as Places
 from cvxlayers.ipm.symbolic import Analysis, analysis_of
 from cvxlayers.ipm.width import W
 from cvxlayers.program import Array, Structure, Values
-from cvxlayers.stack import Stack
 
 if TYPE_CHECKING:
-    from cvxlayers.ipm.batch import Sensitivity
+    from cvxlayers.compiled import CompiledProblem
+    from cvxlayers.ipm.batch import Pulled, Sensitivity
 
 __all__ = ["Fused"]
 
@@ -81,18 +81,20 @@ class Fused:
         from cvxlayers.ipm.batch import differentiate_batch  # here, because it loads Numba
 
         state = self._state(v)
-        return _judged(differentiate_batch(self._places, values.P, values.A, state, self._probe, (f, g), threads))
+        found = differentiate_batch(self._places, values.P, values.A, state, self._probe, f, g, threads)
+        return Solved(found.dx, found.u, found.residual), _unsure(found)
 
     def pull(
-        self, values: Values, v: Array, x: Array, y: Array, adjoint: Stack, drows: Array, threads: int
-    ) -> tuple[Array, Array, Index]:
+        self, values: Values, v: Array, x: Array, y: Array, compiled: CompiledProblem, drows: Array, threads: int
+    ) -> tuple[list[Array], Array, Index]:
         """``Linearization.pull``, with the systems' residuals and the elements for which it is not good enough."""
-        from cvxlayers.ipm.batch import Given, Pairing, differentiate_batch
+        from cvxlayers.ipm.batch import Given, Pairing, pull_batch
 
         state, varying = self._state(v), self._layout.structure.varying
-        pairing, right = Pairing(x, y, "P" in varying, "A" in varying), Given(adjoint, drows)
-        found = differentiate_batch(self._places, values.P, values.A, state, self._probe, right, threads, pairing)
-        return found.pulled, found.residual, _unsure(found)
+        pairing, given = Pairing(x, y, "P" in varying, "A" in varying), Given(compiled.adjoint, drows)
+        data = values.P, values.A, state, self._probe
+        found = pull_batch(self._places, *data, pairing, given, compiled.ends, threads)
+        return found.parts, found.residual, _unsure(found)
 
     def _state(self, v: Array) -> Array:
         """D's diagonal in the rows without curvature, v in those of second-order cones, then the others' spectra."""
@@ -147,11 +149,7 @@ def _spectrum(group: Group, part: BlockDerivative, batch: int) -> Array:
     return np.concatenate([vectors, part.eigenvalues.reshape(d, count, batch)]).swapaxes(0, 1)
 
 
-def _judged(found: Sensitivity) -> tuple[Solved, Index]:
-    return Solved(found.dx, found.u, found.residual), _unsure(found)
-
-
-def _unsure(found: Sensitivity) -> Index:
+def _unsure(found: Sensitivity | Pulled) -> Index:
     return np.flatnonzero(~(found.healthy & (found.residual <= _GOOD)))
 
 

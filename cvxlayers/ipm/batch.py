@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import scipy.sparse as sp
@@ -23,7 +24,17 @@ from cvxlayers.ipm.width import W
 from cvxlayers.program import Array, Values
 from cvxlayers.stack import Stack
 
-__all__ = ["Answer", "Given", "Pairing", "Sensitivity", "differentiate_batch", "measure_batch", "solve_batch"]
+__all__ = [
+    "Answer",
+    "Given",
+    "Pairing",
+    "Pulled",
+    "Sensitivity",
+    "differentiate_batch",
+    "measure_batch",
+    "pull_batch",
+    "solve_batch",
+]
 
 _RESIDUALS, _INFO = 5, 3
 
@@ -77,15 +88,22 @@ class Answer:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """dx (n, B), u (m, B), the relative residual (B,), the elements that are not singular, (B,), and the cotangents of
-    P and of A, as far as they were asked for; and what the second map of ``given`` makes of all of these, (rows, B)."""
+    """dx (n, B), u (m, B), the relative residual (B,), and the elements that are not singular, (B,)."""
 
     dx: Array
     u: Array
     residual: Array
     healthy: NDArray[np.bool_]
-    cotangents: tuple[Array, Array]
-    pulled: Array
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """What was asked for, an array (B, size) for each part of it, with the systems' relative residuals (B,), and the
+    elements that are not singular, (B,)."""
+
+    parts: list[Array]
+    residual: Array
+    healthy: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -110,6 +128,9 @@ class Given:
 
 _EMPTY = sp.csr_array((0, 0))
 _NOTHING = Given(Stack.of((_EMPTY, None), (_EMPTY, None)), np.zeros((0, 1)))
+_NO_PULLING = (
+    Pairing(np.zeros((0, 1)), np.zeros((0, 1)), P=False, A=False), _NOTHING, np.zeros(0, np.int32), np.zeros(0)
+)  # fmt: skip
 
 
 def solve_batch(
@@ -138,46 +159,65 @@ def solve_batch(
 
 
 def differentiate_batch(
-    layout: Layout, P: Array, A: Array, state: Array, probe: Array, right: tuple[Array, Array] | Given, threads: int,
-    pairing: Pairing | None = None,
-) -> Sensitivity:  # fmt: skip
+    layout: Layout, P: Array, A: Array, state: Array, probe: Array, f: Array, g: Array, threads: int
+) -> Sensitivity:
     """Solve J (dx, dv) = (f, g) for every element, with u = D dv (see ``sensitivity``, also for ``state``).
 
-    ``probe`` (n + m, 1) is a random right-hand side. ``right`` is f (n, B) and g (m, B), or what makes them, one below
-    the other. With ``pairing`` the cotangents of P and A are computed, too.
+    ``probe`` (n + m, 1) is a random right-hand side.
     """
     n, m, size = layout.n, layout.m, state.shape[1]
+    width = -(-size // W) * W
+    right, out = np.empty((n + m, width)), np.empty((n + m, width))
+    for part, rows in ((f, right[:n]), (g, right[n:])):
+        rows[:, :size], rows[:, size:] = part, part[:, -1:]
+    info = _differentiated(layout, (P, A, state), probe, (right, out), threads)
+    return Sensitivity(out[:n, :size], out[n:, :size], info[0, :size], info[1, :size] > 0)
+
+
+def pull_batch(
+    layout: Layout, P: Array, A: Array, state: Array, probe: Array, pairing: Pairing, given: Given,
+    ends: NDArray[np.int32], threads: int,
+) -> Pulled:  # fmt: skip
+    """The adjoint of what leads from parameters to outputs, for every element.
+
+    ``given`` leads from the outputs' cotangents to those of x and y; and from the solution of the system, and from the
+    cotangents of P and of A that are asked for, to those of the parameters, of which the first are those before
+    ends[0], and so on.
+    """
+    width = -(-state.shape[1] // W) * W
+    pulled = np.empty(given.stack.rows[1] * width)
+    info = _differentiated(layout, (P, A, state), probe, None, threads, (pairing, given, ends, pulled))
+    starts, size = [0, *ends.tolist()], state.shape[1]
+    parts = [pulled[start * width : end * width].reshape(width, end - start)[:size] for start, end in pairwise(starts)]
+    return Pulled(parts, info[0, :size], info[1, :size] > 0)
+
+
+def _differentiated(
+    layout: Layout, data: tuple[Array, Array, Array], probe: Array, wide: tuple[Array, Array] | None, threads: int,
+    pulling: tuple[Pairing, Given, NDArray[np.int32], Array] = _NO_PULLING,
+) -> Array:  # fmt: skip
+    """Run the kernel on P, A and the state; ``wide`` are its right and its out where nothing is pulled."""
+    pairing, given, ends, pulled = pulling
+    size = data[2].shape[1]
     groups = -(-size // W)
-    width = groups * W
-    P, A, state = (_padded(part, width) for part in (P, A, state))
-    fg = np.empty((n + m, width))
-    if isinstance(right, Given):
-        given = right
-    else:
-        given = _NOTHING
-        for part, rows in zip(right, (fg[:n], fg[n:]), strict=True):
-            rows[:, :size], rows[:, size:] = part, part[:, -1:]
-    sizes = (P.shape[0] * pairing.P, A.shape[0] * pairing.A) if pairing else (0, 0)
-    x, y = (_padded(part, width) for part in (pairing.x, pairing.y)) if pairing else (state, state)
-    out, pulled = np.empty((n + m + 2 + sum(sizes), width)), np.empty((given.stack.rows[1], width))
-    shared, pairs = P.shape[1] == 1 and A.shape[1] == 1, (sizes[0] > 0) + 2 * (sizes[1] > 0)
-    source, index, weights = _padded(given.source, width), given.stack.index, given.stack.weights
+    info = np.empty((2, groups * W))
+    P, A, state = (_padded(part, groups * W) for part in data)
+    x, y, source = (_padded(part, groups * W) for part in (pairing.x, pairing.y, given.source))
+    shared, pairs = P.shape[1] == 1 and A.shape[1] == 1, -1 if wide else pairing.P + 2 * pairing.A
+    rows = layout.n + layout.m
+    more = P.shape[0] * pairing.P + A.shape[0] * pairing.A
     differentiate = differentiate_further_groups() if layout.further else differentiate_groups
 
     def work_on(begin: int, end: int) -> None:
+        right, out = wide or (np.empty((rows, W)), np.empty((rows + more, W)))
         with layout.work() as (plan, V):
             differentiate(
-                plan, layout.at, V, P, A, state, probe, x, y, index, weights, source, fg, begin, end, shared, pairs,
-                out, pulled,
+                plan, layout.at, V, P, A, state, probe, x, y, given.stack.index, given.stack.weights, source, right,
+                begin, end, shared, pairs, out, info, ends, pulled,
             )  # fmt: skip
 
     spread(work_on, groups, layout.derivative_seconds, threads)
-    if size < width:
-        out, pulled = out[:, :size], pulled[:, :size]
-    info, first, second = n + m, n + m + 2, n + m + 2 + sizes[0]
-    return Sensitivity(
-        out[:n], out[n:info], out[info], out[info + 1] > 0, (out[first:second], out[second:]), pulled,
-    )  # fmt: skip
+    return info
 
 
 def measure_batch(layout: Layout, values: Values, x: Array, y: Array, s: Array, threads: int) -> Array:

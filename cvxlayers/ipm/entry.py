@@ -12,7 +12,7 @@ from cvxlayers.ipm.equilibrate import equilibrate, load_scaled
 from cvxlayers.ipm.iteration import solve_group
 from cvxlayers.ipm.kernel import FINGERPRINT, compiled
 from cvxlayers.ipm.layout import FIELDS, FURTHER_FIELDS
-from cvxlayers.ipm.mapping import map_group
+from cvxlayers.ipm.mapping import map_group, map_group_apart
 from cvxlayers.ipm.pairing import pair_A, pair_P
 from cvxlayers.ipm.residuals import measure_group
 from cvxlayers.ipm.sensitivity import differentiate_group
@@ -45,7 +45,7 @@ def _make_solve(fingerprint: int, at: Any, measuring: bool) -> Any:
             return
         y, s, info = at.n, at.n + at.m, at.n + 2 * at.m
         for group in range(begin, end):
-            map_group(maps, weights, 0, theta, group * W, values)
+            map_group(maps, weights, 0, theta, group * W, values, group * W)
             if group == begin or not shared:
                 equilibrate(plan, at, V, P, A, group * W)
             else:
@@ -53,7 +53,7 @@ def _make_solve(fingerprint: int, at: Any, measuring: bool) -> Any:
             solve_group(plan, at, V, q, b, group * W, settings, out[:y], out[y:s], out[s:info], out[info:])
             if measuring:
                 measure_group(plan, at, V, P, q, A, b, out[:y], out[y:s], out[s:info], group * W, out[info + 3 :])
-            map_group(maps, weights, 1, out, group * W, out[info + 8 :])
+            map_group(maps, weights, 1, out, group * W, out[info + 8 :], group * W)
 
     signature = types.void(
         _PLAN, at, _MATRIX, _PLAN, _NUMBERS, _VALUES, _MATRIX, _VALUES, _VALUES, _VALUES, _VALUES,
@@ -65,35 +65,40 @@ def _make_solve(fingerprint: int, at: Any, measuring: bool) -> Any:
 def _make_differentiate(fingerprint: int, at: Any) -> Any:
     def differentiate_groups(plan: Any, at: Any, V: Any, P: Any, A: Any, state: Any, probe: Any, x: Any, y: Any,
                              maps: Any, weights: Any, cotangent: Any, right: Any, begin: int, end: int, shared: bool,
-                             pairs: int, out: Any, pulled: Any) -> None:  # fmt: skip
+                             pairs: int, out: Any, info: Any, ends: Any, pulled: Any) -> None:  # fmt: skip
         """Solve the derivative's system for groups begin, ..., end - 1 (see ``sensitivity``).
 
-        Map 0 makes the right-hand side of cotangent, before; map 1 makes pulled of out, after. The rows of out: dx, u,
-        info (2), the cotangents of P if pairs has the bit 1, those of A if it has the bit 2.
+        Either right (n + m, B) is given and the solutions are wanted, dx and u one below the other in out. Or map 0
+        makes right of cotangent, before, and map 1 makes pulled of out, after (see ``map_group_apart``): then pairs is
+        not negative, right and out have W columns, which each group uses again, and below dx and u out holds the
+        cotangents of P if pairs has the bit 1, and those of A if it has the bit 2.
         """
         if fingerprint < 0:
             return
-        u, info = at.n, at.n + at.m
-        first = info + 2
+        pulls = pairs >= 0
+        n, first = at.n, at.n + at.m
         second = first + at.P_nnz * (pairs & 1)
         for group in range(begin, end):
             column = group * W
-            map_group(maps, weights, 0, cotangent, column, right)
+            place = 0 if pulls else column
+            if pulls:
+                map_group(maps, weights, 0, cotangent, column, right, 0)
             if group == begin or not shared:
                 equilibrate(plan, at, V, P, A, column)
             else:
                 load_scaled(plan, at, V, P, A, column)
-            f, g, dx, multiplier = right[:u], right[u:], out[:u], out[u:info]
-            differentiate_group(plan, at, V, state, probe, f, g, column, dx, multiplier, out[info:first])
-            if pairs & 1:
-                pair_P(plan, at, dx, x, column, out[first:second])
-            if pairs & 2:
-                pair_A(plan, at, dx, multiplier, x, y, column, out[second:])
-            map_group(maps, weights, 1, out, column, pulled)
+            f, g, dx, u = right[:n], right[n:], out[:n], out[n:first]
+            differentiate_group(plan, at, V, state, probe, column, f, g, dx, u, place, info)
+            if pulls:
+                if pairs & 1:
+                    pair_P(plan, at, dx, x, column, out[first:second])
+                if pairs & 2:
+                    pair_A(plan, at, dx, u, x, y, column, out[second:])
+                map_group_apart(maps, weights, 1, out, 0, ends, info.shape[1], column, pulled)
 
     signature = types.void(
         _PLAN, at, _MATRIX, _VALUES, _VALUES, _VALUES, _VALUES, _VALUES, _VALUES, _PLAN, _NUMBERS, _VALUES, _MATRIX,
-        _INTEGER, _INTEGER, types.boolean, _INTEGER, _MATRIX, _MATRIX,
+        _INTEGER, _INTEGER, types.boolean, _INTEGER, _MATRIX, _MATRIX, _PLAN, _NUMBERS,
     )  # fmt: skip
     return compiled(signature, differentiate_groups)
 

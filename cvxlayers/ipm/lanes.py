@@ -35,6 +35,7 @@ __all__ = [
     "minimum",
     "nearest",
     "pick",
+    "scatter_to",
     "split",
     "sqrt",
     "store",
@@ -159,6 +160,22 @@ def store_to(typingctx: Any, V: Any, i: Any, j: Any, value: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(V, i, j, LANES), generate
+
+
+@operation
+def scatter_to(typingctx: Any, V: Any, i: Any, stride: Any, value: Any) -> Any:
+    """Write V[i], V[i + stride], ..., one for each lane, of a contiguous array V (numbers)."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        place, stride = _integers(context, builder, sig, args, 1, 2)
+        struct = arrayobj.make_array(sig.args[0])(context, builder, args[0])
+        for k in range(W):
+            lane = builder.extract_element(args[3], ir.Constant(_INT32, k))
+            builder.store(lane, builder.gep(struct.data, [place]))
+            place = builder.add(place, stride)
+        return context.get_dummy_value()
+
+    return types.void(V, i, stride, LANES), generate
 
 
 @operation

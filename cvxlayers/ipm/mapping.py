@@ -5,20 +5,47 @@ from __future__ import annotations
 from typing import Any
 
 from cvxlayers.ipm.kernel import kernel
-from cvxlayers.ipm.lanes import apart, fill, index, load_from, store_to
+from cvxlayers.ipm.lanes import apart, fill, index, load_from, scatter_to, store_to
 
-__all__ = ["map_group"]
+__all__ = ["map_group", "map_group_apart"]
 
 
 @kernel
-def map_group(maps: Any, weights: Any, which: Any, source: Any, column: Any, target: Any) -> None:
-    """Map number ``which`` of a ``Stack``: the columns column, ..., column + W - 1 of source give those of target."""
+def map_group(maps: Any, weights: Any, which: Any, source: Any, column: Any, target: Any, place: Any) -> None:
+    """Map number ``which`` of a ``Stack``: the columns column, ..., column + W - 1 of source give those of target from
+    place on."""
     apart()
+    for row in range(index(maps, index(maps, 2 * which))):
+        store_to(target, row, place, mapped_row(maps, weights, which, row, source, column))
+
+
+@kernel
+def map_group_apart(
+    maps: Any, weights: Any, which: Any, source: Any, column: Any, ends: Any, batch: Any, place: Any, target: Any
+) -> None:
+    """The same, but for each lane the results of rows 0, ..., ends[0] - 1 lie side by side, and so on.
+
+    target begins with (batch, ends[0]) numbers for the first rows, of which lane 0 gets number ``place``; then come
+    those for rows ends[0], ..., ends[1] - 1.
+    """
+    apart()
+    start = 0
+    for part in range(len(ends)):
+        end = index(ends, part)
+        size = end - start
+        for row in range(start, end):
+            value = mapped_row(maps, weights, which, row, source, column)
+            scatter_to(target, start * batch + place * size + row - start, size, value)
+        start = end
+
+
+@kernel
+def mapped_row(maps: Any, weights: Any, which: Any, row: Any, source: Any, column: Any) -> Any:
+    """One row of the map's result."""
     at, place = index(maps, 2 * which), index(maps, 2 * which + 1)
     rows = index(maps, at)
     starts, columns, nonzeros = at + 1, at + rows + 2, place + rows
-    for row in range(rows):
-        total = fill(weights[place + row])
-        for k in range(index(maps, starts + row), index(maps, starts + row + 1)):
-            total += load_from(source, index(maps, columns + k), column) * weights[nonzeros + k]
-        store_to(target, row, column, total)
+    total = fill(weights[place + row])
+    for k in range(index(maps, starts + row), index(maps, starts + row + 1)):
+        total += load_from(source, index(maps, columns + k), column) * weights[nonzeros + k]
+    return total

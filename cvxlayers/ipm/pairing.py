@@ -5,31 +5,34 @@ from __future__ import annotations
 from typing import Any
 
 from cvxlayers.ipm.kernel import kernel
-from cvxlayers.ipm.lanes import apart, index, load_from, store_to
+from cvxlayers.ipm.lanes import apart, index, load, load_from, store
 
 __all__ = ["pair_P", "pair_A"]
 
 
 @kernel
 def pair_P(plan: Any, at: Any, rx: Any, x: Any, column: Any, dP: Any) -> None:
-    """-(rx x' + x rx') / 2 on P's pattern, where an entry off the diagonal stands for both of its places."""
+    """-(rx x' + x rx') / 2 on P's pattern, where an entry off the diagonal stands for both of its places.
+
+    rx and dP have W columns, x those of the batch.
+    """
     apart()
     for j in range(at.n):
-        xj, rj = load_from(x, j, column), load_from(rx, j, column)
+        xj, rj = load_from(x, j, column), load(rx, j)
         for k in range(index(plan, at.P_start + j), index(plan, at.P_start + j + 1)):
             i = index(plan, at.P_row + k)
             if i == j:
-                store_to(dP, k, column, -(rj * xj))
+                store(dP, k, -(rj * xj))
             else:
-                store_to(dP, k, column, -(load_from(rx, i, column) * xj + load_from(x, i, column) * rj))
+                store(dP, k, -(load(rx, i) * xj + load_from(x, i, column) * rj))
 
 
 @kernel
 def pair_A(plan: Any, at: Any, rx: Any, rv: Any, x: Any, y: Any, column: Any, dA: Any) -> None:
-    """-(y rx' + rv x') on A's pattern."""
+    """-(y rx' + rv x') on A's pattern; rx, rv and dA have W columns, x and y those of the batch."""
     apart()
     for j in range(at.n):
-        xj, rj = load_from(x, j, column), load_from(rx, j, column)
+        xj, rj = load_from(x, j, column), load(rx, j)
         for k in range(index(plan, at.A_start + j), index(plan, at.A_start + j + 1)):
             i = index(plan, at.A_row + k)
-            store_to(dA, k, column, -(load_from(y, i, column) * rj + load_from(rv, i, column) * xj))
+            store(dA, k, -(load_from(y, i, column) * rj + load(rv, i) * xj))

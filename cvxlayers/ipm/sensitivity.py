@@ -63,9 +63,11 @@ HARMLESS = 3e-3
 
 
 @kernel
-def differentiate_group(plan: Any, at: Any, V: Any, state: Any, probe: Any, f: Any, g: Any, column: Any, dx: Any,
-                        u: Any, info: Any) -> None:  # fmt: skip
+def differentiate_group(plan: Any, at: Any, V: Any, state: Any, probe: Any, column: Any, f: Any, g: Any, dx: Any,
+                        u: Any, place: Any, info: Any) -> None:  # fmt: skip
     """Solve for the elements column, ..., column + W - 1 of the batch; D and E and the scaled matrices are in V.
+
+    f, g, dx and u have theirs from the column ``place`` on.
 
     state holds D's diagonal in rows without curvature, v in those of second-order cones, and from row m on what
     ``spectral`` says of the others; info (2, B) receives the relative residual, and 1 where the element is not
@@ -74,12 +76,12 @@ def differentiate_group(plan: Any, at: Any, V: Any, state: Any, probe: Any, f: A
     load_system(plan, at, V, state, column)
     factorize(plan, at, V)
     healthy = judge_probe(plan, at, V, probe)
-    load_right(at, V, f, g, column)
+    load_right(at, V, f, g, place)
     error = refine(plan, at, V)
     for i in range(at.n):
-        store_to(dx, i, column, load(V, at.x + i) * load(V, at.D + i))
+        store_to(dx, i, place, load(V, at.x + i) * load(V, at.D + i))
     for i in range(at.m):
-        store_to(u, i, column, load(V, at.y + i) * load(V, at.E + i))
+        store_to(u, i, place, load(V, at.y + i) * load(V, at.E + i))
     store_to(info, 0, column, error)
     store_to(info, 1, column, healthy)
 

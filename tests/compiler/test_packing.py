@@ -67,7 +67,7 @@ def test_unpack_cotangents_is_the_adjoint_of_pack_tangents(
     tangents = [rng.normal(size=shape) for shape in shapes]
     w = rng.normal(size=packed.theta.shape)
     forward = packing.pack_tangents(compiled, packed, tangents)
-    backward = packing.unpack_cotangents(compiled, packed, w)
+    backward = packing.unpack_cotangents(compiled, packed, compiled.by_feature(w))
     assert [g.shape for g in backward] == shapes
     assert_close(inner([forward], [w]), inner(tangents, backward), 1e-12, "adjoint")
 
@@ -82,7 +82,7 @@ def test_parameters_of_every_kind(row: Case, batch: tuple[int, ...], rng: np.ran
     tangents = [noise(rng, np.shape(p), np.iscomplexobj(p)) for p in point]
     w = rng.normal(size=packed.theta.shape)
     forward = packing.pack_tangents(compiled, packed, tangents)
-    backward = packing.unpack_cotangents(compiled, packed, w)
+    backward = packing.unpack_cotangents(compiled, packed, compiled.by_feature(w))
     assert_close(inner([forward], [w]), inner(tangents, backward), 1e-12, "adjoint")
 
 
