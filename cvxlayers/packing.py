@@ -149,7 +149,7 @@ def pack_cotangents(compiled: CompiledProblem, rows: Array, cotangents: Sequence
             part = np.concatenate([part.real, part.imag])
         if spec.exponential:
             part = part * np.exp(rows[spec.start : spec.stop])
-        drows[spec.start : spec.stop] = part.real
+        drows[spec.start : spec.stop] = part.real if part.dtype.kind == "c" else part
     return drows
 
 

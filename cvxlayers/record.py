@@ -71,11 +71,13 @@ class Record:
     def _good(self) -> np.ndarray:
         return np.flatnonzero(self.solution.ok)
 
-    @cached_property
+    @property
     def _solved(self) -> tuple[Values, Solution]:
         """The elements that have a solution."""
-        if self.solution.whole:
-            return self.values, self.solution
+        return (self.values, self.solution) if self.solution.whole else self._selected
+
+    @cached_property
+    def _selected(self) -> tuple[Values, Solution]:
         return self.values_of(self._good), self.solution.select(self._good)
 
     def values_of(self, good: np.ndarray) -> Values:
@@ -155,11 +157,11 @@ class Record:
                 rows += both[0] * both[1] * exponential[:, None]
             return self._unpacked(rows)
 
-    def _weights(self, cotangents: Sequence[Any]) -> tuple[Array, np.ndarray]:
-        """The cotangents of the rows, and which elements' gradients are NaN."""
+    def _weights(self, cotangents: Sequence[Any]) -> tuple[Array, np.ndarray | None]:
+        """The cotangents of the rows, and which elements' gradients are NaN (None: none of them)."""
         drows = packing.pack_cotangents(self.compiled, self.rows, cotangents, self.packed.batch)
         if self.solution.whole or self.on_failure != "nan":
-            return drows, np.zeros(self.solution.batch, dtype=bool)
+            return drows, None
         return drows, ~self.solution.ok & (drows != 0).any(axis=0)
 
     def _directions(self, tangents: Sequence[Any]) -> Array:
@@ -170,14 +172,15 @@ class Record:
         compiled = self.compiled
         return Values(*(part.pushforward(dtheta) for part in (compiled.P, compiled.q, compiled.A, compiled.b)))
 
-    def _gradients(self, good: list[Array], poisoned: np.ndarray) -> tuple[np.ndarray, ...]:
+    def _gradients(self, good: list[Array], poisoned: np.ndarray | None) -> tuple[np.ndarray, ...]:
         """The cotangents of the parameters for those of the features of the elements that have a solution."""
         parts = good
         if not self.solution.whole:
             parts = [np.zeros((self.solution.batch, part.shape[1])) for part in good]
             for part, found in zip(parts, good, strict=True):
                 part[self._good] = found
-                part[poisoned] = np.nan
+                if poisoned is not None:
+                    part[poisoned] = np.nan
         self.info.linearization = self._linearization
         return packing.unpack_cotangents(self.compiled, self.packed, parts)
 

@@ -118,10 +118,8 @@ class ExactLinearization(Linearization):
         self._y = solution.y
         if derivative.smoothing is not None:
             self._y = smoothed_projection(derivative.structure.cones, self._v, derivative.smoothing)
-        batch = solution.batch
-        self._residual = np.zeros(batch)
-        self._fallback = np.zeros(batch, dtype=bool)
-        self._fused = derivative.fused_for(batch)
+        self._residual: Array | None = None  # the largest so far; None before the first application
+        self._fused = derivative.fused_for(solution.batch)
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -137,9 +135,10 @@ class ExactLinearization(Linearization):
 
     @property
     def report(self) -> DerivativeReport:
-        with self._lock:
-            residual, fallback = self._residual.copy(), self._fallback.copy()
-        return DerivativeReport(residual, kink_margin(self._derivative.structure.cones, self._v), fallback)
+        found = self._residual
+        residual = np.zeros(self._v.shape[1]) if found is None else found.copy()
+        margin = kink_margin(self._derivative.structure.cones, self._v)
+        return DerivativeReport(residual, margin, ~(residual <= ACCEPTED))
 
     def vjp(self, dx: Array, dy: Array, ds: Array | None = None) -> Values:
         return cotangents(self._derivative.structure, *self._adjoint(dx, dy, ds), self._x, self._y)
@@ -209,5 +208,4 @@ class ExactLinearization(Linearization):
 
     def _keep(self, residual: Array) -> None:
         with self._lock:
-            np.maximum(self._residual, residual, out=self._residual)
-            self._fallback |= ~(residual <= ACCEPTED)
+            self._residual = residual if self._residual is None else np.maximum(self._residual, residual)

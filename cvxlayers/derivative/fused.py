@@ -37,6 +37,8 @@ __all__ = ["Fused"]
 
 Index = NDArray[np.intp]
 
+_NONE = np.zeros(0, dtype=np.intp)
+
 # The relative residual above which a solution is left to others.
 _GOOD = 1e-12
 
@@ -88,12 +90,11 @@ class Fused:
         self, values: Values, v: Array, x: Array, y: Array, compiled: CompiledProblem, drows: Array, threads: int
     ) -> tuple[list[Array], Array, Index]:
         """``Linearization.pull``, with the systems' residuals and the elements for which it is not good enough."""
-        from cvxlayers.ipm.batch import Given, Pairing, pull_batch
+        from cvxlayers.ipm import batch  # here, because it loads Numba
 
-        state, varying = self._state(v), self._layout.structure.varying
-        pairing, given = Pairing(x, y, "P" in varying, "A" in varying), Given(compiled.adjoint, drows)
-        data = values.P, values.A, state, self._probe
-        found = pull_batch(self._places, *data, pairing, given, compiled.ends, threads)
+        varying, data = self._layout.structure.varying, (values.P, values.A, self._state(v), self._probe)
+        pairing, given = batch.Pairing(x, y, "P" in varying, "A" in varying), batch.Given(compiled.adjoint, drows)
+        found = batch.pull_batch(self._places, *data, pairing, given, compiled.ends, threads)
         return found.parts, found.residual, _unsure(found)
 
     def _state(self, v: Array) -> Array:
@@ -150,7 +151,8 @@ def _spectrum(group: Group, part: BlockDerivative, batch: int) -> Array:
 
 
 def _unsure(found: Sensitivity | Pulled) -> Index:
-    return np.flatnonzero(~(found.healthy & (found.residual <= _GOOD)))
+    good = found.residual <= _GOOD
+    return _NONE if good.all() else np.flatnonzero(~good)
 
 
 def _serves(structure: Structure, smoothing: float | None) -> bool:

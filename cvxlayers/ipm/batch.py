@@ -88,22 +88,19 @@ class Answer:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """dx (n, B), u (m, B), the relative residual (B,), and the elements that are not singular, (B,)."""
+    """dx (n, B), u (m, B), and the relative residual (B,), which is huge for singular elements."""
 
     dx: Array
     u: Array
     residual: Array
-    healthy: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Pulled:
-    """What was asked for, an array (B, size) for each part of it, with the systems' relative residuals (B,), and the
-    elements that are not singular, (B,)."""
+    """What was asked for, an array (B, size) for each part of it, with the systems' residuals as in ``Sensitivity``."""
 
     parts: list[Array]
     residual: Array
-    healthy: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -171,7 +168,7 @@ def differentiate_batch(
     for part, rows in ((f, right[:n]), (g, right[n:])):
         rows[:, :size], rows[:, size:] = part, part[:, -1:]
     info = _differentiated(layout, (P, A, state), probe, (right, out), threads)
-    return Sensitivity(out[:n, :size], out[n:, :size], info[0, :size], info[1, :size] > 0)
+    return Sensitivity(out[:n, :size], out[n:, :size], info[0, :size])
 
 
 def pull_batch(
@@ -189,7 +186,7 @@ def pull_batch(
     info = _differentiated(layout, (P, A, state), probe, None, threads, (pairing, given, ends, pulled))
     starts, size = [0, *ends.tolist()], state.shape[1]
     parts = [pulled[start * width : end * width].reshape(width, end - start)[:size] for start, end in pairwise(starts)]
-    return Pulled(parts, info[0, :size], info[1, :size] > 0)
+    return Pulled(parts, info[0, :size])
 
 
 def _differentiated(
@@ -200,9 +197,10 @@ def _differentiated(
     pairing, given, ends, pulled = pulling
     size = data[2].shape[1]
     groups = -(-size // W)
-    info = np.empty((2, groups * W))
-    P, A, state = (_padded(part, groups * W) for part in data)
-    x, y, source = (_padded(part, groups * W) for part in (pairing.x, pairing.y, given.source))
+    width = groups * W
+    info = np.empty((1, width))
+    P, A, state = _padded(data[0], width), _padded(data[1], width), _padded(data[2], width)
+    x, y, source = _padded(pairing.x, width), _padded(pairing.y, width), _padded(given.source, width)
     shared, pairs = P.shape[1] == 1 and A.shape[1] == 1, -1 if wide else pairing.P + 2 * pairing.A
     rows = layout.n + layout.m
     more = P.shape[0] * pairing.P + A.shape[0] * pairing.A

@@ -7,8 +7,6 @@ place in the plan, ``at.x + i`` a row of V. Few arguments keep both the compilat
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,6 +45,10 @@ FURTHER_FIELDS = np.dtype([(name, np.int64) for name in (*_FURTHER_SIZES, *_FURT
 Numba does not take the one record for a special case of the other."""
 
 
+Space = tuple[NDArray[np.int32], Array]
+"""The plan, and V (rows, W)."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """The plan, the record, the number of rows of V, the sizes of the problem, about how many seconds W problems take,
@@ -65,7 +67,7 @@ class Layout:
     measure_seconds: float
     further: bool
     exponents: tuple[float, ...]
-    idle: deque[tuple[NDArray[np.int32], Array]]
+    idle: deque[Space]
 
     @classmethod
     def of(cls, analysis: Analysis) -> Layout:
@@ -95,21 +97,40 @@ class Layout:
         seconds = (analysis.seconds, analysis.derivative_seconds, analysis.measure_seconds)
         return cls(np.concatenate(indices), at, rows, analysis.n, analysis.m, *seconds, further, cones.power, deque())
 
-    @contextmanager
-    def work(self) -> Iterator[tuple[NDArray[np.int32], Array]]:
-        """The plan and V for one thread. Each row of V is one cache line; the plan's ``slot`` is written to."""
+    def work(self) -> Work:
+        """A context with the plan and V for one thread. Each row of V is one cache line; the plan's ``slot`` is written
+        to."""
+        return Work(self)
+
+
+class Work:
+    """What ``Layout.work`` returns; a class, because a generator would take longer to enter and leave."""
+
+    __slots__ = ("_layout", "_space")
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+
+    def __enter__(self) -> Space:
         try:
-            space = self.idle.pop()
+            self._space = self._layout.idle.pop()
         except IndexError:
-            block = np.zeros((self.rows + 1) * 8)
-            begin = -(block.ctypes.data // block.itemsize) % 8
-            V = block[begin : begin + self.rows * 8].reshape(self.rows, 8)
-            if self.exponents:  # which no kernel writes to
-                V[self.at["alpha"] : self.at["alpha"] + len(self.exponents)] = np.array(self.exponents)[:, None]
-            space = self.plan.copy(), V
-        yield space
-        if self.rows <= KEPT_ROWS and len(self.idle) < KEPT_SPACES:
-            self.idle.append(space)
+            self._space = _space(self._layout)
+        return self._space
+
+    def __exit__(self, kind: type[BaseException] | None, *failure: object) -> None:
+        layout = self._layout
+        if kind is None and layout.rows <= KEPT_ROWS and len(layout.idle) < KEPT_SPACES:
+            layout.idle.append(self._space)
+
+
+def _space(layout: Layout) -> Space:
+    block = np.zeros((layout.rows + 1) * 8)
+    begin = -(block.ctypes.data // block.itemsize) % 8
+    V = block[begin : begin + layout.rows * 8].reshape(layout.rows, 8)
+    if layout.exponents:  # which no kernel writes to
+        V[layout.at["alpha"] : layout.at["alpha"] + len(layout.exponents)] = np.array(layout.exponents)[:, None]
+    return layout.plan.copy(), V
 
 
 def _further_lengths(cones: Cones) -> tuple[int, ...]:

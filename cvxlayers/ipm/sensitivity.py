@@ -70,8 +70,8 @@ def differentiate_group(plan: Any, at: Any, V: Any, state: Any, probe: Any, colu
     f, g, dx and u have theirs from the column ``place`` on.
 
     state holds D's diagonal in rows without curvature, v in those of second-order cones, and from row m on what
-    ``spectral`` says of the others; info (2, B) receives the relative residual, and 1 where the element is not
-    singular, else 0.
+    ``spectral`` says of the others; info (1, B) receives the relative residual, or HUGE where the element is
+    singular.
     """
     load_system(plan, at, V, state, column)
     factorize(plan, at, V)
@@ -82,8 +82,7 @@ def differentiate_group(plan: Any, at: Any, V: Any, state: Any, probe: Any, colu
         store_to(dx, i, place, load(V, at.x + i) * load(V, at.D + i))
     for i in range(at.m):
         store_to(u, i, place, load(V, at.y + i) * load(V, at.E + i))
-    store_to(info, 0, column, error)
-    store_to(info, 1, column, healthy)
+    store_to(info, 0, column, pick(healthy, fill(0.0), error, fill(HUGE)))
 
 
 @kernel
