@@ -1,10 +1,8 @@
 """Euclidean projections onto the simplex and onto norm spheres and balls, differentiable in the point and the radius.
 
-Each finds the active set first, without a graph, and then writes the projection as a closed form on it. So derivatives
-of every order, forward and reverse, are those of the closed form, and nothing is unrolled. The active set is found by
-comparing entries with thresholds of their own size, never with an absolute tolerance.
-
-Sources: Held, Wolfe, Crowder 1974 (simplex, by sorting); Duchi, Shalev-Shwartz, Singer, Chandra 2008 (L1 ball).
+Derivatives of every order, forward and reverse, are those of the closed form on the active set; nothing is unrolled.
+The active set is found by comparing entries with thresholds of their own size, never with an absolute tolerance. Module
+``projection_rules`` has both for all but the simplest sets.
 """
 
 from __future__ import annotations
@@ -17,6 +15,7 @@ from torch import Tensor
 
 from cvxlayers.errors import OptionError
 from cvxlayers.nodes.arguments import check_dimensions, check_entries, positive
+from cvxlayers.nodes.projection_rules import L1Rule, L2Rule
 
 __all__ = [
     "SETS",
@@ -32,6 +31,9 @@ __all__ = [
 ]
 
 Radius = Tensor | float
+
+_SIMPLEX, _L1_SPHERE, _L1_BALL = L1Rule(signs=False), L1Rule(), L1Rule(ball=True)
+_L2_SPHERE, _L2_BALL = L2Rule(), L2Rule(ball=True)
 
 
 def project_simplex(x: Tensor, radius: Radius = 1.0) -> Tensor:
@@ -59,7 +61,7 @@ def project_simplex(x: Tensor, radius: Radius = 1.0) -> Tensor:
     tensor([0.7000, 0.3000, 0.0000])
     """
     r = _prepared(x, radius)
-    return _simplex(x, r)
+    return _SIMPLEX(x, r)
 
 
 def project_simplex_kl(x: Tensor, radius: Radius = 1.0) -> Tensor:
@@ -116,8 +118,7 @@ def project_l1_sphere(x: Tensor, radius: Radius = 1.0) -> Tensor:
     tensor([-0.6000,  0.4000])
     """
     r = _prepared(x, radius)
-    sign = _sign(x)
-    return sign * _simplex(sign * x, r)
+    return _L1_SPHERE(x, r)
 
 
 def project_l1_ball(x: Tensor, radius: Radius = 1.0) -> Tensor:
@@ -144,9 +145,7 @@ def project_l1_ball(x: Tensor, radius: Radius = 1.0) -> Tensor:
     tensor([-0.7000,  0.3000])
     """
     r = _prepared(x, radius)
-    sign = _sign(x)
-    size = sign * x
-    return torch.where(size.detach().sum(-1, keepdim=True) <= r, x, sign * _simplex(size, r))
+    return _L1_BALL(x, r)
 
 
 def project_l2_sphere(x: Tensor, radius: Radius = 1.0) -> Tensor:
@@ -174,7 +173,7 @@ def project_l2_sphere(x: Tensor, radius: Radius = 1.0) -> Tensor:
     tensor([6., 8.])
     """
     r = _prepared(x, radius)
-    return _polar(x, r)[0]
+    return _L2_SPHERE(x, r)
 
 
 def project_l2_ball(x: Tensor, radius: Radius = 1.0) -> Tensor:
@@ -202,8 +201,7 @@ def project_l2_ball(x: Tensor, radius: Radius = 1.0) -> Tensor:
             [0.3000, 0.4000]])
     """
     r = _prepared(x, radius)
-    y, length = _polar(x, r)
-    return torch.where(length <= r, x, y)
+    return _L2_BALL(x, r)
 
 
 def project_linf_sphere(x: Tensor, radius: Radius = 1.0) -> Tensor:
@@ -323,39 +321,3 @@ def _prepared(x: Any, radius: Any) -> Any:
     check_dimensions("x", x, "n", 1)
     r = positive("radius", radius, x, x.shape[:-1])
     return r[..., None] if isinstance(r, Tensor) else r
-
-
-def _sign(x: Tensor) -> Tensor:
-    """1 or -1, and 1 for zero; a constant."""
-    one = x.new_ones(())
-    return torch.where(x.detach() < 0, -one, one)
-
-
-def _simplex(x: Tensor, r: Any) -> Tensor:
-    # y = max(x - tau, 0), with tau such that the sum is r. The largest entry is subtracted first, which changes nothing
-    # but the rounding errors; the partial sums are in double precision, or a long float32 vector would be sorted out
-    # wrongly.
-    x = x - x.detach().amax(-1, keepdim=True)
-    plain = x.detach()
-    fixed = r.detach() if isinstance(r, Tensor) else r
-    falling = plain.sort(-1, descending=True).values
-    excess = falling.cumsum(-1, dtype=torch.float64) - fixed
-    counts = torch.arange(1, x.shape[-1] + 1, device=x.device, dtype=torch.float64)
-    size = (falling * counts > excess).sum(-1, keepdim=True).clamp_min(1)
-    support = plain > excess.gather(-1, size - 1) / size
-    tau = (torch.where(support, x, 0.0).sum(-1, keepdim=True) - r) / support.sum(-1, keepdim=True)
-    return torch.relu(x - tau)
-
-
-def _polar(x: Tensor, r: Any) -> tuple[Tensor, Tensor]:
-    """r x / |x|, and r times the first unit vector for zero; and the length (..., 1) without a graph.
-
-    Both are made from x divided by its largest entry, a constant, so that squares neither overflow nor vanish.
-    """
-    plain = x.detach()
-    largest = torch.maximum(plain.amax(-1, keepdim=True), -plain.amin(-1, keepdim=True))
-    zero = largest == 0
-    first = (torch.arange(x.shape[-1], device=x.device) == 0).to(x.dtype)
-    scaled = torch.where(zero, first, x) / torch.where(zero, 1.0, largest)
-    norm = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
-    return scaled * (r / norm), norm.detach() * largest

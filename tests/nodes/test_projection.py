@@ -11,6 +11,7 @@ from torch import Tensor
 
 from benchmarks.closed import project
 from cvxlayers.errors import OptionError, ParameterError
+from cvxlayers.nodes import projection_rules
 from cvxlayers.nodes.projection import (
     SETS,
     Projection,
@@ -143,6 +144,86 @@ def test_kinks_are_as_documented() -> None:
     on = torch.tensor([0.0, -1.0], dtype=torch.float64)
     for name in ("l1_ball", "l2_ball", "linf_ball"):
         assert torch.equal(torch.func.jacrev(SETS[name])(on), torch.eye(2, dtype=torch.float64)), name
+
+
+def extremes(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Rows of one direction whose squares overflow, vanish or neither, and zero; and their lengths."""
+    direction = torch.tensor([3.0, -4.0, 12.0], dtype=dtype) / 13
+    kind = torch.finfo(dtype)
+    lengths = torch.tensor([kind.max / 8, kind.tiny * 64, 2.0, 0.5, 0.0], dtype=dtype)
+    return direction * lengths[:, None], lengths
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", ["l2_sphere", "l2_ball"])
+def test_huge_tiny_and_zero_rows_in_one_batch(name: str, dtype: torch.dtype) -> None:
+    x, lengths = extremes(dtype)
+    accuracy, ball = 8 * torch.finfo(dtype).eps, name == "l2_ball"
+    inside = (lengths <= 1) & ball
+    expected = torch.where(inside[:, None], x, x[2] / 2)
+    if not ball:
+        expected[4] = torch.tensor([1.0, 0.0, 0.0])
+    leaf, r = x.clone().requires_grad_(), torch.ones(len(x), dtype=dtype, requires_grad=True)
+    y = SETS[name](leaf, r)
+    assert_close(y.detach(), expected, accuracy, "values")
+    assert torch.equal(y[inside], x[inside])
+    across = torch.tensor([4.0, 3.0, 0.0], dtype=dtype)  # orthogonal to the rows
+    gradient, slope = torch.autograd.grad(y, (leaf, r), across.expand_as(x), create_graph=True)
+    factor = torch.where(inside, 1.0, 1 / lengths)
+    if not ball:
+        assert gradient[4].tolist() == [0.0, 0.0, 0.0]
+        assert slope[4].item() == 4.0
+        factor[4] = 0.0
+    assert_close((gradient[:4] / factor[:4, None]).detach(), across.expand(4, 3), accuracy, "gradient")
+    assert_close(slope[:4].detach(), torch.zeros(4), accuracy, "gradient in the radius")
+    (second,) = torch.autograd.grad(gradient[2:].sum(), r)
+    assert_close(second[2:], torch.where(inside, 0.0, factor)[2:] * across.sum(), accuracy, "second derivative")
+
+
+@pytest.mark.parametrize("name", ["l2_sphere", "l2_ball"])
+def test_rows_that_need_care_do_not_change_the_others(name: str) -> None:
+    def padded(x: Tensor, r: Tensor) -> Tensor:
+        return SETS[name](torch.cat([x, 1e-200 * x]), torch.cat([r, r]))[: len(x)]
+
+    x, r = sample(name)
+    assert_close(padded(x, r), SETS[name](x, r), 1e-15, "values")
+    assert_derivatives(padded, (x[:2, :3], r[:2]))
+
+
+@pytest.mark.parametrize("steps", [12, 2])
+@pytest.mark.parametrize("name", ["simplex", "l1_sphere", "l1_ball"])
+def test_thresholds_by_steps_are_those_by_sorting(name: str, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(projection_rules, "STEPS", steps)
+    rng = np.random.default_rng(8)
+    x = torch.as_tensor(rng.normal(size=(200, 64)) * rng.uniform(0.01, 10, (200, 1)))
+    x[0], x[1], x[2], x[3, 2:] = 0.0, 1e300 * x[1], 1e-300 * x[2], -torch.inf if name == "simplex" else 0.0
+    r = torch.as_tensor(rng.uniform(0.3, 4.0, 200))
+    w = torch.as_tensor(rng.normal(size=x.shape))
+    assert x.numel() >= projection_rules.SMALL
+
+    def both(x: Tensor, r: Tensor, w: Tensor) -> tuple[Tensor, ...]:
+        return (*torch.func.vjp(SETS[name], x, r)[1](w), SETS[name](x, r))
+
+    alone = [torch.stack(part) for part in zip(*map(both, x, r, w), strict=True)]
+    for together, part in zip(both(x, r, w), alone, strict=True):
+        assert_close(together, part, 1e-13, "values and gradients")
+    r[0] = 1e308  # the sum of what lies above the first threshold overflows
+    together, alone = SETS[name](x, r), torch.stack([SETS[name](*row) for row in zip(x, r, strict=True)])
+    assert_close(together[0], np.full(64, 0 if name == "l1_ball" else 1e308 / 64), 1e-15, "equal parts")
+    assert_close(together[1:], alone[1:], 1e-13, "the others")
+
+
+def test_compilers_see_through() -> None:
+    x, _ = sample("l1_ball")
+    w = torch.linspace(-1, 1, x.numel(), dtype=x.dtype).reshape(x.shape)
+    for name in ("simplex", "l1_sphere", "l1_ball", "l2_sphere", "l2_ball"):
+        found = []
+        for function in (SETS[name], torch.compile(SETS[name], fullgraph=True, backend="eager")):
+            leaf = x.clone().requires_grad_()
+            y = function(leaf, 1.5)
+            found += [y.detach(), torch.autograd.grad(y, leaf, w)[0]]
+        assert_close(found[2], found[0], 1e-14, f"value, {name}")
+        assert_close(found[3], found[1], 1e-14, f"gradient, {name}")
 
 
 def test_shapes_scalars_and_empty_batches() -> None:
