@@ -174,7 +174,7 @@ class _Attach(torch.autograd.Function):
         saved = _gated(saved, ok)
         used = [None if part is None else torch.where(_like(ok, part), part, 0.0) for part in given]
         found = ctx.rule.pullback(saved[: ctx.count], saved[ctx.count :], used)
-        touched = torch.stack([_any(part != 0) for part in given if part is not None]).any(0)
+        touched = torch.stack([torch.zeros_like(ok), *(_any(part != 0) for part in given if part is not None)]).any(0)
         fill = torch.where(touched, torch.nan, 0.0) if ctx.call.on_failure == "nan" else torch.zeros_like(ok)
         return None, None, None, *(torch.where(_like(ok, x), x, _like(fill, x).to(x.dtype)) for x in found)
 

@@ -139,7 +139,7 @@ class L1Rule(ProjectionRule):
 
     def pullback(self, y: Tensor, mark: Tensor, r: Any, dy: Tensor, dmark: Tensor | None) -> tuple[Tensor, Tensor]:
         h = y.detach().sign()
-        turned = h * dy
+        turned = (h * dy).masked_fill(h == 0, 0.0)  # what comes for a zero has no part in it, infinite or not
         mean = turned.sum(-1, keepdim=True) / (h * h).sum(-1, keepdim=True)
         dx = (turned - mean) * h
         if not self.ball:

@@ -137,3 +137,25 @@ def test_the_first_vectors_have_the_gradient_of_all_cut_off() -> None:
 def test_of_two_largest_entries_the_first_is_positive() -> None:
     _, V = eigendecomposition(torch.tensor([[[0.0, 1.0], [1.0, 0.0]], [[0.0, -1.0], [-1.0, 0.0]]]))
     assert (V[:, 0] > 0).all()
+
+
+class Deaf(torch.autograd.Function):
+    """The identity, through which no gradient comes."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, cotangent: Tensor) -> None:
+        return None
+
+
+@pytest.mark.parametrize("policy", ["nan", "zero_grad"])
+def test_no_cotangent_at_all_is_a_zero_gradient_for_failed_elements_too(policy: str) -> None:
+    X = matrices()
+    X[1, 0, 0] = torch.nan
+    X.requires_grad_()
+    lam, _ = eigendecomposition(X, on_failure=policy)
+    (gradient,) = torch.autograd.grad(Deaf.apply(lam).sum(), X)
+    assert_close(gradient, torch.zeros_like(X), 0.0, "gradient")

@@ -279,3 +279,15 @@ def test_bad_entries_are_seen_inside_transformations() -> None:
         torch.func.jacrev(project_simplex_kl)(torch.tensor([1.0, -1.0]))
     with pytest.raises(OptionError, match="onto: got 'cube', expected one of 'simplex'"):
         Projection("cube")
+
+
+@pytest.mark.parametrize("name", ["simplex", "l1_sphere", "l1_ball"])
+def test_what_comes_for_a_zero_has_no_part_in_the_gradient_even_if_infinite(name: str) -> None:
+    x = torch.tensor([[1.5, 1.0, 0.0], [0.2, 0.1, 2.0]], dtype=torch.float64, requires_grad=True)
+    y = SETS[name](x, 1.0)
+    found = [
+        torch.autograd.grad(y, x, torch.where(y == 0, w, 1.0 + x.detach()), retain_graph=True)[0]
+        for w in (0.0, torch.inf)
+    ]
+    assert (y == 0).any() and bool(torch.isfinite(found[0]).all())
+    assert_close(found[1], found[0], 0.0, "infinite beside zero")
