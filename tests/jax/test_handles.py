@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from cvxlayers.jax import CvxpyLayer
-from cvxlayers.layer import Layer
 from cvxlayers.record import Record
+from tests.support.records import watch
 
 
 @pytest.fixture
@@ -25,17 +25,7 @@ def layer() -> CvxpyLayer:
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[weakref.ref[Record]]]:
     """The records that were solved and those that were restored."""
-    made: dict[str, list[weakref.ref[Record]]] = {"solve": [], "restore": []}
-    originals = {name: getattr(Layer, name) for name in made}
-    for name, original in originals.items():
-
-        def watched(self: Layer, *given: object, original=original, name: str = name) -> Record:
-            record: Record = original(self, *given)
-            made[name].append(weakref.ref(record))
-            return record
-
-        monkeypatch.setattr(Layer, name, watched)
-    return made
+    return watch(monkeypatch)
 
 
 def test_an_eager_gradient_starts_from_the_solved_call(layer, calls):

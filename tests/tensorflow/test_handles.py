@@ -13,9 +13,9 @@ import pytest
 
 tf = pytest.importorskip("tensorflow")
 
-from cvxlayers.layer import Layer  # noqa: E402
 from cvxlayers.record import ALIGNMENT, Record  # noqa: E402
 from cvxlayers.tensorflow import CvxpyLayer, handles, rules  # noqa: E402
+from tests.support.records import watch  # noqa: E402
 from tests.support.tolerance import assert_close  # noqa: E402
 
 VALUES = np.array([[0.5, 0.3, -0.4], [0.1, 0.2, 0.3]])
@@ -31,17 +31,7 @@ def layer() -> CvxpyLayer:
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[weakref.ref[Record]]]:
     """The records that were solved and those that were restored."""
-    made: dict[str, list[weakref.ref[Record]]] = {"solve": [], "restore": []}
-    originals = {name: getattr(Layer, name) for name in made}
-    for name, original in originals.items():
-
-        def watched(self: Layer, *given: object, original: Any = original, name: str = name) -> Record:
-            record: Record = original(self, *given)
-            made[name].append(weakref.ref(record))
-            return record
-
-        monkeypatch.setattr(Layer, name, watched)
-    return made
+    return watch(monkeypatch)
 
 
 def gradient(layer: CvxpyLayer, compiled: bool = True) -> Any:
