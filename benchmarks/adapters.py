@@ -178,8 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Overhead]:
             rows.append(_elsewhere(way, engine, options))
     facts["load at the end"] = machine.load()
     if options.json:
-        text = json.dumps({"machine": facts, "rows": [asdict(row) for row in rows]}, indent=1)
-        Path(options.json).write_text(text, encoding="utf-8")
+        Path(options.json).write_text(render.as_json(rows, facts), encoding="utf-8")
     table(rows, facts)
     return rows
 

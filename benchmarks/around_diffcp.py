@@ -5,17 +5,19 @@ python -m benchmarks.around_diffcp [--families small simplex ...] [--repeats N] 
 ``diffcp alone`` is one call of ``diffcp.solve_and_derivative_batch`` and one of the adjoint that it returns, with the
 layer's solver and tolerances, on the standard form that the layer itself compiles, in the fastest of diffcp's ways that
 is right. The layer's call holds everything: PyTorch, packing, solving, verification, recovery and the derivative; it is
-timed without polishing, and as it is by default. All are called in turn, after all have been verified.
+timed without polishing, and as it is by default. All are called in turn, after all have been verified, on the elements
+that diffcp solves so well that the layer keeps its answer.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
-import json
+import itertools
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -31,7 +33,7 @@ from threadpoolctl import threadpool_limits
 from benchmarks import machine, render, verify
 from benchmarks.contenders import Runner, failures
 from benchmarks.families import TIMED, Array, Family, make
-from benchmarks.timing import call, tensors
+from benchmarks.timing import call, tensors, turn
 from benchmarks.verify import Reference
 from cvxlayers import packing
 from cvxlayers.program import Values
@@ -54,16 +56,13 @@ cone of order 4 or more it is not."""
 
 MODES = ("dense", "lsmr", "lsqr")
 
-TURN = 0.02
-"""Seconds that a turn takes at least."""
-
 
 @dataclass(frozen=True)
 class Around:
     """One line of the table.
 
     Medians in seconds; what the layer's calls take beyond diffcp alone, as shares of theirs (medians over the turns);
-    and the elements that failed verification, which the layer had solved by another engine.
+    and how many elements are left out, because the answer by diffcp fails verification.
     """
 
     family: str
@@ -74,7 +73,7 @@ class Around:
     polished: float
     overhead: float
     polished_overhead: float
-    repaired: int
+    left_out: int
 
 
 class Bare:
@@ -129,34 +128,41 @@ def measure(family: Family, repeats: int, threads: int) -> Around:
     RuntimeError
         Where one of them has no right answer.
     """
-    right = verify.make_reference(family)
-    leaves, cotangents = tensors(family, right.weights)
     for solver in SOLVERS:
         plain, polished = (_layer(family, solver, threads, polish) for polish in (False, None))
-        bare = Bare(family, plain, right.weights, solver)
+        kept = _verified(family, plain)
+        rest = family.select(kept)
+        right = verify.make_reference(rest)
+        bare = Bare(rest, plain, right.weights, solver)
         ways = sorted(_right_ways(bare, right, threads))
         if ways:
             break
     else:
         raise RuntimeError(f"{family.name}: diffcp alone is right with none of {', '.join(SOLVERS)}.")
+    leaves, cotangents = tensors(rest, right.weights)
     for runner in (plain, polished):
         made = call(Runner(runner), leaves, cotangents)
         wrong = verify.judge(right, made.outputs, made.gradients).wrong
         if wrong:
             raise RuntimeError(f"{family.name}: the layer is {wrong}.")
     _, mode, jobs = ways[0]
-    calls = (
-        lambda: _seconds(lambda: bare(mode, jobs)),
-        lambda: call(Runner(plain), leaves, cotangents).total,
-        lambda: call(Runner(polished), leaves, cotangents).total,
-    )
-    turns = np.array([[_turn(one) for one in calls] for _ in range(repeats)])
+    layers = [partial(call, Runner(layer), leaves, cotangents) for layer in (plain, polished)]
+    turns = np.array([
+        [turn(partial(_seconds, bare, mode, jobs), float), *(turn(one, attrgetter("total")).total for one in layers)]
+        for _ in range(repeats)
+    ])  # fmt: skip
     alone, layer, full = np.median(turns, axis=0)
     over, full_over = np.median(1 - turns[:, :1] / turns[:, 1:], axis=0)
     way = f"{solver}, {mode}, {jobs} thread{'s' if jobs > 1 else ''}"
-    assert plain.info is not None
-    repaired = int((plain.info.engines != "DIFFCP").sum())
-    return Around(family.name, family.size, way, *map(float, (alone, layer, full, over, full_over)), repaired)
+    left_out = family.batch - kept.size
+    return Around(family.name, family.size, way, *map(float, (alone, layer, full, over, full_over)), left_out)
+
+
+def _verified(family: Family, layer: CvxpyLayer) -> np.ndarray:
+    """The elements whose answer by diffcp passes the layer's verification; the others it gives to other engines."""
+    layer(*(torch.as_tensor(part) for part in family.data))
+    assert layer.info is not None
+    return np.flatnonzero(layer.info.engines == "DIFFCP")
 
 
 def _layer(family: Family, solver: str, threads: int, polish: bool | None) -> CvxpyLayer:
@@ -167,33 +173,19 @@ def _layer(family: Family, solver: str, threads: int, polish: bool | None) -> Cv
 
 def _right_ways(bare: Bare, right: Reference, threads: int) -> Iterator[tuple[float, str, int]]:
     """The ways in which diffcp alone is right, each with the seconds of its better of two calls."""
-    for mode in MODES:
-        for jobs in sorted({1, threads}):
-            try:
-                verdict = verify.judge(right, *bare.answer(mode, jobs))
-            except failures():
-                continue
-            if not verdict.wrong:
-                yield min(_seconds(lambda: bare(mode, jobs)) for _ in range(2)), mode, jobs  # noqa: B023
+    for mode, jobs in itertools.product(MODES, sorted({1, threads})):
+        try:
+            verdict = verify.judge(right, *bare.answer(mode, jobs))
+        except failures():
+            continue
+        if not verdict.wrong:
+            yield min(_seconds(bare, mode, jobs) for _ in range(2)), mode, jobs
 
 
-def _seconds(work: Callable[[], object]) -> float:
+def _seconds(bare: Bare, mode: str, jobs: int) -> float:
     start = perf_counter()
-    work()
+    bare(mode, jobs)
     return perf_counter() - start
-
-
-def _turn(timed: Callable[[], float]) -> float:
-    """The median of one call, or of as many as fit into ``TURN``; the garbage collector rests."""
-    gc.collect()
-    gc.disable()
-    try:
-        found = [timed()]
-        while sum(found) < TURN:
-            found.append(timed())
-        return float(np.median(found))
-    finally:
-        gc.enable()
 
 
 def table(rows: Sequence[Around], facts: Mapping[str, Any], console: Console | None = None) -> None:
@@ -202,15 +194,15 @@ def table(rows: Sequence[Around], facts: Mapping[str, Any], console: Console | N
     console.print(render.header(facts), highlight=False, markup=False)
     grid = Table(
         caption="forward and backward; overhead: what the layer takes beyond diffcp alone, as a share of its call; "
-        "repaired: elements whose answer by diffcp failed verification, so that another engine solved them, too"
+        "left out: elements whose answer by diffcp fails verification, which the layer gives to another engine"
     )
-    for title in ("family", "diffcp alone", "ms", "layer ms", "overhead", "polished ms", "overhead", "repaired"):
+    for title in ("family", "diffcp alone", "ms", "layer ms", "overhead", "polished ms", "overhead", "left out"):
         grid.add_column(title, justify="left" if title in ("family", "diffcp alone") else "right", no_wrap=True)
     for row in rows:
         grid.add_row(
             row.family, row.way, f"{1e3 * row.alone:.2f}", f"{1e3 * row.layer:.2f}", f"{100 * row.overhead:.0f} %",
             f"{1e3 * row.polished:.2f}", f"{100 * row.polished_overhead:.0f} %",
-            str(row.repaired) if row.repaired else "",
+            str(row.left_out) if row.left_out else "",
             style="red" if row.overhead > LIMIT else "",
         )  # fmt: skip
     console.print(grid)
@@ -228,8 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Around]:
             rows.append(measure(make(name, options.quick), options.repeats, options.threads))
             facts["load at the end"] = machine.load()
             if options.json:
-                text = json.dumps({"machine": facts, "rows": [asdict(row) for row in rows]}, indent=1)
-                Path(options.json).write_text(text, encoding="utf-8")
+                Path(options.json).write_text(render.as_json(rows, facts), encoding="utf-8")
     table(rows, facts)
     return rows
 

@@ -72,6 +72,6 @@ def _cells(row: Row) -> list[str]:
     return [name, *errors, *times, ratio, *shares, f"{100 * timing.overhead:.0f} %"]
 
 
-def as_json(rows: Sequence[Row], facts: Mapping[str, Any]) -> str:
-    """The facts and the rows as JSON text; times in seconds."""
+def as_json(rows: Sequence[Any], facts: Mapping[str, Any]) -> str:
+    """The facts and the rows, dataclasses of any kind, as JSON text; times in seconds."""
     return json.dumps({"machine": dict(facts), "rows": [asdict(row) for row in rows]}, indent=1)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from time import perf_counter
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,7 +16,9 @@ from benchmarks.contenders import Runner
 from benchmarks.families import Array, Family
 from cvxlayers.report import Seconds
 
-__all__ = ["PARTS", "Call", "Timing", "call", "interleave", "summary", "tensors"]
+__all__ = ["PARTS", "Call", "Timing", "call", "interleave", "summary", "tensors", "turn"]
+
+Timed = TypeVar("Timed")
 
 PARTS = tuple(field.name for field in fields(Seconds))
 """The parts of a call that our own engines report."""
@@ -94,20 +98,20 @@ def interleave(
         for name, runner in runners.items():
             if len(turns[name]) >= LEAST_TURNS and sum(turn.total for turn in turns[name]) > budget:
                 continue
-            turns[name].append(_turn(runner, leaves, cotangents))
+            turns[name].append(turn(partial(call, runner, leaves, cotangents), lambda one: one.total))
     return {name: summary(calls) for name, calls in turns.items()}
 
 
-def _turn(runner: Runner, leaves: Sequence[torch.Tensor], cotangents: Sequence[torch.Tensor]) -> Call:
-    """The median call of a turn, by its total."""
+def turn(once: Callable[[], Timed], seconds: Callable[[Timed], float]) -> Timed:
+    """The median, by these seconds, of one call or of as many as fit into ``TURN``; the garbage collector rests."""
     enabled = gc.isenabled()
     gc.collect()
     gc.disable()
     try:
-        calls = [call(runner, leaves, cotangents)]
-        while sum(one.total for one in calls) < TURN:
-            calls.append(call(runner, leaves, cotangents))
-        return sorted(calls, key=lambda one: one.total)[len(calls) // 2]
+        calls = [once()]
+        while sum(map(seconds, calls)) < TURN:
+            calls.append(once())
+        return sorted(calls, key=seconds)[len(calls) // 2]
     finally:
         if enabled:
             gc.enable()
