@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
+from importlib.util import find_spec
 from time import perf_counter
 
 import cvxpy as cp
@@ -108,14 +109,14 @@ class Diagnosis:
 
 @dataclass(frozen=True)
 class Warmth:
-    """How many seconds it took to have the kernels of IPM at hand, and whether they had to be compiled."""
+    """How many seconds it took to have the kernels at hand, and whether they had to be compiled."""
 
     seconds: float
     compiled: bool
 
 
 def warm_up() -> Warmth:
-    """Compile the kernels of IPM, or load them where that has been done before.
+    """Compile the kernels of IPM, and of the nodes where PyTorch is installed, or load them where that has been done.
 
     Raises
     ------
@@ -134,6 +135,10 @@ def warm_up() -> Warmth:
     curved = [compiled_cone(kind) for kind in ("exponential", "power")]
     kernels = [solve_groups, solve_further_groups(), differentiate_further_groups()]
     kernels += [kernel for cone in curved for kernel in cone.kernels]
+    if find_spec("torch") is not None:  # without it there are no nodes
+        from cvxlayers.nodes.eigen_kernel import decompose
+
+        kernels.append(decompose)
     found = [kernel.stats.cache_hits for kernel in kernels]
     return Warmth(perf_counter() - start, not all(found))
 

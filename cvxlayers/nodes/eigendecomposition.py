@@ -19,6 +19,7 @@ from torch import Tensor
 from cvxlayers.errors import OptionError, ParameterError
 from cvxlayers.nodes.arguments import check_dimensions
 from cvxlayers.nodes.closed_rule import ClosedRule
+from cvxlayers.nodes.eigenpairs import eigenpairs, working_dtype
 from cvxlayers.nodes.outcome import Call, Reporting, Solved, check_policy
 from cvxlayers.solution import Status
 
@@ -115,15 +116,11 @@ class _Rule(ClosedRule):
     def solve(self, call: Call, *inputs: Tensor) -> Solved:
         (X,) = inputs
         S = (X + X.mT).mul_(0.5)
-        S = S if S.dtype == torch.float64 else S.float()
-        lam, rising = torch.linalg.eigh(S)
-        lam, V = lam.flip(-1), torch.empty_like(rising)
-        rows = V.mT  # one vector a row: what follows runs along them
-        falling = rising.mT.flip(-2)
-        torch.mul(falling, _signs(falling), out=rows)
+        S = S.to(working_dtype(S))
+        lam, V = eigenpairs(S)
         eps = torch.finfo(S.dtype).eps * S.shape[-1]
         size = lam.abs().amax(-1).clamp_min(torch.finfo(S.dtype).tiny)
-        worst = (rows @ S).addcmul_(rows, lam[..., None], value=-1).abs_().amax((-2, -1)) / size
+        worst = (V.mT @ S).addcmul_(V.mT, lam[..., None], value=-1).abs_().amax((-2, -1)) / size
         status = torch.where(worst <= RESIDUAL * eps, int(Status.OPTIMAL), int(Status.FAILED))
         outputs: tuple[Tensor, ...] = lam.to(X.dtype), V.to(X.dtype)
         if self.k < X.shape[-1]:
@@ -142,43 +139,33 @@ class _Rule(ClosedRule):
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], tangents: Sequence[Tensor]
     ) -> Sequence[Tensor]:
         (lam, V), (dX,) = outputs[:2], tangents
-        F, poison = _inverse_gaps(lam, V, lam.shape[-1])
-        N = V.mT @ (dX + dX.mT) @ V / 2 + poison
-        dlam, dV = N.diagonal(dim1=-2, dim2=-1), V @ (F * N + poison)
+        half, poison = _half_inverse_gaps(lam, V, lam.shape[-1])
+        twice = V.mT @ (dX + dX.mT) @ V + poison
+        dlam, dV = twice.diagonal(dim1=-2, dim2=-1) / 2, V @ (half * twice + poison)
         return (dlam, dV, dlam[:, : self.k], dV[..., : self.k])[: len(outputs)]
 
 
-def _signs(rows: Tensor) -> Tensor:
-    """(B, M, 1): the sign of the entry of largest absolute value of each row, of several that of the first."""
-    high, low = rows.amax(-1, keepdim=True), -rows.amin(-1, keepdim=True)
-    if not bool((high == low).any()):
-        return torch.where(high > low, 1.0, -1.0).to(rows.dtype)
-    return rows.gather(-1, rows.abs().argmax(-1, keepdim=True)).sign()
-
-
 def _back(lam: Tensor, V: Tensor, g: Tensor | None, G: Tensor | None) -> Tensor:
-    """The cotangent of X for those, (B, k) and (B, M, k), of the first k values and vectors."""
+    """The cotangent of X for those, (B, k) and (B, M, k), of the first k values and vectors, of which one is given."""
     k = g.shape[-1] if g is not None else G.shape[-1] if G is not None else 0
-    F, poison = _inverse_gaps(lam, V, k)
-    first, half = V[..., :k], torch.zeros_like(V[..., :k])
-    if G is not None:
-        half = V @ (F * (V.mT @ (G / 2)))
-    if g is not None or G is not None:
-        half = half + first * ((0.0 if g is None else g[:, None] / 2) + poison)
-    A = half @ first.mT
+    half, poison = _half_inverse_gaps(lam, V, k)
+    first = V[..., :k]
+    values = poison if g is None else g[:, None] / 2 + poison
+    turned = first * values if G is None else torch.addcmul(V @ (half * (V.mT @ G)), first, values)
+    A = turned @ first.mT
     return A + A.mT
 
 
-def _inverse_gaps(lam: Tensor, V: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The first k columns of F, and a zero (B, 1, 1), its derivative not finite where eigenvalues coincide."""
-    gap = lam[:, None, :] - lam[:, :, None]
-    size = lam.detach().abs().amax(-1)[:, None, None]
-    same = gap.detach().abs() <= COINCIDING * lam.shape[-1] * torch.finfo(lam.dtype).eps * size
-    multiple = same.sum((-2, -1), keepdim=True) > lam.shape[-1]
+def _half_inverse_gaps(lam: Tensor, V: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The first k columns of F / 2, and a zero (B, 1, 1), its derivative not finite where eigenvalues coincide."""
+    twice, plain = 2 * lam, lam.detach()
+    gap = twice[:, None, :k] - twice[:, :, None]
+    near = COINCIDING * lam.shape[-1] * torch.finfo(lam.dtype).eps * plain.abs().amax(-1, keepdim=True)
+    half = gap.masked_fill(gap.detach().abs() <= 2 * near[..., None], torch.inf).reciprocal()
+    multiple = (plain.diff(dim=-1).abs() <= near).any(-1)[:, None, None]
     every = V.sum((-2, -1), keepdim=True) + lam.sum(-1)[:, None, None]
     zero = torch.where(multiple, every - every.detach(), 1.0)
-    F = gap[..., :k].masked_fill(same[..., :k], torch.inf).reciprocal()
-    return F, torch.where(multiple, zero.sqrt(), 0.0)
+    return half, torch.where(multiple, zero.sqrt(), 0.0)
 
 
 def _decompose(X: Any, k: int | None, call: Call) -> tuple[Tensor, Tensor]:
