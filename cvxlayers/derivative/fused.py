@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from cvxlayers.cones import nonneg
 from cvxlayers.cones.blocks import BlockDerivative, EigenBlocks
 from cvxlayers.cones.group import Group, groups
 from cvxlayers.cones.product import Cones
@@ -22,7 +21,7 @@ from cvxlayers.cones.projection import group_derivative
 from cvxlayers.cones.psd import PsdDerivative
 from cvxlayers.cones.svec import triangle
 from cvxlayers.derivative.part import Solved
-from cvxlayers.derivative.smoothing import smoothed_part, smoothed_rows
+from cvxlayers.derivative.smoothing import smoothed_part
 from cvxlayers.derivative.system import Layout
 from cvxlayers.ipm.layout import Layout as Places
 from cvxlayers.ipm.symbolic import Analysis, analysis_of
@@ -60,7 +59,6 @@ class Fused:
         self._layout, self._smoothing = layout, smoothing
         self._seconds = analysis.derivative_seconds
         self._places = Places.of(analysis)
-        self._probe = np.concatenate(layout.probe)
         self._spectra, self._height = _spectra(layout.structure.cones)
 
     def __reduce__(self) -> tuple[object, tuple[Layout, float | None]]:
@@ -80,35 +78,30 @@ class Fused:
 
     def solve(self, values: Values, v: Array, f: Array, g: Array, threads: int) -> tuple[Solved, Index]:
         """Solutions of J (dx, dv) = (f, g), and the elements of which they are not good enough."""
-        from cvxlayers.ipm.batch import differentiate_batch  # here, because it loads Numba
+        from cvxlayers.ipm.batch import Point, differentiate_batch  # here, because it loads Numba
 
-        state = self._state(v)
-        found = differentiate_batch(self._places, values.P, values.A, state, self._probe, f, g, threads)
-        return Solved(found.dx, found.u, found.residual), _unsure(found)
+        point = Point(values.P, values.A, self._state(v), self._smoothing or 0.0, f[:0], f[:0])
+        found = differentiate_batch(self._places, point, f, g, threads)
+        return Solved(*found), _unsure(found)
 
     def pull(
         self, values: Values, v: Array, x: Array, y: Array, compiled: CompiledProblem, drows: Array, threads: int
     ) -> tuple[list[Array], Array, Index]:
         """``Linearization.pull``, with the systems' residuals and the elements for which it is not good enough."""
-        from cvxlayers.ipm import batch  # here, because it loads Numba
+        from cvxlayers.ipm.batch import Given, Point, pull_batch  # here, because it loads Numba
 
-        varying, data = self._layout.structure.varying, (values.P, values.A, self._state(v), self._probe)
-        pairing, given = batch.Pairing(x, y, "P" in varying, "A" in varying), batch.Given(compiled.adjoint, drows)
-        found = batch.pull_batch(self._places, *data, pairing, given, compiled.ends, threads)
+        point = Point(values.P, values.A, self._state(v), self._smoothing or 0.0, x, y)
+        varying, given = self._layout.structure.varying, Given(compiled.adjoint, drows)
+        found = pull_batch(self._places, point, varying, given, compiled.ends, threads)
         return found.parts, found.residual, _unsure(found)
 
     def _state(self, v: Array) -> Array:
-        """D's diagonal in the rows without curvature, v in those of second-order cones, then the others' spectra."""
-        cones = self._layout.structure.cones
-        flat, m, batch = cones.zero + cones.nonneg, *v.shape
+        """v, and below it the spectra of the PSD, exponential and power cones."""
+        if not self._spectra:
+            return v
+        m, batch = v.shape
         state = np.empty((self._height, batch))
         state[:m] = v
-        state[: cones.zero] = 1.0
-        rows = v[cones.zero : flat]
-        if self._smoothing is None:
-            state[cones.zero : flat] = nonneg.dual_derivative(rows)
-        else:
-            state[cones.zero : flat] = smoothed_rows(rows, self._smoothing)
         for group, places in self._spectra:
             part = group_derivative(group, v)
             if self._smoothing is not None:
@@ -151,8 +144,8 @@ def _spectrum(group: Group, part: BlockDerivative, batch: int) -> Array:
 
 
 def _unsure(found: Sensitivity | Pulled) -> Index:
-    good = found.residual <= _GOOD
-    return _NONE if good.all() else np.flatnonzero(~good)
+    residual = found.residual
+    return _NONE if residual.max(initial=0.0) <= _GOOD else np.flatnonzero(~(residual <= _GOOD))
 
 
 def _serves(structure: Structure, smoothing: float | None) -> bool:

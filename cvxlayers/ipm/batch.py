@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -27,7 +28,7 @@ from cvxlayers.stack import Stack
 __all__ = [
     "Answer",
     "Given",
-    "Pairing",
+    "Point",
     "Pulled",
     "Sensitivity",
     "differentiate_batch",
@@ -86,8 +87,7 @@ class Answer:
         return self.n + 2 * self.m
 
 
-@dataclass(frozen=True)
-class Sensitivity:
+class Sensitivity(NamedTuple):
     """dx (n, B), u (m, B), and the relative residual (B,), which is huge for singular elements."""
 
     dx: Array
@@ -95,27 +95,26 @@ class Sensitivity:
     residual: Array
 
 
-@dataclass(frozen=True)
-class Pulled:
+class Pulled(NamedTuple):
     """What was asked for, an array (B, size) for each part of it, with the systems' residuals as in ``Sensitivity``."""
 
     parts: list[Array]
     residual: Array
 
 
-@dataclass(frozen=True)
-class Pairing:
-    """The points x (n, B) and y (m, B) with which multipliers are paired, and whether the cotangents of P and of A are
-    asked for (see ``pairing``)."""
+class Point(NamedTuple):
+    """Where a derivative is taken: P and A, v and what else ``sensitivity`` calls the state, the smoothing's mu or 0,
+    and x and y (see ``pairing``), each (rows, B)."""
 
+    P: Array
+    A: Array
+    state: Array
+    mu: float
     x: Array
     y: Array
-    P: bool
-    A: bool
 
 
-@dataclass(frozen=True)
-class Given:
+class Given(NamedTuple):
     """Something (rows, B) of which a stack's first map makes what the kernel begins with; its second map makes what
     the caller wants of what the kernel leaves."""
 
@@ -124,10 +123,9 @@ class Given:
 
 
 _EMPTY = sp.csr_array((0, 0))
-_NOTHING = Given(Stack.of((_EMPTY, None), (_EMPTY, None)), np.zeros((0, 1)))
-_NO_PULLING = (
-    Pairing(np.zeros((0, 1)), np.zeros((0, 1)), P=False, A=False), _NOTHING, np.zeros(0, np.int32), np.zeros(0)
-)  # fmt: skip
+_NO_MAPS = Stack.of((_EMPTY, None), (_EMPTY, None))
+_NOTHING = Given(_NO_MAPS, np.zeros((0, 1)))
+_NO_ENDS = np.zeros(0, np.int32)
 
 
 def solve_batch(
@@ -143,79 +141,64 @@ def solve_batch(
     P, q, A, b = (_padded(part, groups * W) for part in (values.P, values.q, values.A, values.b))
     source = _padded(given.source, groups * W)
     out = np.empty((layout.n + 2 * layout.m + _INFO + _RESIDUALS + given.stack.rows[1], groups * W))
-    shared, target = P.shape[1] == 1 and A.shape[1] == 1, out[:0] if made is None else made
-    numbers, index, weights = method.numbers, given.stack.index, given.stack.weights
+    target, numbers = out[:0] if made is None else made, method.numbers
+    index, weights = given.stack.index, given.stack.weights
     solve = solve_further_groups() if layout.further else solve_groups
 
     def work_on(begin: int, end: int) -> None:
         with layout.work() as (plan, V):
-            solve(plan, layout.at, V, index, weights, source, target, P, q, A, b, begin, end, shared, numbers, out)
+            solve(plan, layout.record, V, index, weights, source, target, P, q, A, b, begin, end, numbers, out)
 
     spread(work_on, groups, layout.seconds, threads)
     return Answer(out if size == groups * W else out[:, :size], layout.n, layout.m, layout.further)
 
 
-def differentiate_batch(
-    layout: Layout, P: Array, A: Array, state: Array, probe: Array, f: Array, g: Array, threads: int
-) -> Sensitivity:
-    """Solve J (dx, dv) = (f, g) for every element, with u = D dv (see ``sensitivity``, also for ``state``).
-
-    ``probe`` (n + m, 1) is a random right-hand side.
-    """
-    n, m, size = layout.n, layout.m, state.shape[1]
-    width = -(-size // W) * W
-    right, out = np.empty((n + m, width)), np.empty((n + m, width))
-    for part, rows in ((f, right[:n]), (g, right[n:])):
-        rows[:, :size], rows[:, size:] = part, part[:, -1:]
-    info = _differentiated(layout, (P, A, state), probe, (right, out), threads)
-    return Sensitivity(out[:n, :size], out[n:, :size], info[0, :size])
+def differentiate_batch(layout: Layout, point: Point, f: Array, g: Array, threads: int) -> Sensitivity:
+    """Solve J (dx, dv) = (f, g) for every element, with u = D dv (see ``sensitivity``)."""
+    n, size, given = layout.n, f.shape[1], Given(_NO_MAPS, np.concatenate([f, g]))
+    result = _differentiated(layout, point, given, n + layout.m, -1, _NO_ENDS, threads)
+    return Sensitivity(result[1 : 1 + n, :size], result[1 + n :, :size], result[0, :size])
 
 
 def pull_batch(
-    layout: Layout, P: Array, A: Array, state: Array, probe: Array, pairing: Pairing, given: Given,
-    ends: NDArray[np.int32], threads: int,
-) -> Pulled:  # fmt: skip
+    layout: Layout, point: Point, varying: Collection[str], given: Given, ends: NDArray[np.int32], threads: int
+) -> Pulled:
     """The adjoint of what leads from parameters to outputs, for every element.
 
     ``given`` leads from the outputs' cotangents to those of x and y; and from the solution of the system, and from the
-    cotangents of P and of A that are asked for, to those of the parameters, of which the first are those before
-    ends[0], and so on.
+    cotangents of P and of A if these are among the varying, to those of the parameters, of which the first are those
+    before ends[0], and so on.
     """
-    width = -(-state.shape[1] // W) * W
-    pulled = np.empty(given.stack.rows[1] * width)
-    info = _differentiated(layout, (P, A, state), probe, None, threads, (pairing, given, ends, pulled))
-    starts, size = [0, *ends.tolist()], state.shape[1]
-    parts = [pulled[start * width : end * width].reshape(width, end - start)[:size] for start, end in pairwise(starts)]
-    return Pulled(parts, info[0, :size])
+    pairs = ("P" in varying) + 2 * ("A" in varying)
+    result = _differentiated(layout, point, given, given.stack.rows[1], pairs, ends, threads)
+    numbers, size, width, parts, start = result.ravel(), given.source.shape[1], result.shape[1], [], 1
+    for end in (1 + ends).tolist():
+        parts.append(numbers[start * width : end * width].reshape(width, end - start)[:size])
+        start = end
+    return Pulled(parts, result[0, :size])
 
 
 def _differentiated(
-    layout: Layout, data: tuple[Array, Array, Array], probe: Array, wide: tuple[Array, Array] | None, threads: int,
-    pulling: tuple[Pairing, Given, NDArray[np.int32], Array] = _NO_PULLING,
-) -> Array:  # fmt: skip
-    """Run the kernel on P, A and the state; ``wide`` are its right and its out where nothing is pulled."""
-    pairing, given, ends, pulled = pulling
-    size = data[2].shape[1]
-    groups = -(-size // W)
+    layout: Layout, point: Point, given: Given, rows: int, pairs: int, ends: NDArray[np.int32], threads: int
+) -> Array:
+    """The residuals, and below them so many rows of what the kernel makes of what is given."""
+    (stack, source), groups = given, -(-given.source.shape[1] // W)
     width = groups * W
-    info = np.empty((1, width))
-    P, A, state = _padded(data[0], width), _padded(data[1], width), _padded(data[2], width)
-    x, y, source = _padded(pairing.x, width), _padded(pairing.y, width), _padded(given.source, width)
-    shared, pairs = P.shape[1] == 1 and A.shape[1] == 1, -1 if wide else pairing.P + 2 * pairing.A
-    rows = layout.n + layout.m
-    more = P.shape[0] * pairing.P + A.shape[0] * pairing.A
+    P, A, state, x, y, source = (
+        _padded(part, width) for part in (point.P, point.A, point.state, point.x, point.y, source)
+    )
+    result = np.empty((1 + rows, width))
     differentiate = differentiate_further_groups() if layout.further else differentiate_groups
 
     def work_on(begin: int, end: int) -> None:
-        right, out = wide or (np.empty((rows, W)), np.empty((rows + more, W)))
         with layout.work() as (plan, V):
             differentiate(
-                plan, layout.at, V, P, A, state, probe, x, y, given.stack.index, given.stack.weights, source, right,
-                begin, end, shared, pairs, out, info, ends, pulled,
+                plan, layout.record, V, P, A, state, point.mu, x, y, stack.index, stack.weights, source, ends, pairs,
+                begin, end, result,
             )  # fmt: skip
 
     spread(work_on, groups, layout.derivative_seconds, threads)
-    return info
+    return result
 
 
 def measure_batch(layout: Layout, values: Values, x: Array, y: Array, s: Array, threads: int) -> Array:
@@ -229,7 +212,7 @@ def measure_batch(layout: Layout, values: Values, x: Array, y: Array, s: Array, 
 
     def work_on(begin: int, end: int) -> None:
         with layout.work() as (plan, V):
-            measure_groups(plan, layout.at, V, P, q, A, b, x, y, s, begin, end, out)
+            measure_groups(plan, layout.record, V, P, q, A, b, x, y, s, begin, end, out)
 
     spread(work_on, groups, layout.measure_seconds, threads)
     return out[:, :size]

@@ -164,7 +164,7 @@ def store_to(typingctx: Any, V: Any, i: Any, j: Any, value: Any) -> Any:
 
 @operation
 def scatter_to(typingctx: Any, V: Any, i: Any, stride: Any, value: Any) -> Any:
-    """Write V[i], V[i + stride], ..., one for each lane, of a contiguous array V (numbers)."""
+    """Write numbers i, i + stride, ..., one for each lane, of a contiguous array V, whatever its shape."""
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         place, stride = _integers(context, builder, sig, args, 1, 2)

@@ -1,7 +1,8 @@
 """Where the kernels find their indices and keep their numbers: all in two arrays, by offsets.
 
 A kernel takes ``plan`` (int32, flat), ``at``, a record of offsets and sizes, and ``V`` (rows, W). ``at.place + i`` is a
-place in the plan, ``at.x + i`` a row of V. Few arguments keep both the compilation and the calls short.
+place in the plan, ``at.x + i`` a row of V. Few arguments keep both the compilation and the calls short. What kernels
+never write to, the alphas of power cones and the random right-hand side ``probe``, is put into V when V is made.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _OF_ROWS = ("b", "E", "E_inverse", "y", "s", "kept_y", "kept_s", "Ax", "ry", "r"
 _OF_PLACES = ("diagonal", "pivot", "inverse", "v")
 _OF_LANES = ("tau", "kappa", "gap", "mu", "cost", "q_norm", "b_norm", "error", "infeasible", "unbounded", "state",
              "best", "merit", "waiting", "steps")  # fmt: skip
-_OTHERS = ("P", "A", "entries", "L", "strip", "eta", "l_det")
+_OTHERS = ("P", "A", "entries", "L", "strip", "eta", "l_det", "probe", "right", "out")
 _SIZES = ("n", "m", "first", "cones", "count", "blocks", "degree", "size", "panels", "P_nnz", "A_nnz")
 _FURTHER_SIZES, _FURTHER = ("matrices", "exponentials", "powers"), ("scaling", "work", "barrier", "factor", "alpha")
 
@@ -51,14 +52,15 @@ Space = tuple[NDArray[np.int32], Array]
 
 @dataclass(frozen=True)
 class Layout:
-    """The plan, the record, the number of rows of V, the sizes of the problem, about how many seconds W problems take,
-    and their derivatives, and their residuals; whether there are PSD, exponential or power cones, and the alphas.
+    """The plan, the record as an array of one, the number of rows of V, the sizes of the problem, about how many
+    seconds W problems take, and their derivatives, and their residuals; whether there are PSD, exponential or power
+    cones, and the alphas.
 
     Work space that is not in use waits in ``idle``; it holds nothing from call to call that anyone reads.
     """
 
     plan: NDArray[np.int32]
-    at: np.void
+    record: NDArray[np.void]
     rows: int
     n: int
     m: int
@@ -76,13 +78,11 @@ class Layout:
         size, panels = analysis.elimination.size, analysis.elimination.panels
         count, blocks = len(cones.second_order), plan.cone_extra.size
         first, end = cones.zero, cones.zero + cones.nonneg
-        sizes = (
-            analysis.n, analysis.m, first, end, count, blocks, cones.degree, size, panels.count, plan.P_row.size,
-            plan.A_row.size,
-        )  # fmt: skip
-        lengths = dict.fromkeys(_OF_LANES, 1) | dict.fromkeys(_OF_VARIABLES, analysis.n)
-        lengths |= dict.fromkeys(_OF_ROWS, analysis.m) | dict.fromkeys(_OF_PLACES, size)
-        others = (plan.P_row.size, plan.A_row.size, analysis.entries, panels.nnz, 3 * WIDEST, count, count)
+        n, m, P, A = analysis.n, analysis.m, plan.P_row.size, plan.A_row.size
+        sizes = (n, m, first, end, count, blocks, cones.degree, size, panels.count, P, A)
+        lengths = dict.fromkeys(_OF_LANES, 1) | dict.fromkeys(_OF_VARIABLES, n)
+        lengths |= dict.fromkeys(_OF_ROWS, m) | dict.fromkeys(_OF_PLACES, size)
+        others = (P, A, analysis.entries, panels.nnz, 3 * WIDEST, count, count, n + m, n + m, n + m + P + A)
         lengths |= dict(zip(_OTHERS, others, strict=True))
         indices = [*plan, np.zeros(size, dtype=np.int32)]
         in_plan = np.cumsum([0, *(part.size for part in indices)])
@@ -93,9 +93,9 @@ class Layout:
             more = np.cumsum([rows, *_further_lengths(cones)])
             numbers = (len(cones.psd), cones.exponential, len(cones.power), *more[:-1], *numbers)
             rows, fields = int(more[-1]), FURTHER_FIELDS
-        at = np.array([numbers], dtype=fields)[0]
+        record = np.array([numbers], dtype=fields)
         seconds = (analysis.seconds, analysis.derivative_seconds, analysis.measure_seconds)
-        return cls(np.concatenate(indices), at, rows, analysis.n, analysis.m, *seconds, further, cones.power, deque())
+        return cls(np.concatenate(indices), record, rows, n, m, *seconds, further, cones.power, deque())
 
     def work(self) -> Work:
         """A context with the plan and V for one thread. Each row of V is one cache line; the plan's ``slot`` is written
@@ -128,8 +128,10 @@ def _space(layout: Layout) -> Space:
     block = np.zeros((layout.rows + 1) * 8)
     begin = -(block.ctypes.data // block.itemsize) % 8
     V = block[begin : begin + layout.rows * 8].reshape(layout.rows, 8)
-    if layout.exponents:  # which no kernel writes to
-        V[layout.at["alpha"] : layout.at["alpha"] + len(layout.exponents)] = np.array(layout.exponents)[:, None]
+    at, size = layout.record[0], layout.n + layout.m
+    V[at["probe"] : at["probe"] + size] = np.random.default_rng(0).standard_normal((size, 1))
+    if layout.exponents:
+        V[at["alpha"] : at["alpha"] + len(layout.exponents)] = np.array(layout.exponents)[:, None]
     return layout.plan.copy(), V
 
 

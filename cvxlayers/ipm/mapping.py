@@ -20,22 +20,21 @@ def map_group(maps: Any, weights: Any, which: Any, source: Any, column: Any, tar
 
 
 @kernel
-def map_group_apart(
-    maps: Any, weights: Any, which: Any, source: Any, column: Any, ends: Any, batch: Any, place: Any, target: Any
-) -> None:
-    """The same, but for each lane the results of rows 0, ..., ends[0] - 1 lie side by side, and so on.
+def map_group_apart(maps: Any, weights: Any, which: Any, source: Any, ends: Any, column: Any, target: Any) -> None:
+    """The same for a source of W columns, but for each element the results of rows 0, ..., ends[0] - 1 lie side by
+    side, and so on.
 
-    target begins with (batch, ends[0]) numbers for the first rows, of which lane 0 gets number ``place``; then come
-    those for rows ends[0], ..., ends[1] - 1.
+    Below its first row target (rows, batch) consists of (batch, ends[0]) numbers for the first rows, then of those for
+    rows ends[0], ..., ends[1] - 1, and so on.
     """
     apart()
-    start = 0
+    start, batch = 0, target.shape[1]
     for part in range(len(ends)):
         end = index(ends, part)
         size = end - start
         for row in range(start, end):
-            value = mapped_row(maps, weights, which, row, source, column)
-            scatter_to(target, start * batch + place * size + row - start, size, value)
+            value = mapped_row(maps, weights, which, row, source, 0)
+            scatter_to(target, (1 + start) * batch + column * size + row - start, size, value)
         start = end
 
 

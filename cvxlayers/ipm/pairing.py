@@ -28,11 +28,11 @@ def pair_P(plan: Any, at: Any, rx: Any, x: Any, column: Any, dP: Any) -> None:
 
 
 @kernel
-def pair_A(plan: Any, at: Any, rx: Any, rv: Any, x: Any, y: Any, column: Any, dA: Any) -> None:
-    """-(y rx' + rv x') on A's pattern; rx, rv and dA have W columns, x and y those of the batch."""
+def pair_A(plan: Any, at: Any, r: Any, x: Any, y: Any, column: Any, dA: Any) -> None:
+    """-(y rx' + rv x') on A's pattern; r = (rx, rv) and dA have W columns, x and y those of the batch."""
     apart()
     for j in range(at.n):
-        xj, rj = load_from(x, j, column), load(rx, j)
+        xj, rj = load_from(x, j, column), load(r, j)
         for k in range(index(plan, at.A_start + j), index(plan, at.A_start + j + 1)):
             i = index(plan, at.A_row + k)
-            store(dA, k, -(load_from(y, i, column) * rj + load(rv, i) * xj))
+            store(dA, k, -(load_from(y, i, column) * rj + load(r, at.n + i) * xj))

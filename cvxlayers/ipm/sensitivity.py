@@ -63,35 +63,34 @@ HARMLESS = 3e-3
 
 
 @kernel
-def differentiate_group(plan: Any, at: Any, V: Any, state: Any, probe: Any, column: Any, f: Any, g: Any, dx: Any,
-                        u: Any, place: Any, info: Any) -> None:  # fmt: skip
+def differentiate_group(plan: Any, at: Any, V: Any, state: Any, mu: Any, column: Any, info: Any) -> None:
     """Solve for the elements column, ..., column + W - 1 of the batch; D and E and the scaled matrices are in V.
 
-    f, g, dx and u have theirs from the column ``place`` on.
+    f and g stand in V from ``right`` on, one below the other; dx and u go there from ``out`` on.
 
-    state holds D's diagonal in rows without curvature, v in those of second-order cones, and from row m on what
-    ``spectral`` says of the others; info (1, B) receives the relative residual, or HUGE where the element is
-    singular.
+    state holds v, and from row m on what ``spectral`` says of PSD, exponential and power cones; mu is positive where
+    the derivative is to be smoothed. The first row of info (rows, B) receives the relative residual, or HUGE where the
+    element is singular.
     """
-    load_system(plan, at, V, state, column)
+    load_system(plan, at, V, state, mu, column)
     factorize(plan, at, V)
-    healthy = judge_probe(plan, at, V, probe)
-    load_right(at, V, f, g, place)
+    healthy = judge_probe(plan, at, V)
+    load_right(at, V)
     error = refine(plan, at, V)
     for i in range(at.n):
-        store_to(dx, i, place, load(V, at.x + i) * load(V, at.D + i))
+        store(V, at.out + i, load(V, at.x + i) * load(V, at.D + i))
     for i in range(at.m):
-        store_to(u, i, place, load(V, at.y + i) * load(V, at.E + i))
+        store(V, at.out + at.n + i, load(V, at.y + i) * load(V, at.E + i))
     store_to(info, 0, column, pick(healthy, fill(0.0), error, fill(HUGE)))
 
 
 @kernel
-def load_system(plan: Any, at: Any, V: Any, state: Any, column: Any) -> None:
+def load_system(plan: Any, at: Any, V: Any, state: Any, mu: Any, column: Any) -> None:
     """Put zeros into the rows that are left out (s is their mask), and write K."""
     apart()
     one, zero = fill(1.0), fill(0.0)
     for i in range(at.cones):
-        d, e = load_from(state, i, column), load(V, at.E + i)
+        d, e = one if i < at.first else slope(load_from(state, i, column), mu), load(V, at.E + i)
         store(V, at.s + i, pick(d, zero, one, zero))
         store(V, at.h + i, pick(d, zero, (1.0 - d) / maximum(d, fill(1e-300)) * e * e, one))
     store(V, at.error, one)
@@ -117,6 +116,16 @@ def load_system(plan: Any, at: Any, V: Any, state: Any, column: Any) -> None:
         store(V, at.entries + index(plan, at.A_entry + k), load(V, at.A + k))
     write_symmetric(plan, at, V, fill(REGULARIZATION))
     spectral.write_blocks(plan, at, V, fill(REGULARIZATION))
+
+
+@kernel
+def slope(v: Any, mu: Any) -> Any:
+    """D in a row of the nonnegative orthant: 1, 0, or 1/2 at the kink; smoothed, y / (y + s) with s y = mu."""
+    zero = fill(0.0)
+    if mu == 0.0:
+        return pick(v, zero, fill(1.0), pick(zero, v, zero, fill(0.5)))
+    root = sqrt(v * v + 4.0 * mu)
+    return pick(v, zero, 0.5 * (v + root), 2.0 * mu / (root - v)) / root
 
 
 @kernel
@@ -162,28 +171,28 @@ def load_cone(plan: Any, at: Any, V: Any, state: Any, column: Any, c: Any) -> No
 
 
 @kernel
-def load_right(at: Any, V: Any, f: Any, g: Any, column: Any) -> None:
+def load_right(at: Any, V: Any) -> None:
     """D f and E g into rx and ry, without the rows that are left out."""
     apart()
     for i in range(at.n):
-        store(V, at.rx + i, load_from(f, i, column) * load(V, at.D + i))
+        store(V, at.rx + i, load(V, at.right + i) * load(V, at.D + i))
     for i in range(at.m):
-        store(V, at.ry + i, load_from(g, i, column) * load(V, at.E + i) * load(V, at.s + i))
+        store(V, at.ry + i, load(V, at.right + at.n + i) * load(V, at.E + i) * load(V, at.s + i))
 
 
 @kernel
-def judge_probe(plan: Any, at: Any, V: Any, probe: Any) -> Any:
+def judge_probe(plan: Any, at: Any, V: Any) -> Any:
     """1 in the lanes in which one solution of the regularized system nearly solves J z = r, else 0: J is singular.
 
-    The random r is that of ``probe`` (n + m, 1), in scaled units.
+    The random r is in V (see ``layout``), in scaled units.
     """
     apart()
     zero, one = fill(0.0), fill(1.0)
     size = 1.0 / sqrt(fill(1.0 * (at.n + at.m)))
     for i in range(at.n):
-        store(V, at.rx + i, load_from(probe, i, 0) * load(V, at.x2 + i))
+        store(V, at.rx + i, load(V, at.probe + i) * load(V, at.x2 + i))
     for i in range(at.m):
-        store(V, at.ry + i, load_from(probe, at.n + i, 0) * load(V, at.s + i))
+        store(V, at.ry + i, load(V, at.probe + at.n + i) * load(V, at.s + i))
     substitute(plan, at, V, at.rx, at.ry, at.x, at.y)
     remove_idle(plan, at, V, at.y)
     worst, _ = residual(plan, at, V)

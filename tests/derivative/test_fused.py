@@ -260,7 +260,12 @@ def test_what_is_left_in_the_work_space_does_not_matter(name: str, rng: np.rando
     for filler in (0.0, np.nan, 1e200):
         places.idle.clear()
         with places.work() as (_, V):
-            V[: places.at["alpha"] if "alpha" in places.at.dtype.names else None] = filler
+            at, size = places.record[0], len(places.exponents)
+            fixed = {"probe": places.n + places.m, **({"alpha": size} if size else {})}
+            kept = {name: V[at[name] : at[name] + rows].copy() for name, rows in fixed.items()}
+            V[:] = filler
+            for name, rows in fixed.items():
+                V[at[name] : at[name] + rows] = kept[name]
         answers.append(exact.linearize(problem.values, problem.solution).vjp(*cotangent))
     for other in answers[1:]:
         for part in PARTS:

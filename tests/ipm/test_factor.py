@@ -55,7 +55,7 @@ def test_it_solves_what_dense_algebra_solves(pattern: Any, n: int, m: int) -> No
     K, right = random_systems(structure, rng), rng.normal(size=(structure.n + structure.m, 8))
     rows, columns = structure.P.rows, structure.P.columns
     with layout.work() as (numbers, V):
-        at = layout.at
+        at = layout.record[0]
         V[at["diagonal"] + plan.place] = np.einsum("iik->ik", K)
         off = rows != columns
         V[at["entries"] + plan.P_entry[off]] = K[rows[off], columns[off]]
@@ -86,7 +86,7 @@ def test_a_pivot_of_the_wrong_sign_is_replaced() -> None:
     assert analysis is not None
     layout = Layout.of(analysis)
     with layout.work() as (numbers, V):
-        at = layout.at
+        at = layout.record[0]
         V[at["diagonal"] : at["diagonal"] + 12] = -1.0
         V[at["entries"] : at["entries"] + 66] = 0.0
         factorize_and_solve(numbers, at, V)
