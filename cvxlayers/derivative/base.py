@@ -14,7 +14,10 @@ from cvxlayers.errors import DerivativeError
 from cvxlayers.program import Array, Structure, Values
 from cvxlayers.solution import Solution
 
-__all__ = ["Derivative", "DerivativeReport", "Linearization", "kink_margin"]
+__all__ = ["MODES", "Derivative", "DerivativeReport", "Linearization", "kink_margin"]
+
+MODES = ("auto", "dense", "sparse", "lsqr", "lsmr")
+"""How the derivative of DIFFCP may solve its linear systems."""
 
 
 @dataclass(frozen=True)

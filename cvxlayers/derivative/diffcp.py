@@ -25,36 +25,29 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
-from diffcp import _diffcp
-from diffcp import cones as diffcp_cones
-from numpy.typing import NDArray
 from scipy.linalg import lapack, lstsq
 from scipy.sparse.linalg import LinearOperator, lsmr, lsqr
 
-from cvxlayers.cones import Cones, dual_derivative, from_scs_order, to_scs_order
-from cvxlayers.derivative.base import Derivative, DerivativeReport, Linearization, kink_margin
+from cvxlayers.derivative.base import MODES, Derivative, DerivativeReport, Linearization, kink_margin
+from cvxlayers.derivative.embedding import Layout, Projection, System
 from cvxlayers.errors import DerivativeError, EngineError, OptionError
 from cvxlayers.program import Array, Structure, Values
 from cvxlayers.solution import Solution
 
 __all__ = ["DiffcpDerivative", "DiffcpLinearization"]
 
-MODES = ("auto", "dense", "lsqr", "lsmr")
-
 DENSE = 6000
 """The largest order n + m + 1 of M that is factorized (0.6 GB): "auto" does it up to there, and so does an iteration
 that did not reach its end. It was 50 to 100 times faster than LSMR at every order that was tried, 160 to 3200."""
 
+SPARSE = 400, 0.05
+"""From which order on, and up to which share of nonzeros, "auto" factorizes a sparse matrix (measured: at order 1001
+with 0.8 %, and at 1284 with 3 %, it was 6 times faster; at 198 with 5 %, and at 236 with 12 %, half as fast)."""
+
 ACCEPTED = 1e-9
 """The relative residual up to which a solution of the linear system counts."""
-
-SINGULAR = 1e-14
-"""The reciprocal condition number below which M counts as singular, and least squares take over."""
 
 ZERO = 1e-12
 """The singular values, relative to the largest, that count as zero in least squares."""
@@ -81,9 +74,10 @@ class DiffcpDerivative(Derivative):
         Without P and without power cones, which diffcp does not know.
     threads : int
         How many threads may work on one batch.
-    mode : "auto", "dense", "lsqr" or "lsmr"
-        How the linear systems are solved: by LU, or by one of SciPy's iterations, run until its residual is small and
-        followed by LU if it does not become small. "auto" is "dense" up to order 6000, "lsmr" beyond.
+    mode : "auto", "dense", "sparse", "lsqr" or "lsmr"
+        How the linear systems are solved: by LU, of a matrix that is stored densely or sparsely, or by one of SciPy's
+        iterations, run until its residual is small; what is then not solved is by dense LU. "auto" is "sparse" or
+        "dense", whichever is the faster, up to order 6000, "lsmr" beyond.
 
     Raises
     ------
@@ -101,8 +95,8 @@ class DiffcpDerivative(Derivative):
             raise OptionError(f"The argument mode must be one of {', '.join(MODES)}, not {mode!r}.")
         self.structure = structure
         self.threads = threads
-        self.layout = _Layout.of(structure)
-        self.mode = mode if mode != "auto" else ("dense" if self.layout.order <= DENSE else "lsmr")
+        self.layout = Layout.of(structure)
+        self.mode = mode if mode != "auto" else _best(self.layout)
 
     def linearize(self, values: Values, solution: Solution) -> DiffcpLinearization:
         return DiffcpLinearization(self, values, solution)
@@ -118,8 +112,9 @@ class DiffcpLinearization(Linearization):
         self._blocks = derivative.layout.exponential_blocks(solution.y - solution.s)
         self._residual = np.zeros(solution.batch)
         self._fallback = np.zeros(solution.batch, dtype=bool)
+        self._entries = derivative.layout.entries(solution.y - solution.s) if derivative.mode == "sparse" else None
         self._keep = solution.batch * derivative.layout.order**2 * 16 <= KEPT
-        self._systems: dict[int, _System] = {}
+        self._systems: dict[int, System] = {}
 
     @property
     def report(self) -> DerivativeReport:
@@ -176,14 +171,14 @@ class DiffcpLinearization(Linearization):
         with ThreadPoolExecutor(workers) as pool:
             return np.stack(list(pool.map(task, range(batch))), axis=1)
 
-    def _system(self, i: int) -> _System:
+    def _system(self, i: int) -> System:
         found = self._systems.get(i)
         if found is None:
             values, layout = self._values, self._derivative.layout
             v = self._y[:, i] - self._s[:, i]
-            D = _Projection.at(layout, v, self._blocks[..., i])
+            D = Projection.at(layout, v, self._blocks[..., i])
             entries, A = np.ascontiguousarray(values.A[:, i]), layout.structure.A
-            found = _System(
+            found = System(
                 A.matrix(entries),
                 A.transposed(entries),
                 values.b[:, i],
@@ -192,12 +187,13 @@ class DiffcpLinearization(Linearization):
                 self._y[:, i],
                 v,
                 D,
+                None if self._entries is None else self._entries[:, i],
             )
             if self._keep:
                 self._systems[i] = found
         return found
 
-    def _solved(self, i: int, system: _System, right: Array, transposed: bool) -> Array:
+    def _solved(self, i: int, system: System, right: Array, transposed: bool) -> Array:
         """The solution of the i-th element's system, entered into the report."""
         try:
             answer = _solve(system, right, transposed, self._derivative.mode)
@@ -209,133 +205,6 @@ class DiffcpLinearization(Linearization):
 
 
 @dataclass(frozen=True)
-class _Layout:
-    """What depends on the structure alone: where the rows lie, and diffcp's cones.
-
-    Rows before ``head`` are diffcp's; those of exponential cones follow. ``rows`` and ``back`` turn rows before
-    ``head`` into diffcp's order and back.
-    """
-
-    structure: Structure
-    head: int
-    rows: NDArray[np.intp]
-    back: NDArray[np.intp]
-    cones: list[Any]
-
-    @classmethod
-    def of(cls, structure: Structure) -> _Layout:
-        K = structure.cones
-        before = Cones(K.zero, K.nonneg, K.second_order, K.psd)
-        named = {"z": before.zero, "l": before.nonneg, "q": list(before.second_order), "s": list(before.psd)}
-        cones = diffcp_cones.parse_cone_dict_cpp(diffcp_cones.parse_cone_dict(named))
-        return cls(structure, before.m, to_scs_order(before), from_scs_order(before), cones)
-
-    @property
-    def order(self) -> int:
-        """The order of M."""
-        return self.structure.n + self.structure.m + 1
-
-    def exponential_blocks(self, v: Array) -> Array:
-        """D of each exponential cone, (3, 3, cones, B), for v (m, B)."""
-        count = self.structure.cones.exponential
-        if not count:
-            return np.zeros((3, 3, 0, v.shape[1]))
-        (_, blocks), *_ = dual_derivative(Cones(exponential=count), v[self.head :]).blocks
-        return blocks
-
-
-@dataclass(frozen=True)
-class _Projection:
-    """D, the symmetric derivative of Proj_{K*}, for one element."""
-
-    layout: _Layout
-    operator: Any
-    point: Array
-    blocks: Array
-
-    @classmethod
-    def at(cls, layout: _Layout, v: Array, blocks: Array) -> _Projection:
-        point = np.ascontiguousarray(v[: layout.head][layout.rows])
-        return cls(layout, _diffcp.dprojection(point, layout.cones, True), point, blocks)
-
-    def times(self, w: Array) -> Array:
-        """D w, (m,)."""
-        head, out = self.layout.head, np.empty_like(w)
-        out[:head] = self.operator.matvec(w[:head][self.layout.rows])[self.layout.back] if head else 0.0
-        out[head:] = np.einsum("ijk,kj->ki", self.blocks, w[head:].reshape(-1, 3)).ravel()
-        return out
-
-    def dense(self) -> Array:
-        """D, (m, m)."""
-        head, back = self.layout.head, self.layout.back
-        D = np.zeros((self.layout.structure.m,) * 2)
-        if head:
-            D[:head, :head] = _diffcp.dprojection_dense(self.point, self.layout.cones, True)[np.ix_(back, back)]
-        for k in range(self.blocks.shape[2]):
-            rows = slice(head + 3 * k, head + 3 * k + 3)
-            D[rows, rows] = self.blocks[:, :, k]
-        return D
-
-
-@dataclass(frozen=True)
-class _System:
-    """M + border for one element, with border = a Pi(z) z' / (|Pi(z)| |z|) and a the size of M."""
-
-    A: sp.csc_array
-    At: sp.csr_array
-    b: Array
-    c: Array
-    x: Array
-    y: Array
-    v: Array
-    D: _Projection
-
-    @cached_property
-    def _border(self) -> tuple[Array, Array]:
-        left, right = np.concatenate([self.x, self.y, [1.0]]), np.concatenate([self.x, self.v, [1.0]])
-        norms = np.linalg.norm(left) * np.linalg.norm(right)
-        squares = [2 * np.square(part).sum() for part in (self.A.data, self.b, self.c)]
-        return left * (np.sqrt(np.sum(squares) / left.size) / norms), right
-
-    def times(self, z: Array) -> Array:
-        """(M + border) z, (n + m + 1,)."""
-        n, (left, right) = self.x.size, self._border
-        zx, zv, zw = z[:n], z[n:-1], z[-1]
-        Dzv = self.D.times(zv)
-        upper = self.At @ Dzv + self.c * zw
-        lower = zv - Dzv - self.A @ zx + self.b * zw
-        return np.concatenate([upper, lower, [-self.c @ zx - self.b @ Dzv]]) + left * (right @ z)
-
-    def transpose_times(self, g: Array) -> Array:
-        """(M + border)'g, (n + m + 1,)."""
-        n, (left, right) = self.x.size, self._border
-        gx, gv, gw = g[:n], g[n:-1], g[-1]
-        upper = -(self.At @ gv) - self.c * gw
-        lower = gv + self.D.times(self.A @ gx - gv - self.b * gw)
-        return np.concatenate([upper, lower, [self.c @ gx + self.b @ gv]]) + right * (left @ g)
-
-    @cached_property
-    def matrix(self) -> Array:
-        n, D, (left, right) = self.x.size, self.D.dense(), self._border
-        M = np.outer(left, right)
-        M[:n, n:-1] += self.At @ D
-        M[n:-1, :n] -= self.A.toarray()
-        M[n:-1, n:-1] += np.eye(self.v.size) - D
-        M[:n, -1] += self.c
-        M[n:-1, -1] += self.b
-        M[-1, :n] -= self.c
-        M[-1, n:-1] -= D @ self.b
-        return M
-
-    @cached_property
-    def factor(self) -> tuple[Array, NDArray[np.int32], bool]:
-        """The LU factors of the matrix, its pivots, and whether it is singular to working accuracy."""
-        lu, pivots, info = lapack.dgetrf(self.matrix)
-        reciprocal = 0.0 if info else lapack.dgecon(lu, np.abs(self.matrix).sum(axis=0).max())[0]
-        return lu, pivots, not reciprocal > SINGULAR
-
-
-@dataclass(frozen=True)
 class _Answer:
     """The solution z of a system, its relative residual, and whether least squares had to do."""
 
@@ -344,30 +213,55 @@ class _Answer:
     singular: bool
 
 
-def _solve(system: _System, right: Array, transposed: bool, mode: str) -> _Answer:
+def _best(layout: Layout) -> str:
+    order, share = SPARSE
+    if layout.order > DENSE:
+        return "lsmr"
+    return "sparse" if layout.order >= order and layout.filled <= share * layout.order**2 else "dense"
+
+
+def _solve(system: System, right: Array, transposed: bool, mode: str) -> _Answer:
     if not right.any():
         return _Answer(np.zeros_like(right), 0.0, False)
-    return _direct(system, right, transposed) if mode == "dense" else _iterated(system, right, transposed, mode)
+    if mode == "sparse":
+        return _sparse(system, right, transposed)
+    return _dense(system, right, transposed) if mode == "dense" else _iterated(system, right, transposed, mode)
 
 
-def _direct(system: _System, right: Array, transposed: bool) -> _Answer:
+def _sparse(system: System, right: Array, transposed: bool) -> _Answer:
+    """By sparse LU with refinement; where that fails, as without a sparse matrix."""
+    factor = system.sparse
+    if factor is not None:
+        times = system.transpose_times if transposed else system.times
+        answer = _refined(lambda rest: factor.solve(rest, transposed), times, right)
+        if answer.residual <= ACCEPTED:
+            return answer
+    return _solve(system, right, transposed, "dense" if right.size <= DENSE else "lsmr")
+
+
+def _dense(system: System, right: Array, transposed: bool) -> _Answer:
     """By LU with refinement; where that fails, the least-squares solution of least norm."""
     M = system.matrix.T if transposed else system.matrix
     lu, pivots, singular = system.factor
     if not singular:
-        z = np.zeros_like(right)
-        for _ in range(REFINEMENTS):
-            z = z + lapack.dgetrs(lu, pivots, right - M @ z, trans=int(transposed))[0]
-        residual = _relative(M @ z - right, right)
-        if residual <= ACCEPTED:
-            return _Answer(z, residual, False)
+        answer = _refined(lambda rest: lapack.dgetrs(lu, pivots, rest, trans=int(transposed))[0], M.__matmul__, right)
+        if answer.residual <= ACCEPTED:
+            return answer
     if not (np.isfinite(M).all() and np.isfinite(right).all()):
         return _Answer(np.full_like(right, np.nan), np.nan, True)
     z = lstsq(M, right, cond=ZERO)[0]
     return _Answer(z, _relative(M @ z - right, right), True)
 
 
-def _iterated(system: _System, right: Array, transposed: bool, mode: str) -> _Answer:
+def _refined(solve: Callable[[Array], Array], times: Callable[[Array], Array], right: Array) -> _Answer:
+    z, rest = np.zeros_like(right), right
+    for _ in range(REFINEMENTS):
+        z = z + solve(rest)
+        rest = right - times(z)
+    return _Answer(z, _relative(rest, right), False)
+
+
+def _iterated(system: System, right: Array, transposed: bool, mode: str) -> _Answer:
     """By LSQR or LSMR until the residual is small; if it does not become small, by LU."""
     order = right.size
     products = (system.times, system.transpose_times)
@@ -380,7 +274,7 @@ def _iterated(system: _System, right: Array, transposed: bool, mode: str) -> _An
     if residual <= ACCEPTED:
         return _Answer(z, residual, False)
     if order <= DENSE:
-        return _direct(system, right, transposed)
+        return _dense(system, right, transposed)
     if reason == LEAST_SQUARES:
         return _Answer(z, residual, True)
     raise DerivativeError(

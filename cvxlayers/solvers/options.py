@@ -6,7 +6,7 @@ Besides the solver's own options (``Solver.options``), every solver accepts
     max_iters              largest number of iterations
     acceleration_lookback  memory of SCS's acceleration; the other solvers ignore it
     solve_method           which solver: "CLARABEL", "SCS" or "ECOS" (by default, or below DIFFCP)
-    mode                   how DIFFCP's derivative solves its linear system: "auto", "dense", "lsqr", "lsmr"
+    mode                   how DIFFCP's derivative solves its linear system: "auto", "dense", "sparse", "lsqr", "lsmr"
                            (the other derivatives do not need it)
     n_jobs_forward         threads of the solver; -1, the default, for all cores
     n_jobs_backward        threads of the derivative; -1, the default, for all cores
@@ -25,13 +25,14 @@ from typing import Any
 
 import numpy as np
 
+from cvxlayers.derivative.base import MODES
 from cvxlayers.errors import OptionError
 from cvxlayers.ipm.choice import pays
 from cvxlayers.program import Structure
 from cvxlayers.solvers.base import Settings, Solver
 from cvxlayers.solvers.registry import SOLVERS, choose, solver_class
 
-__all__ = ["MODES", "TOLERANCE", "parse", "preferred", "tolerance"]
+__all__ = ["TOLERANCE", "parse", "preferred", "tolerance"]
 
 COMMON: Mapping[str, type] = {
     "eps": float,
@@ -45,9 +46,6 @@ COMMON: Mapping[str, type] = {
 }
 
 NOUNS = {float: "a number", int: "an integer", str: "a text", bool: "True or False"}
-
-MODES = ("auto", "dense", "lsqr", "lsmr")
-"""The ways in which DIFFCP's derivative can solve its linear system."""
 
 TOLERANCE = 1e-6
 """The residual (see ``Residuals``) above which a point does not count as a solution, where nobody asks for less."""

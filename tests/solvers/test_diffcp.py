@@ -14,10 +14,14 @@ import pytest
 import scipy.sparse as sp
 from diffcp import _diffcp, cone_program
 
+import cvxlayers
+from benchmarks import families
 from cvxlayers.cones import Cones, project_dual, unpack
 from cvxlayers.derivative.diffcp import DiffcpDerivative
+from cvxlayers.derivative.embedding import System
 from cvxlayers.derivative.exact import ExactDerivative
 from cvxlayers.errors import DerivativeError, EngineError, OptionError
+from cvxlayers.layer import Layer
 from cvxlayers.program import Array, Pattern, Structure, Values
 from cvxlayers.solution import Status, measure
 from cvxlayers.solvers.base import Settings
@@ -26,7 +30,7 @@ from cvxlayers.solvers.scsform import ScsForm
 from tests.solvers.problems import Family, Problem, family, make, pattern, sealed
 from tests.support.tolerance import assert_close, relative_error
 
-MODES = ("dense", "lsqr", "lsmr")
+MODES = ("dense", "sparse", "lsqr", "lsmr")
 TIGHT = {"tol_gap_abs": 1e-10, "tol_gap_rel": 1e-10, "tol_feas": 1e-10}
 
 
@@ -296,14 +300,70 @@ def test_iteration_that_fails_is_followed_by_a_factorization(monkeypatch: pytest
         DiffcpDerivative(problem.structure, mode="lsmr").linearize(problem.values, problem.solution).vjp(gx, gy, gs)
 
 
-def test_degenerate_problem_reports_least_squares() -> None:
+def no_dense(system: System, *_: Any) -> None:
+    raise AssertionError("the sparse factors were not enough")
+
+
+@pytest.mark.parametrize("cones", [
+    Cones(zero=2, nonneg=6, second_order=(3, 9, 1, 14), psd=(3, 2), exponential=2),
+    Cones(zero=2, nonneg=8, second_order=(9, 14)),
+    Cones(second_order=(25,)),
+])  # fmt: skip
+def test_sparse_factors_with_more_unknowns_for_wide_cones(cones: Cones, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cvxlayers.derivative.diffcp._dense", no_dense)
+    problem = linear(cones, 20, batch=4, seed=3)
+    moves, (gx, gy, gs) = tangents(problem)
+    exact = ExactDerivative(problem.structure).linearize(problem.values, problem.solution)
+    sparse = DiffcpDerivative(problem.structure, threads=2, mode="sparse").linearize(problem.values, problem.solution)
+    ours, theirs = sparse.vjp(gx, gy, gs), exact.vjp(gx, gy, gs)
+    assert not (sparse.report.fallback | exact.report.fallback).any()
+    for part in ("q", "A", "b"):
+        assert_close(getattr(ours, part), getattr(theirs, part), 1e-8, f"d{part}")
+    for name, one, other in zip("xys", sparse.jvp(moves), exact.jvp(moves), strict=True):
+        assert_close(one, other, 1e-8, f"tangent of {name}")
+
+
+def test_sparse_or_dense_is_chosen_by_order_and_nonzeros() -> None:
+    none, n = np.zeros(0, dtype=int), 300
+    P, places = Pattern.of(none, none, (n, n)), np.arange(n)
+    box = Structure(P, Pattern.of(places, places, (n, n)), Cones(nonneg=n))
+    wide = Structure(P, Pattern.of(places, places, (n, n)), Cones(second_order=(n,)))
+    full = Structure(P, pattern(np.ones((n, n), dtype=bool)), Cones(nonneg=n))
+    semidefinite = Structure(P, Pattern.of(places, places, (n, n)), Cones(psd=(24,)))
+    assert [DiffcpDerivative(one).mode for one in (box, wide, full, semidefinite)] == [
+        "sparse",
+        "sparse",
+        "dense",
+        "dense",
+    ]
+
+
+@pytest.mark.parametrize(("shift", "silent"), [(None, True), (0.0, False)])
+def test_superlu_meets_no_pivot_that_is_zero(
+    shift: float | None, silent: bool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Upstream, without the shift: BLAS complains of a negative size. Once it does not, the shift may go."""
+    if shift is not None:
+        monkeypatch.setattr("cvxlayers.derivative.embedding.SHIFT", shift)
+    control = families.make("mpc", quick=True)
+    compiled = cvxlayers.compile(control.problem, control.parameters, control.variables, quadratic=False)
+    layer = Layer(compiled, "DIFFCP", {"solve_method": "CLARABEL", "mode": "sparse"}, polish=False)
+    record = layer.solve(control.data)
+    record.vjp([np.ones_like(output) for output in record.outputs])
+    assert record.info.derivative is not None
+    assert record.info.derivative.fallback.all()  # its equations leave y open
+    assert ("DGEMV" not in "".join(capfd.readouterr())) == silent
+
+
+@pytest.mark.parametrize("mode", ["dense", "sparse"])
+def test_degenerate_problem_reports_least_squares(mode: str) -> None:
     """Two equal constraints: y is not unique."""
     none = np.zeros(0, dtype=int)
     A = pattern(np.ones((2, 1), dtype=bool))
     structure = Structure(Pattern.of(none, none, (1, 1)), A, Cones(nonneg=2))
     values = Values(np.zeros((0, 1)), -np.ones((1, 1)), np.ones((2, 1)), np.ones((2, 1)))
     problem = Problem(structure, values, np.ones((1, 1)), np.full((2, 1), 0.5), np.zeros((2, 1)))
-    linearization = DiffcpDerivative(structure).linearize(values, problem.solution)
+    linearization = DiffcpDerivative(structure, mode=mode).linearize(values, problem.solution)
     found = linearization.vjp(np.ones((1, 1)), np.zeros((2, 1)))
     assert_close(found.b, np.full((2, 1), 0.5), 1e-9, "db is shared")
     assert linearization.report.fallback.tolist() == [True]
@@ -322,5 +382,5 @@ def test_what_the_derivative_refuses() -> None:
         DiffcpDerivative(make(family("QP"), 1).structure)
     with pytest.raises(EngineError, match="cannot take power cones"):
         DiffcpDerivative(make(family("power-linear"), 1).structure)
-    with pytest.raises(OptionError, match="mode must be one of auto, dense, lsqr, lsmr, not 'lpgd'"):
+    with pytest.raises(OptionError, match="mode must be one of auto, dense, sparse, lsqr, lsmr, not 'lpgd'"):
         DiffcpDerivative(make(family("LP"), 1).structure, mode="lpgd")
