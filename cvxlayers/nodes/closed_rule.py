@@ -51,8 +51,11 @@ class ClosedRule(ABC):
     @abstractmethod
     def pullback(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Any]
-    ) -> Sequence[Tensor]:
-        """The cotangents of the inputs; those of the outputs are tensors, or, for a ``sparing`` rule, some are None."""
+    ) -> Sequence[Tensor | None]:
+        """The cotangents of the inputs; those of the outputs are tensors, or, for a ``sparing`` rule, some are None.
+
+        That of an input which does not require one may be None.
+        """
 
     @abstractmethod
     def pushforward(
@@ -176,7 +179,8 @@ class _Attach(torch.autograd.Function):
         found = ctx.rule.pullback(saved[: ctx.count], saved[ctx.count :], used)
         touched = torch.stack([torch.zeros_like(ok), *(_any(part != 0) for part in given if part is not None)]).any(0)
         fill = torch.where(touched, torch.nan, 0.0) if ctx.call.on_failure == "nan" else torch.zeros_like(ok)
-        return None, None, None, *(torch.where(_like(ok, x), x, _like(fill, x).to(x.dtype)) for x in found)
+        kept = (None if x is None else torch.where(_like(ok, x), x, _like(fill, x).to(x.dtype)) for x in found)
+        return None, None, None, *kept
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:

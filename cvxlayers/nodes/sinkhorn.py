@@ -11,11 +11,12 @@ whose Newton steps converge where Sinkhorn's linear rate is close to one; large 
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 
-__all__ = ["Potentials", "find_potentials"]
+__all__ = ["LARGEST", "Potentials", "find_potentials"]
 
 Tensor = torch.Tensor
 
@@ -35,31 +36,47 @@ the logarithm of the residual is expected to fall in a block until that is known
 HALVINGS = 30
 
 
+LARGEST = 300.0
+"""Exponents are cut here: only between two zero masses can they be as large."""
+
+
 class Potentials(NamedTuple):
-    """f (B, H), g (B, W), and for each element its iterations and its residual |P' 1 - c| + |P 1 - r| (sums)."""
+    """f (B, H), g (B, W), and for each element its iterations and its residual |P' 1 - c| + |P 1 - r| (sums).
+
+    The density E (B, H, W) comes along where products have found it on the way.
+    """
 
     f: Tensor
     g: Tensor
     iterations: Tensor
     residual: Tensor
+    density: Tensor | None = None
 
 
 def find_potentials(M: Tensor, r: Tensor, c: Tensor, tolerance: float, most: int) -> Potentials:
     """Solve for costs M (B, H, W) and masses r (B, H), c (B, W) of total one, in at most so many iterations each."""
     low = M.amin(2, keepdim=True)
-    reduced = M - low
-    span = reduced.amax((1, 2), keepdim=True)
+    S = low - M
+    span = -S.amin((1, 2), keepdim=True)
     scale = torch.where(span > SPAN, SPAN / span, 1.0)
-    f, g = r.new_zeros(r.shape), c.new_zeros(c.shape)
-    iterations = torch.zeros(len(M), dtype=torch.int64, device=M.device)
-    active = torch.arange(len(M), device=M.device)
-    residual = torch.full((len(M),), torch.inf, dtype=M.dtype, device=M.device)
+    if bool((scale >= 1).all()):
+        found = _solve(S, r, c, torch.zeros_like(r), torch.zeros_like(c), r.new_full((len(M),), tolerance), most, True)
+        return found._replace(f=found.f + low[:, :, 0])
+    f, g, iterations, residual = _by_growing(S, r, c, scale, tolerance, most)
+    return Potentials(f + low[:, :, 0], g, iterations, residual)
+
+
+def _by_growing(
+    S: Tensor, r: Tensor, c: Tensor, scale: Tensor, tolerance: float, most: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """f, g, iterations and residuals by problems of exponents S times a scale (B, 1, 1) that grows to one."""
+    f, g, active = torch.zeros_like(r), torch.zeros_like(c), torch.arange(len(S), device=S.device)
+    iterations, residual = torch.zeros_like(active), S.new_full((len(S),), torch.inf)
     fresh = True
     while active.numel():
         whole = scale[active, 0, 0] >= 1
         goal = torch.where(whole, tolerance, COARSE)
-        costs = reduced if fresh and bool(whole.all()) else reduced[active] * scale[active]
-        part = _solve(costs, r[active], c[active], f[active], g[active], goal, most, fresh)
+        part = _solve(S[active] * scale[active], r[active], c[active], f[active], g[active], goal, most, fresh)
         fresh = False
         f[active], g[active], residual[active] = part.f, part.g, part.residual
         iterations[active] += part.iterations
@@ -68,27 +85,32 @@ def find_potentials(M: Tensor, r: Tensor, c: Tensor, tolerance: float, most: int
         scale[active] *= growth
         f[active] *= growth[:, :, 0]
         g[active] *= growth[:, :, 0]
-    return Potentials(f + low[:, :, 0], g, iterations, residual)
+    return f, g, iterations, residual
 
 
-def _solve(M: Tensor, r: Tensor, c: Tensor, f: Tensor, g: Tensor, goal: Tensor, most: int, fresh: bool) -> Potentials:
-    """One problem, from potentials near its solution (or, where it is ``fresh``, of zero), until the goals are met."""
+def _solve(S: Tensor, r: Tensor, c: Tensor, f: Tensor, g: Tensor, goal: Tensor, most: int, fresh: bool) -> Potentials:
+    """One problem, from potentials near its solution (or, where it is ``fresh``, of zero), until the goals are met.
+
+    Its costs are -S, S at most zero.
+    """
     log_r, log_c = r.log(), c.log()
     for _ in range(0 if fresh else FIRST):
-        f = -torch.logsumexp((log_c + g)[:, None] - M, 2)
-        g = -torch.logsumexp((log_r + f)[:, :, None] - M, 1)
-    found = _by_products(-M if fresh else f[:, :, None] + g[:, None] - M, r, c, f, g, goal)
+        f = -torch.logsumexp((log_c + g)[:, None] + S, 2)
+        g = -torch.logsumexp((log_r + f)[:, :, None] + S, 1)
+    found = _by_products(S if fresh else f[:, :, None] + g[:, None] + S, r, c, f, g, goal, fresh)
     if bool((found.residual <= goal).all()):
         return found
-    steps = _newton(_Data(M, r, c, log_c), found.g, goal, most)
+    steps = _newton(_Data(S, r, c, log_c), found.g, goal, most)
     return steps._replace(iterations=steps.iterations + found.iterations)
 
 
-def _by_products(exponents: Tensor, r: Tensor, c: Tensor, f: Tensor, g: Tensor, goal: Tensor) -> Potentials:
+def _by_products(
+    exponents: Tensor, r: Tensor, c: Tensor, f: Tensor, g: Tensor, goal: Tensor, fresh: bool
+) -> Potentials:
     """More of Sinkhorn's iterations, on E itself: u = 1 / (E C v), v = 1 / (E' R u), as f + log u and g + log v.
 
     Each element goes on in blocks of iterations while its rate promises that it gets there; where products overflow or
-    vanish, its potentials stay as they are.
+    vanish, its potentials stay as they are. The density comes along where all elements of a fresh problem got there.
     """
     E = torch.exp(exponents)
     rows, columns = r[:, None], c[:, None]
@@ -113,13 +135,20 @@ def _by_products(exponents: Tensor, r: Tensor, c: Tensor, f: Tensor, g: Tensor, 
         blocks = torch.log(goal / residual) / torch.where(before.isinf(), EXPECTED, fall)
         going &= (residual > goal) & (blocks <= patience)
         before = residual
-    return Potentials(f + u.log(), g + v.log(), iterations, residual)
+    density = _density(E, u, v) if fresh and bool((residual <= goal).all()) else None
+    return Potentials(f + u.log(), g + v.log(), iterations, residual, density)
+
+
+def _density(E: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    """diag(u) E diag(v) of an E that is at most one."""
+    bound, scaled = math.exp(LARGEST), (u[:, :, None] * E).mul_(v[:, None])
+    return scaled.clamp_(max=bound) if bool((u.amax(1) * v.amax(1) > bound).any()) else scaled
 
 
 class _Data(NamedTuple):
-    """Costs (B, H, W), masses (B, H) and (B, W), and the logarithm of the latter."""
+    """Minus the costs (B, H, W), masses (B, H) and (B, W), and the logarithm of the latter."""
 
-    M: Tensor
+    S: Tensor
     r: Tensor
     c: Tensor
     log_c: Tensor
@@ -144,8 +173,8 @@ class _Point(NamedTuple):
 
 
 def _at(data: _Data, g: Tensor) -> _Point:
-    M, r, c, log_c = data
-    exponents = (log_c + g)[:, None] - M
+    S, r, c, log_c = data
+    exponents = (log_c + g)[:, None] + S
     top = exponents.amax(2, keepdim=True)
     Q = torch.exp(exponents - top)
     total = Q.sum(2, keepdim=True)

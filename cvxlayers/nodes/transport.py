@@ -12,7 +12,7 @@ from cvxlayers.errors import ParameterError
 from cvxlayers.nodes.arguments import check_dimensions, flatten_batch, positive
 from cvxlayers.nodes.closed_rule import ClosedRule
 from cvxlayers.nodes.outcome import Call, Reporting, Solved, check_policy
-from cvxlayers.nodes.sinkhorn import find_potentials
+from cvxlayers.nodes.sinkhorn import LARGEST, find_potentials
 from cvxlayers.solution import Status
 
 __all__ = ["OptimalTransport", "optimal_transport"]
@@ -23,9 +23,6 @@ INACCURATE = 1e3
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-6}
 FINE = 1e-6
 """However loose the tolerance is, the potentials are as fine as that: derivatives are made of them."""
-
-LARGEST = 300.0
-"""Exponents are cut here: only between two zero masses can they be as large."""
 
 
 def optimal_transport(
@@ -145,7 +142,7 @@ def transport_plan(call: Call, M: Any, r: Any, c: Any, gamma: Any) -> Tensor:
     call = Call(call.on_failure, {**call.settings, "tolerance": tolerance}, call.keeper)
     M, r, c, gamma = (part.double() for part in (M, r, c, gamma))
     r, c = (part / part.shape[1] if one else part for part, one in zip((r, c), uniform, strict=True))
-    P, _, _ = _RULE(call, M, r, c, gamma)
+    P, _ = _RULE(call, M, r, c, gamma)
     return P.to(dtype).reshape(*batch, H, W)
 
 
@@ -175,15 +172,11 @@ def _normalized(r: Tensor, c: Tensor) -> _Masses:
     return _Masses(r / rows, c / columns, rows, columns, total)
 
 
-def _density(M: Tensor, f: Tensor, g: Tensor) -> Tensor:
-    return torch.exp((f[:, :, None] + g[:, None] - M).clamp(max=LARGEST))
-
-
 class _TransportRule(ClosedRule):
-    """(M, r, c, gamma) to P = total diag(r) E diag(c) and the potentials of the density E = exp(f + g - gamma M).
+    """(M, r, c, gamma) to P = total diag(r) E diag(c) and the density E = exp(f + g - gamma M).
 
     Here r and c are normalized to a total of one. The potentials are defined by E c = 1 and E' r = 1. With Mg = gamma M
-    the linearization is
+    the linearization is dE = E o (df + dg' - dMg) with
 
         [[I, E C], [E' R, I]] (df, dg) = ((E o dMg) c - E dc, (E o dMg)' r - E' dr),
 
@@ -201,6 +194,8 @@ class _TransportRule(ClosedRule):
         Status.FAILED: "failed elements have no mass, or costs times gamma too large for the arithmetic: lower gamma",
     }
 
+    sparing = True
+
     def solve(self, call: Call, *inputs: Tensor) -> Solved:
         M, r, c, gamma = inputs
         tolerance = call.settings["tolerance"]
@@ -214,8 +209,9 @@ class _TransportRule(ClosedRule):
         r = torch.where(sound, r, 1 / max(r.shape[1], 1))
         c = torch.where(sound, c, 1 / max(c.shape[1], 1))
         scaled = gamma[:, None, None] * M
-        f, g, iterations, _ = find_potentials(scaled, r, c, min(tolerance / 2, FINE), call.settings["most"])
-        E = torch.add(f[:, :, None], g[:, None]).sub_(scaled).clamp_(max=LARGEST).exp_()
+        f, g, iterations, _, E = find_potentials(scaled, r, c, min(tolerance / 2, FINE), call.settings["most"])
+        if E is None:
+            E = torch.add(f[:, :, None], g[:, None]).sub_(scaled).clamp_(max=LARGEST).exp_()
         residual = (r * (_times(E, c) - 1)).abs().sum(1) + (c * (_times(E.mT, r) - 1)).abs().sum(1)
         residual = torch.where(residual.isfinite(), residual, torch.inf)
         status = torch.full(residual.shape, int(Status.FAILED), dtype=torch.int8, device=M.device)
@@ -224,70 +220,87 @@ class _TransportRule(ClosedRule):
         status[empty] = int(Status.FAILED)
         status[infeasible] = int(Status.INFEASIBLE)
         P = ((total * r)[:, :, None] * E).mul_(c[:, None])
-        return Solved((P, f, g), status, iterations, residual)
+        return Solved((P, E), status, iterations, residual)
 
     def pullback(
-        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Tensor]
-    ) -> Sequence[Tensor]:
-        (M, r, c, gamma), (_, f, g), (dP, df, dg) = inputs, outputs, cotangents
-        E = _density(gamma[:, None, None] * M, f, g)
-        r, c, rows, columns, total = _normalized(r, c)
-        weighted = dP * E
-        across, down = _times(weighted, c), _times(weighted.mT, r)
-        left, right = _adjoint(E, r, c, df + total * r * across, dg + total * c * down)
-        along = torch.addcmul(left[:, :, None] * c[:, None], r[:, :, None], right[:, None]) * E
-        dscaled = torch.addcmul(along, (total * r)[:, :, None] * weighted, c[:, None], value=-1)
-        dtotal = (across * r).sum(1, keepdim=True) / 2
-        dr, dc = total * across - _times(E, right), total * down - _times(E.mT, left)
-        dr = (dr - (dr * r).sum(1, keepdim=True)) / rows + dtotal
-        dc = (dc - (dc * c).sum(1, keepdim=True)) / columns + dtotal
-        return gamma[:, None, None] * dscaled, dr, dc, (M * dscaled).sum((1, 2))
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Any]
+    ) -> Sequence[Tensor | None]:
+        (M, r, c, gamma), (P, E), (dP, dE) = inputs, outputs, cotangents
+        dP = torch.zeros_like(P) if dP is None else dP
+        masses = _normalized(r, c)
+        shrunk = P * dP if dE is None else P * dP + E * dE
+        left, right = _adjoint(P, E, masses, shrunk.sum(2), shrunk.sum(1))
+        along = torch.stack([left, masses.r], 2) @ torch.stack([masses.c, right], 1)
+        minus = torch.addcmul(shrunk, along, E, value=-1)  # the cotangent of gamma M
+        dr, dc = _by_masses(E, masses, dP, left, right) if r.requires_grad or c.requires_grad else (None, None)
+        return -gamma[:, None, None] * minus, dr, dc, -(M * minus).sum((1, 2)) if gamma.requires_grad else None
 
     def pushforward(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], tangents: Sequence[Tensor]
     ) -> Sequence[Tensor]:
-        (M, r, c, gamma), (_, f, g), (dM, dr, dc, dgamma) = inputs, outputs, tangents
-        E = _density(gamma[:, None, None] * M, f, g)
-        r, c, rows, columns, total = _normalized(r, c)
+        (M, r, c, gamma), (P, E), (dM, dr, dc, dgamma) = inputs, outputs, tangents
+        masses = r, c, rows, columns, total = _normalized(r, c)
         dtotal = (dr.sum(1, keepdim=True) + dc.sum(1, keepdim=True)) / 2
         dr = (dr - r * dr.sum(1, keepdim=True)) / rows
         dc = (dc - c * dc.sum(1, keepdim=True)) / columns
         dscaled = gamma[:, None, None] * dM + dgamma[:, None, None] * M
         turned = E * dscaled
-        df, dg = _forward(E, r, c, _times(turned, c) - _times(E, dc), _times(turned.mT, r) - _times(E.mT, dr))
-        plan = r[:, :, None] * c[:, None] * E
-        masses = dr[:, :, None] * c[:, None] + r[:, :, None] * dc[:, None]
-        dP = total[:, :, None] * (masses * E + plan * (df[:, :, None] + dg[:, None] - dscaled))
-        return dP + dtotal[:, :, None] * plan, df, dg
+        df, dg = _forward(P, E, masses, _times(turned, c) - _times(E, dc), _times(turned.mT, r) - _times(E.mT, dr))
+        dE = E * (df[:, :, None] + dg[:, None] - dscaled)
+        product = r[:, :, None] * c[:, None]
+        changed = dr[:, :, None] * c[:, None] + r[:, :, None] * dc[:, None]
+        dP = total[:, :, None] * (changed * E + product * dE) + dtotal[:, :, None] * product * E
+        return dP, dE
+
+
+def _by_masses(E: Tensor, masses: _Masses, dP: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """The cotangents of r and c as they are given."""
+    r, c, rows, columns, total = masses
+    weighted = dP * E
+    across, down = _times(weighted, c), _times(weighted.mT, r)
+    dtotal = (across * r).sum(1, keepdim=True) / 2
+    dr, dc = total * across - _times(E, right), total * down - _times(E.mT, left)
+    dr = (dr - (dr * r).sum(1, keepdim=True)) / rows + dtotal
+    return dr, (dc - (dc * c).sum(1, keepdim=True)) / columns + dtotal
 
 
 def _times(A: Tensor, x: Tensor) -> Tensor:
     return (x[:, None] @ A.mT)[:, 0]  # a row times a matrix is the faster of the two forms
 
 
-def _adjoint(E: Tensor, r: Tensor, c: Tensor, df: Tensor, dg: Tensor) -> tuple[Tensor, Tensor]:
+def _turned(masses: _Masses) -> _Masses:
+    """Those of the transposed problem."""
+    return _Masses(masses.c, masses.r, masses.columns, masses.rows, masses.total)
+
+
+def _adjoint(P: Tensor, E: Tensor, masses: _Masses, df: Tensor, dg: Tensor) -> tuple[Tensor, Tensor]:
     """Solve [[I, R E], [C E', I]] (left, right) = (df, dg), on the shorter side."""
     if E.shape[1] < E.shape[2]:
-        right, left = _adjoint(E.mT, c, r, dg, df)
+        right, left = _adjoint(P.mT, E.mT, _turned(masses), dg, df)
         return left, right
-    right = torch.linalg.solve_ex(_schur(E, r, c).mT, (dg - c * _times(E.mT, df))[:, :, None])[0][:, :, 0]
-    return df - r * _times(E, right), right
+    b = masses.total * (dg - masses.c * _times(E.mT, df))
+    right = torch.linalg.solve_ex(_schur(P, E, masses), b[:, :, None])[0][:, :, 0]
+    return df - masses.r * _times(E, right), right
 
 
-def _forward(E: Tensor, r: Tensor, c: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+def _forward(P: Tensor, E: Tensor, masses: _Masses, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """Solve [[I, E C], [E' R, I]] (f, g) = (first, second), on the shorter side."""
     if E.shape[1] < E.shape[2]:
-        g, f = _forward(E.mT, c, r, second, first)
+        g, f = _forward(P.mT, E.mT, _turned(masses), second, first)
         return f, g
-    g = torch.linalg.solve_ex(_schur(E, r, c), (second - _times(E.mT, r * first))[:, :, None])[0][:, :, 0]
-    return first - _times(E, c * g), g
+    b = masses.total * (second - _times(E.mT, masses.r * first))
+    g = torch.linalg.solve_ex(_schur(P, E, masses).mT, b[:, :, None])[0][:, :, 0]
+    return first - _times(E, masses.c * g), g
 
 
-def _schur(E: Tensor, r: Tensor, c: Tensor) -> Tensor:
-    """I - E' R E C + 1 c', and a rounding error on the diagonal, so that nothing is divided by zero."""
-    identity = (1 + 1e-15) * torch.eye(E.shape[2], dtype=E.dtype, device=E.device)
-    lifted = torch.baddbmm(E.new_ones(1, 1, 1), E.mT, r[:, :, None] * E, alpha=-1)
-    return identity + c[:, None] * lifted
+def _schur(P: Tensor, E: Tensor, masses: _Masses) -> Tensor:
+    """The transposed of I - E' R E C + 1 c', times the total, as C E' R times the total is P'.
+
+    With a rounding error on the diagonal, so that nothing is divided by zero.
+    """
+    total = masses.total[:, :, None]
+    identity = torch.eye(E.shape[2], dtype=E.dtype, device=E.device) * (1 + 1e-15)
+    return torch.baddbmm(total * (identity + masses.c[:, :, None]), P.mT, E, alpha=-1)
 
 
 _RULE = _TransportRule()
