@@ -14,7 +14,7 @@ from cvxlayers.engine import Engine, Workshop
 from cvxlayers.errors import OptionError, ParameterError, SolveError
 from cvxlayers.linear import alike
 from cvxlayers.packing import Packed
-from cvxlayers.polish import natural_residual, polish
+from cvxlayers.polish import complementary, natural_residual, polish
 from cvxlayers.program import Array, Values
 from cvxlayers.record import Record
 from cvxlayers.report import Info, Seconds
@@ -302,14 +302,14 @@ class Layer:
     def _polished(self, engine: Engine, values: Values, solution: Solution) -> Solution:
         """Sharpen the optimal elements that are not complementary, which the gap alone does not show."""
         structure = self.compiled.structure
-        loose = natural_residual(structure, solution) > COMPLEMENTARY
-        elements = np.flatnonzero(solution.ok & loose)
+        nearby = complementary(structure, solution)
+        elements = np.flatnonzero(solution.ok & (natural_residual(solution, nearby) > COMPLEMENTARY))
         if not elements.size:
             return solution
-        return verification.improve(
-            engine.measure, values, solution, engine.tolerance, elements,
-            lambda part, points: polish(structure, part, points, engine.newton, STEPS),
-        )  # fmt: skip
+        if elements.size < solution.batch:
+            values, nearby = values.select(elements), nearby.select(elements)
+        better = polish(structure, values, nearby, engine.newton, STEPS)
+        return verification.improve(engine.measure, values, solution, engine.tolerance, elements, better)
 
     def _recover(self, solution: Solution) -> Array:
         rows = self.compiled.recover(solution.x, solution.y)

@@ -22,54 +22,60 @@ from cvxlayers.derivative.base import Derivative
 from cvxlayers.program import Array, Structure, Values
 from cvxlayers.solution import Solution
 
-__all__ = ["natural_residual", "polish"]
+__all__ = ["complementary", "natural_residual", "polish"]
 
 # Residual of a complementary point, relative to 1 + the size of x and y - s, at which no further step is worth it.
 ENOUGH = 1e-12
 
 
-def natural_residual(structure: Structure, solution: Solution) -> Array:
-    """|y - Proj_{K*}(y - s)| / (1 + |y - s|) in the largest entry, (B,): zero at a complementary point.
+def complementary(structure: Structure, solution: Solution) -> Solution:
+    """The points with y and s replaced by the two parts of v = y - s; without residuals."""
+    return _split(structure, solution, solution.x, solution.y - solution.s)
+
+
+def natural_residual(solution: Solution, nearby: Solution) -> Array:
+    """|y - Proj_{K*}(y - s)| / (1 + |y - s|) in the largest entry, (B,), where ``nearby`` is ``complementary``.
 
     It bounds the error of a point as the duality gap does not: near a solution it grows like the root of s'y (Facchinei
     and Pang 2003, section 6.2, on the natural map).
     """
-    v = solution.y - solution.s
-    return _largest(solution.y - project_dual(structure.cones, v)) / (1 + _largest(v))
+    return _largest(solution.y - nearby.y) / (1 + _largest(solution.y - solution.s))
 
 
-def polish(structure: Structure, values: Values, solution: Solution, derivative: Derivative, steps: int) -> Solution:
-    """Improve the points of a solved batch by up to ``steps`` steps; one that does not improve stays complementary.
+def polish(structure: Structure, values: Values, now: Solution, derivative: Derivative, steps: int) -> Solution:
+    """Improve the points of a solved batch by up to ``steps`` steps; one that does not improve stays as it is.
 
     Parameters
     ----------
-    solution : Solution
-        Finite points near their solutions; its residuals are not those of what comes back.
+    now : Solution
+        Finite points near their solutions, ``complementary``.
     derivative : Derivative
         Of the same structure.
     """
-    x, v = solution.x, solution.y - solution.s
-    now = _complementary(structure, solution, x, v)
-    R1, R2 = _residuals(structure, values, now)
+    v, (R1, R2) = now.y - now.s, _residuals(structure, values, now)
     size = np.maximum(_largest(R1), _largest(R2))
     unchanged = [np.broadcast_to(np.zeros((part.shape[0], 1)), part.shape) for part in (values.P, values.A)]
     for _ in range(steps):
         if (size <= ENOUGH * (1 + np.maximum(_largest(now.x), _largest(v)))).all():
             break
         dx, dy, ds = derivative.linearize(values, now).jvp(Values(unchanged[0], R1, unchanged[1], -R2))
-        trial = _complementary(structure, solution, now.x + dx, v + dy - ds)
+        trial = _split(structure, now, now.x + dx, v + dy - ds)
         S1, S2 = _residuals(structure, values, trial)
-        smaller = np.maximum(_largest(S1), _largest(S2)) < size
-        if not smaller.any():
+        after = np.maximum(_largest(S1), _largest(S2))
+        smaller = after < size
+        if smaller.all():
+            now, R1, R2, size = trial, S1, S2, after
+        elif smaller.any():
+            x, y, s = (np.where(smaller, getattr(trial, part), getattr(now, part)) for part in ("x", "y", "s"))
+            now = replace(now, x=x, y=y, s=s)
+            R1, R2, size = np.where(smaller, S1, R1), np.where(smaller, S2, R2), np.where(smaller, after, size)
+        else:
             break
-        x, y, s = (np.where(smaller, getattr(trial, part), getattr(now, part)) for part in ("x", "y", "s"))
-        now, v = replace(now, x=x, y=y, s=s), y - s
-        R1, R2 = np.where(smaller, S1, R1), np.where(smaller, S2, R2)
-        size = np.maximum(_largest(R1), _largest(R2))
+        v = now.y - now.s
     return now
 
 
-def _complementary(structure: Structure, solution: Solution, x: Array, v: Array) -> Solution:
+def _split(structure: Structure, solution: Solution, x: Array, v: Array) -> Solution:
     y = project_dual(structure.cones, v)
     return replace(solution, x=x, y=y, s=y - v, residuals=None)
 

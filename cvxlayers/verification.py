@@ -44,12 +44,10 @@ def improve(
     solution: Solution,
     tolerance: float,
     elements: NDArray[np.intp],
-    better: Callable[[Values, Solution], Solution],
+    better: Solution,
 ) -> Solution:
-    """Put some elements through ``better``, and keep what comes back where its residuals are smaller."""
-    subset = values.select(elements)
-    second = verify(measure, subset, better(subset, solution.select(elements)), tolerance)
-    return _keep_better(solution, second, elements)
+    """Put other points, of some elements and their values, in place where their residuals are smaller."""
+    return _keep_better(solution, verify(measure, values, better, tolerance), elements)
 
 
 def retry(
@@ -73,8 +71,10 @@ def retry(
 def _keep_better(first: Solution, second: Solution, where: NDArray[np.intp]) -> Solution:
     """Put those elements of ``second`` in place that are better than what stands at ``where``."""
     assert first.residuals is not None and second.residuals is not None
-    certified = np.isin(second.status, (Status.INFEASIBLE, Status.UNBOUNDED))
     before, after = first.residuals.worst[where], second.residuals.worst
+    if after.size == first.batch and (after < before).all():
+        return second
+    certified = np.isin(second.status, (Status.INFEASIBLE, Status.UNBOUNDED))
     better = certified | (after < before) | (np.isfinite(after) & ~np.isfinite(before))
     source, target = np.flatnonzero(better), where[better]
     if not target.size:
