@@ -4,7 +4,9 @@ All penalties are concave in the squared distance, so reweighting, y <- sum psi 
 1937; Holland, Welsch 1977). A Newton step is taken instead where it goes lower. Convex penalties start from the mean.
 The others start from the mean, from the median of each coordinate, and from ``STARTS`` of at most ``CANDIDATES``
 points, those of least cost that are more than alpha apart; after a few steps the best two go on, and the better end
-is taken. For the truncated quadratic, sets of a few inliers more or fewer are tried then.
+is taken. An end where the Hessian is not positive semidefinite, such as the mean of samples that mirror each other, is
+a saddle, and is left along the eigenvector of its least eigenvalue. For the truncated quadratic, sets of a few inliers
+more or fewer are tried instead.
 
 Points are (B, C, N), alpha is (B,), in double precision.
 """
@@ -32,6 +34,12 @@ PRUNED = 3
 KEPT = 2
 CLOSE = 1e-13
 """The last step, relative to |y| + alpha."""
+SADDLE = 1e-9
+"""A Hessian with an eigenvalue below minus so many times the sum of its weights is not that of a minimum."""
+AWAY = 0.03
+"""How far a saddle is left behind before the search goes on, in units of alpha."""
+ESCAPES = 5
+"""Saddles that are left, one after the other; who is at one then has not converged."""
 
 
 def minimize_vector(penalty: Penalty, x: Tensor, alpha: Tensor) -> Found:
@@ -48,8 +56,8 @@ def minimize_vector(penalty: Penalty, x: Tensor, alpha: Tensor) -> Found:
     each = torch.arange(x.shape[0], device=x.device)
     y, iterations, good = (torch.stack(part)[best, each] for part in zip(*ends, strict=True))
     if penalty.name == "truncated-quadratic":
-        y = _resized(penalty, x, alpha, y)
-    return y, iterations, good
+        return _resized(penalty, x, alpha, y), iterations, good
+    return _off_saddles(penalty, x, alpha, (y, iterations, good))
 
 
 def _pruned(penalty: Penalty, x: Tensor, alpha: Tensor, starts: Sequence[Tensor]) -> list[Tensor]:
@@ -90,6 +98,42 @@ def descend(penalty: Penalty, x: Tensor, alpha: Tensor, y: Tensor) -> Found:
                 break
             where, x, alpha, y = where[rest], x[rest], alpha[rest], y[rest]
     return answer, taken, good
+
+
+def _off_saddles(penalty: Penalty, x: Tensor, alpha: Tensor, found: Found) -> Found:
+    """From where the Hessian has a negative eigenvalue, to the lower side of its eigenvector and on from there."""
+    y, iterations, good = (part.clone() for part in found)
+    for escape in range(ESCAPES + 1):
+        here, way = _downward(penalty, x, alpha, y)
+        if not here.numel():
+            break
+        if escape == ESCAPES:
+            good[here] = False
+            break
+        points, scale = x[here], alpha[here]
+        sides = torch.stack([y[here] + sign * AWAY * scale[:, None] * way for sign in (1, -1)])
+        costs = torch.stack([_cost(penalty, points, scale, side) for side in sides])
+        lower = sides[costs.argmin(0), torch.arange(here.numel(), device=x.device)]
+        y[here], taken, good[here] = descend(penalty, points, scale, lower)
+        iterations[here] += taken
+    return y, iterations, good
+
+
+def _downward(penalty: Penalty, x: Tensor, alpha: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The elements at saddles, and for each the eigenvector of the least eigenvalue of its Hessian.
+
+    For penalties whose slopes are not positive: H = t I - W W', t = sum psi, W = D diag(-slope)^(1/2). With fewer
+    points than dimensions its other eigenvalues than t are those of t I - W'W, with eigenvectors W u.
+    """
+    d = y[..., None] - x
+    psi, slope, _ = penalty.terms((d * d).sum(1), alpha[:, None])
+    W, total = (-slope).sqrt()[:, None] * d, psi.sum(1)
+    flat = x.shape[1] <= x.shape[2]
+    gram = W @ W.mT if flat else W.mT @ W
+    lifted = (1 + SADDLE) * total[:, None, None] * torch.eye(gram.shape[1], dtype=x.dtype, device=x.device) - gram
+    here = ((torch.linalg.cholesky_ex(lifted).info > 0) & (total > 0)).nonzero()[:, 0]
+    u = torch.linalg.eigh(gram[here]).eigenvectors[..., -1]
+    return here, torch.nn.functional.normalize(u if flat else (W[here] @ u[..., None])[..., 0])
 
 
 def _resized(penalty: Penalty, x: Tensor, alpha: Tensor, y: Tensor) -> Tensor:

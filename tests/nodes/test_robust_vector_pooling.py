@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from cvxlayers.errors import OptionError, ParameterError
+from cvxlayers.errors import OptionError, ParameterError, SolveError
+from cvxlayers.nodes import robust_descent
 from cvxlayers.nodes.penalties import PENALTIES
 from cvxlayers.nodes.robust_descent import descend
 from cvxlayers.nodes.robust_pooling import robust_pool
@@ -122,3 +123,47 @@ def test_a_start_beside_a_saddle_comes_to_a_minimum() -> None:
     assert abs(float(y[0, 0])) > 0.1
     assert abs(float(y[0, 1])) < 1e-12
     assert abs(float(near * (-(near**2) / 2).exp() + far * (-(far**2) / 2).exp())) < 1e-12
+
+
+def curvature(x: Tensor, y: Tensor, alpha: float) -> Tensor:
+    """The least eigenvalue of Welsch's Hessian, relative to the sum of its weights."""
+    d = y[..., None] - x
+    psi, slope, _ = PENALTIES["welsch"].terms((d * d).sum(1), torch.tensor(alpha, dtype=x.dtype))
+    H = (slope[:, None] * d) @ d.mT + psi.sum(1)[:, None, None] * torch.eye(x.shape[1], dtype=x.dtype)
+    return torch.linalg.eigvalsh(H)[:, 0] / psi.sum(1)
+
+
+def two_points(C: int, t: float) -> tuple[Tensor, Tensor]:
+    """At distance 2 t, and so that the median of each coordinate, the lower of two, is as far from both; the way."""
+    way = torch.zeros(C, dtype=torch.float64)
+    way[:2] = torch.tensor([1.0, -1.0], dtype=way.dtype) / 2**0.5
+    return torch.stack([3 + t * way, 3 - t * way], 1)[None], way
+
+
+@pytest.mark.parametrize("C", [2, 5])
+@pytest.mark.parametrize("t", [0.9, 1.02])
+def test_the_middle_of_two_points_is_a_minimum_only_where_they_are_near(C: int, t: float) -> None:
+    """The lowest starts, mean and median, come to the middle, a saddle where the points are more than 2 alpha apart."""
+    x, way = two_points(C, t)
+    y = robust_vector_pool(x, "welsch")
+    along = (y[0] - 3) @ way
+    assert_close(y[0] - 3, along * way, 1e-9, "on the line through them")
+    assert (abs(float(along)) > 0.1) == (t > 1)
+    near, far = along - t, along + t
+    assert abs(float(near * (-(near**2) / 2).exp() + far * (-(far**2) / 2).exp())) < 1e-12
+    assert float(curvature(x, y, 1.0)) > 0
+
+
+def test_of_samples_that_mirror_each_other_a_minimum_is_found() -> None:
+    rng = np.random.default_rng(5)
+    for C, N, alpha in ((2, 1, 1.3), (4, 5, 0.8), (3, 1, 1.2), (2, 4, 1.0)):
+        half = torch.as_tensor(rng.normal(size=(200, C, N)))
+        x = torch.cat([half, -half], 2)
+        assert float(curvature(x, robust_vector_pool(x, "welsch", alpha), alpha).min()) > -1e-8
+
+
+def test_who_has_left_too_many_saddles_has_not_converged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(robust_descent, "ESCAPES", 0)
+    x = torch.cat([two_points(2, 1.02)[0], two_points(2, 0.9)[0]])
+    with pytest.raises(SolveError, match="1 of 2 batch elements have no verified solution: 0 "):
+        robust_vector_pool(x, "welsch")
