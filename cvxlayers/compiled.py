@@ -91,9 +91,12 @@ class Evaluation:
     stack: Stack
     parts: tuple[slice | Array | AffineMap, ...]
 
-    def at(self, theta: Array) -> list[slice | Array]:
-        """The rows or the column of each of P, q, A, b for theta (k, B)."""
-        return [part(theta[:, :1]) if isinstance(part, AffineMap) else part for part in self.parts]
+    def at(self, theta: Array, made: Array) -> list[Array]:
+        """The rows of ``made``, where these values are to be, or the column of each of P, q, A, b for theta (k, B)."""
+        return [
+            made[part] if isinstance(part, slice) else part(theta[:, :1]) if isinstance(part, AffineMap) else part
+            for part in self.parts
+        ]
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ class Workshop:
         """The engine of this name, or without one the default for a batch of so many elements (None: many)."""
         if os.getpid() != self._process:
             self._lock, self._process, self._engines, self._lately = threading.Lock(), os.getpid(), {}, None
-        call = (solver, batch, *((name, type(value), value) for name, value in solver_args.items()))
+        call = solver, batch, tuple(solver_args.items()), tuple(map(type, solver_args.values()))
         lately = self._lately
         if lately is not None and lately[0] == call:
             return lately[1]

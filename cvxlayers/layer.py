@@ -328,7 +328,7 @@ def _report(solution: Solution, objective: Array, seconds: Seconds) -> Info:
 
 
 _STATUS_NAMES = np.array([str(status) for status in Status])
-_OPTIMAL = _STATUS_NAMES[int(Status.OPTIMAL), ...]
+_OPTIMAL = str(Status.OPTIMAL)
 _ADVICE = {
     Status.INFEASIBLE: "infeasible elements have parameters for which no point meets the constraints: soften them with "
     "slack variables",

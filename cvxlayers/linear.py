@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import scipy.sparse as sp
@@ -16,11 +16,10 @@ __all__ = ["LinearMap", "alike", "repeat"]
 _SMALL, _FEW = 8192, 4
 
 
-def alike(name: NDArray[np.str_], batch: int) -> NDArray[np.str_]:
-    """One name, an array of shape (), for every element of a batch, (B,): a read-only view."""
-    view: NDArray[np.str_] = np.ndarray((batch,), name.dtype, name, strides=(0,))
-    view.flags.writeable = False
-    return view
+@lru_cache(maxsize=256)
+def alike(name: str, batch: int) -> NDArray[np.str_]:
+    """One name for every element of a batch, (B,): a read-only view, the same in every call."""
+    return np.broadcast_to(np.array(name), (batch,))
 
 
 def repeat(column: NDArray[np.float64], batch: int) -> NDArray[np.float64]:

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,9 +20,13 @@ from cvxlayers.program import Array
 
 __all__ = ["Packed", "pack", "pack_cotangents", "pack_tangents", "unpack", "unpack_cotangents", "unpack_tangents"]
 
+_DOUBLE = np.dtype(np.float64)
 
-@dataclass(frozen=True)
-class Packed:
+# What the real and the imaginary part of a complex parameter are multiplied with in it.
+_UNITS = {"real": 1 + 0j, "imag": 1j}
+
+
+class Packed(NamedTuple):
     """The parameters of one call.
 
     Attributes
@@ -42,11 +45,6 @@ class Packed:
     batch: tuple[int, ...]
     arrays: tuple[np.ndarray, ...]
     shared: frozenset[int] = frozenset()
-
-    def leading(self, spec: ParameterSpec, parameter: int) -> tuple[int, ...]:
-        """The leading shape that one parameter came with."""
-        shape = self.arrays[parameter].shape
-        return shape[: len(shape) - len(spec.shape)]
 
 
 def pack(compiled: CompiledProblem, parameters: Sequence[Any]) -> Packed:
@@ -106,17 +104,19 @@ def unpack_cotangents(compiled: CompiledProblem, packed: Packed, parts: Sequence
     gradients: list[np.ndarray | None] = [None] * len(packed.arrays)
     logarithms = compiled.by_feature(packed.theta) if compiled.gp else parts
     for feature, weights, logarithm in zip(compiled.features, parts, logarithms, strict=True):
-        spec = compiled.parameters[feature.parameter]
-        if feature.transform == "log":
+        parameter, transform = feature.parameter, feature.transform
+        shape, array = compiled.parameters[parameter].shape, packed.arrays[parameter]
+        if transform == "log":
             weights = weights / np.exp(logarithm)
-        part = _summed(weights, spec.shape, packed.batch, packed.leading(spec, feature.parameter))
-        part = 1j * part if feature.transform == "imag" else part
-        before = gradients[feature.parameter]
-        gradients[feature.parameter] = part if before is None else before + part
+        part = _summed(weights, shape, packed.batch, array.shape[: array.ndim - len(shape)])
+        if transform in _UNITS:
+            part = part * _UNITS[transform]
+        before = gradients[parameter]
+        gradients[parameter] = part if before is None else before + part
     return tuple(
-        np.zeros_like(array) if gradient is None else gradient.astype(array.dtype, copy=False)
-        for gradient, array in zip(gradients, packed.arrays, strict=True)
-    )
+        [np.zeros_like(array) if gradient is None else gradient
+         for gradient, array in zip(gradients, packed.arrays, strict=True)]
+    )  # fmt: skip
 
 
 def unpack(compiled: CompiledProblem, rows: Array, batch: tuple[int, ...]) -> tuple[np.ndarray, ...]:
@@ -139,23 +139,30 @@ def unpack_tangents(
 
 def pack_cotangents(compiled: CompiledProblem, rows: Array, cotangents: Sequence[Any], batch: tuple[int, ...]) -> Array:
     """The cotangent of the recovered rows for cotangents of the outputs; None stands for zero."""
-    drows = np.empty(rows.shape)
-    for spec, cotangent in zip(compiled.outputs, cotangents, strict=True):
-        if cotangent is None:
-            drows[spec.start : spec.stop] = 0.0
-            continue
-        part = _to_rows(np.asarray(cotangent), spec.shape, batch)
-        if spec.complex:
-            part = np.concatenate([part.real, part.imag])
-        if spec.exponential:
-            part = part * np.exp(rows[spec.start : spec.stop])
-        drows[spec.start : spec.stop] = part.real if part.dtype.kind == "c" else part
-    return drows
+    parts = [
+        _cotangent(spec, cotangent, rows[spec.start : spec.stop], batch)
+        for spec, cotangent in zip(compiled.outputs, cotangents, strict=True)
+    ]
+    return np.asarray(parts[0] if len(parts) == 1 else np.concatenate(parts), dtype=np.float64)
+
+
+def _cotangent(spec: OutputSpec, cotangent: Any, rows: Array, batch: tuple[int, ...]) -> np.ndarray:
+    """That of one output's rows, which may share the memory of what came."""
+    if cotangent is None:
+        return np.zeros(rows.shape)
+    part = _to_rows(np.asarray(cotangent), spec.shape, batch)
+    if spec.complex:
+        part = np.concatenate([part.real, part.imag])
+    elif part.dtype.kind == "c":
+        part = part.real
+    if spec.exponential:
+        part = part * np.exp(rows)
+    return part if part.shape == rows.shape else np.broadcast_to(part, rows.shape)
 
 
 def _as_array(value: Any, spec: ParameterSpec) -> np.ndarray:
     """The value in float64 (complex128 for a complex parameter), with its trailing shape checked."""
-    if type(value) is np.ndarray and value.dtype == np.float64 and not spec.complex and _ends_in(value, spec.shape):
+    if type(value) is np.ndarray and value.dtype is _DOUBLE and not spec.complex and _ends_in(value, spec.shape):
         return value
     try:
         array = np.asarray(value)
@@ -214,6 +221,8 @@ def _folded(array: np.ndarray, shape: tuple[int, ...], batch: tuple[int, ...]) -
 
 def _summed(part: np.ndarray, shape: tuple[int, ...], batch: tuple[int, ...], leading: tuple[int, ...]) -> np.ndarray:
     """(B, size) -> leading + shape, summed over the batch's dimensions that were broadcast: the adjoint of _folded."""
+    if leading == batch:
+        return part.reshape(batch + shape)
     if not leading:
         return (part.sum(axis=0) if part.shape[0] != 1 else part[0]).reshape(shape)
     full = part.reshape(batch + shape)

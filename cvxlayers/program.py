@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -173,8 +173,7 @@ def _shared_rows(values: Array, keep: NDArray[np.bool_]) -> Array:
     return repeat(values[keep, 0], values.shape[1])
 
 
-@dataclass(frozen=True)
-class Values:
+class Values(NamedTuple):
     """The numbers of one call: P (nnz of P, B), q (n, B), A (nnz of A, B), b (m, B).
 
     Arrays that are the same for the whole batch may be broadcast views; none is ever written to.
@@ -191,7 +190,7 @@ class Values:
 
     def select(self, indices: NDArray[np.integer]) -> Values:
         """The values of some elements of the batch."""
-        return Values(*(_take(part, indices) for part in (self.P, self.q, self.A, self.b)))
+        return Values(*(_take(part, indices) for part in self))
 
 
 def _take(part: Array, indices: NDArray[np.integer]) -> Array:

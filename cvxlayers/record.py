@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from cvxlayers import packing
 from cvxlayers.compiled import CompiledProblem
 from cvxlayers.derivative.base import Derivative, Linearization
 from cvxlayers.derivative.second import SecondDerivative
+from cvxlayers.once import once
 from cvxlayers.packing import Packed
 from cvxlayers.program import Array, Values
 from cvxlayers.report import Info
@@ -47,7 +47,7 @@ class Record:
     derivative: Derivative
     on_failure: str
 
-    @cached_property
+    @once
     def outputs(self) -> tuple[np.ndarray, ...]:
         """The solutions, each ``batch + shape``, in the order of ``compiled.outputs``."""
         return packing.unpack(self.compiled, self.rows, self.packed.batch)
@@ -67,7 +67,7 @@ class Record:
         rows[:n], rows[n : n + m], rows[n + m : -1], rows[-1] = solution.x, solution.y, solution.s, solution.status
         return rows.reshape((height, *self.packed.batch))
 
-    @cached_property
+    @once
     def _good(self) -> np.ndarray:
         return np.flatnonzero(self.solution.ok)
 
@@ -76,7 +76,7 @@ class Record:
         """The elements that have a solution."""
         return (self.values, self.solution) if self.solution.whole else self._selected
 
-    @cached_property
+    @once
     def _selected(self) -> tuple[Values, Solution]:
         return self.values_of(self._good), self.solution.select(self._good)
 
@@ -84,11 +84,11 @@ class Record:
         """The values of some elements that were solved."""
         return self.values.select(good if self.elements is None else np.searchsorted(self.elements, good))
 
-    @cached_property
+    @once
     def _linearization(self) -> Linearization:
         return self.derivative.linearize(*self._solved)
 
-    @cached_property
+    @once
     def _second(self) -> SecondDerivative:
         return SecondDerivative(self.compiled.structure, *self._solved, self._linearization)
 

@@ -46,7 +46,7 @@ class _Watch:
         self._start = perf_counter()
 
     def __exit__(self, *failure: object) -> None:
-        setattr(self._seconds, self._part, getattr(self._seconds, self._part) + perf_counter() - self._start)
+        vars(self._seconds)[self._part] += perf_counter() - self._start
 
 
 @dataclass

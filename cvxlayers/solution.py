@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cvxlayers.cones import projection
+from cvxlayers.once import once
 from cvxlayers.program import Array, Structure, Values
 
 __all__ = ["Residuals", "Solution", "Status", "measure"]
@@ -58,7 +58,7 @@ class Residuals:
     def cost(self) -> Array:
         return self.parts[4]
 
-    @cached_property
+    @once
     def worst(self) -> Array:
         """The largest of the four, (B,); NaN where any is NaN."""
         return np.asarray(self.parts[:4].max(axis=0))
@@ -95,12 +95,12 @@ class Solution:
     def batch(self) -> int:
         return int(self.x.shape[1])
 
-    @cached_property
+    @once
     def ok(self) -> NDArray[np.bool_]:
         """The elements with a verified optimal point, (B,)."""
         return self.status == int(Status.OPTIMAL)
 
-    @cached_property
+    @once
     def whole(self) -> bool:
         """Whether every element has one."""
         return not self.status.any()  # OPTIMAL is zero

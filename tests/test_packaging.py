@@ -27,6 +27,7 @@ LONGEST_FILE = 450
 ROOMS = {
     "_version": 0,
     "errors": 0,
+    "once": 0,
     "jit": 0,
     "cones": 1,
     "linear": 1,

@@ -112,14 +112,12 @@ class ExactLinearization(Linearization):
     does both at once in compiled kernels (see ``fused``), which leave to the factors what is singular."""
 
     def __init__(self, derivative: ExactDerivative, values: Values, solution: Solution) -> None:
-        self._derivative = derivative
-        self._values = values
-        self._x, self._v = solution.x, solution.y - solution.s
-        self._y = solution.y
+        self._derivative, self._values = derivative, values
+        self._x, self._y, self._v = solution.x, solution.y, solution.y - solution.s
         if derivative.smoothing is not None:
             self._y = smoothed_projection(derivative.structure.cones, self._v, derivative.smoothing)
         self._residual: Array | None = None  # the largest so far; None before the first application
-        self._fused = derivative.fused_for(solution.batch)
+        self._fused = derivative.fused_for(self._v.shape[1])
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -146,8 +144,9 @@ class ExactLinearization(Linearization):
     def pull(self, compiled: CompiledProblem, drows: Array) -> list[Array]:
         if self._fused is None:
             return super().pull(compiled, drows)
-        threads, point = self._derivative.threads, (self._v, self._x, self._y)
-        found, residual, unsure = self._fused.pull(self._values, *point, compiled, drows, threads)
+        found, residual, unsure = self._fused.pull(
+            self._values, self._v, self._x, self._y, compiled, drows, self._derivative.threads
+        )
         if unsure.size:
             dx, dy = compiled.recover_adjoint(drows[:, unsure])
             solved = self._by_factors(unsure, dx, dy)

@@ -9,6 +9,8 @@ rounding, they leave to others.
 from __future__ import annotations
 
 import importlib.util
+from functools import cached_property
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -56,9 +58,10 @@ class Fused:
     """
 
     def __init__(self, layout: Layout, analysis: Analysis, smoothing: float | None) -> None:
-        self._layout, self._smoothing = layout, smoothing
+        self._layout, self._smoothing, self._mu = layout, smoothing, smoothing or 0.0
         self._seconds = analysis.derivative_seconds
         self._places = Places.of(analysis)
+        self._pairs = ("P" in layout.structure.varying) + 2 * ("A" in layout.structure.varying)
         self._spectra, self._height = _spectra(layout.structure.cones)
 
     def __reduce__(self) -> tuple[object, tuple[Layout, float | None]]:
@@ -78,22 +81,25 @@ class Fused:
 
     def solve(self, values: Values, v: Array, f: Array, g: Array, threads: int) -> tuple[Solved, Index]:
         """Solutions of J (dx, dv) = (f, g), and the elements of which they are not good enough."""
-        from cvxlayers.ipm.batch import Point, differentiate_batch  # here, because it loads Numba
-
-        point = Point(values.P, values.A, self._state(v), self._smoothing or 0.0, f[:0], f[:0])
-        found = differentiate_batch(self._places, point, f, g, threads)
+        point = self._kernels.Point(self._mu, values.P, values.A, self._state(v), f[:0], f[:0])
+        found = self._kernels.differentiate_batch(self._places, point, f, g, threads)
         return Solved(*found), _unsure(found)
 
     def pull(
         self, values: Values, v: Array, x: Array, y: Array, compiled: CompiledProblem, drows: Array, threads: int
     ) -> tuple[list[Array], Array, Index]:
         """``Linearization.pull``, with the systems' residuals and the elements for which it is not good enough."""
-        from cvxlayers.ipm.batch import Given, Point, pull_batch  # here, because it loads Numba
+        kernels = self._kernels
+        point = kernels.Point(self._mu, values.P, values.A, self._state(v), x, y)
+        given = kernels.Given(compiled.adjoint, drows)
+        found = kernels.pull_batch(self._places, point, self._pairs, given, compiled.ends, threads)
+        return *found, _unsure(found)
 
-        point = Point(values.P, values.A, self._state(v), self._smoothing or 0.0, x, y)
-        varying, given = self._layout.structure.varying, Given(compiled.adjoint, drows)
-        found = pull_batch(self._places, point, varying, given, compiled.ends, threads)
-        return found.parts, found.residual, _unsure(found)
+    @cached_property
+    def _kernels(self) -> ModuleType:
+        from cvxlayers.ipm import batch  # here, because it loads Numba
+
+        return batch
 
     def _state(self, v: Array) -> Array:
         """v, and below it the spectra of the PSD, exponential and power cones."""

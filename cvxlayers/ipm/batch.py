@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -35,56 +33,33 @@ __all__ = [
     "measure_batch",
     "pull_batch",
     "solve_batch",
+    "solve_mapped_batch",
 ]
 
 _RESIDUALS, _INFO = 5, 3
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What the kernel leaves, (rows, B): x (n), y and s (m each), state (see ``method``), iterations, error, what
-    ``measure_batch`` says of the points (5) where it knows all of the cones, and the rows that were asked for."""
+class Answer(NamedTuple):
+    """What the kernel leaves, (rows, B): x (n), y and s (m each); state (see ``method``), iterations and error, one row
+    each; what ``measure_batch`` says of the points (5), or None where it does not know all of the cones; and the rows
+    that were asked for."""
 
-    out: Array
-    n: int
-    m: int
-    further: bool
+    x: Array
+    y: Array
+    s: Array
+    state: Array
+    iterations: Array
+    error: Array
+    measured: Array | None
+    recovered: Array
 
-    @property
-    def x(self) -> Array:
-        return self.out[: self.n]
-
-    @property
-    def y(self) -> Array:
-        return self.out[self.n : self.n + self.m]
-
-    @property
-    def s(self) -> Array:
-        return self.out[self.n + self.m : self._info]
-
-    @property
-    def state(self) -> Array:
-        return self.out[self._info]
-
-    @property
-    def iterations(self) -> Array:
-        return self.out[self._info + 1]
-
-    @property
-    def error(self) -> Array:
-        return self.out[self._info + 2]
-
-    @property
-    def measured(self) -> Array | None:
-        return None if self.further else self.out[self._info + _INFO : self._info + _INFO + _RESIDUALS]
-
-    @property
-    def recovered(self) -> Array:
-        return self.out[self._info + _INFO + _RESIDUALS :]
-
-    @cached_property
-    def _info(self) -> int:
-        return self.n + 2 * self.m
+    @classmethod
+    def of(cls, out: Array, n: int, m: int, further: bool) -> Answer:
+        """The parts of the kernel's output."""
+        y, s, info = n, n + m, n + 2 * m
+        rest = info + _INFO + _RESIDUALS
+        measured = None if further else out[info + _INFO : rest]
+        return cls(out[:y], out[y:s], out[s:info], out[info], out[info + 1], out[info + 2], measured, out[rest:])
 
 
 class Sensitivity(NamedTuple):
@@ -103,13 +78,13 @@ class Pulled(NamedTuple):
 
 
 class Point(NamedTuple):
-    """Where a derivative is taken: P and A, v and what else ``sensitivity`` calls the state, the smoothing's mu or 0,
-    and x and y (see ``pairing``), each (rows, B)."""
+    """Where a derivative is taken: the smoothing's mu or 0; and (rows, B) each, P and A, v and what else
+    ``sensitivity`` calls the state, and x and y (see ``pairing``)."""
 
+    mu: float
     P: Array
     A: Array
     state: Array
-    mu: float
     x: Array
     y: Array
 
@@ -128,29 +103,36 @@ _NOTHING = Given(_NO_MAPS, np.zeros((0, 1)))
 _NO_ENDS = np.zeros(0, np.int32)
 
 
-def solve_batch(
-    layout: Layout, values: Values, method: Method, threads: int, made: Array | None = None, given: Given = _NOTHING
-) -> Answer:
-    """Solve every element; their values are finite.
+def solve_batch(layout: Layout, values: Values, method: Method, threads: int) -> Answer:
+    """Solve every element; their values are finite."""
+    width = -(-values.batch // W) * W
+    parts = [_padded(part, width) for part in values]
+    return _solved(layout, parts, np.empty((0, width)), _NOTHING, values.batch, method, threads)
 
-    With ``given``, those values that are rows of ``made`` (a contiguous array of W columns for each group) are yet to
-    be written there, by the first map.
-    """
-    size = given.source.shape[1] if made is not None else values.batch
-    groups = -(-size // W)
-    P, q, A, b = (_padded(part, groups * W) for part in (values.P, values.q, values.A, values.b))
-    source = _padded(given.source, groups * W)
-    out = np.empty((layout.n + 2 * layout.m + _INFO + _RESIDUALS + given.stack.rows[1], groups * W))
-    target, numbers = out[:0] if made is None else made, method.numbers
-    index, weights = given.stack.index, given.stack.weights
+
+def solve_mapped_batch(
+    layout: Layout, parts: Sequence[Array], made: Array, given: Given, method: Method, threads: int
+) -> Answer:
+    """The same for P, q, A and b of which each is a column or rows of ``made``, with W columns for each group, which
+    the first map is yet to write."""
+    size = given.source.shape[1]
+    return _solved(layout, parts, made, Given(given.stack, _padded(given.source, made.shape[1])), size, method, threads)
+
+
+def _solved(
+    layout: Layout, parts: Sequence[Array], made: Array, given: Given, size: int, method: Method, threads: int
+) -> Answer:
+    (stack, source), (P, q, A, b), width, numbers = given, parts, made.shape[1], method.numbers
+    out = np.empty((layout.n + 2 * layout.m + _INFO + _RESIDUALS + stack.rows[1], width))
     solve = solve_further_groups() if layout.further else solve_groups
 
     def work_on(begin: int, end: int) -> None:
-        with layout.work() as (plan, V):
-            solve(plan, layout.record, V, index, weights, source, target, P, q, A, b, begin, end, numbers, out)
+        plan, V = space = layout.take()
+        solve(plan, layout.record, V, stack.index, stack.weights, source, made, P, q, A, b, begin, end, numbers, out)
+        layout.give(space)
 
-    spread(work_on, groups, layout.seconds, threads)
-    return Answer(out if size == groups * W else out[:, :size], layout.n, layout.m, layout.further)
+    spread(work_on, width // W, layout.seconds, threads)
+    return Answer.of(out if size == width else out[:, :size], layout.n, layout.m, layout.further)
 
 
 def differentiate_batch(layout: Layout, point: Point, f: Array, g: Array, threads: int) -> Sensitivity:
@@ -160,20 +142,19 @@ def differentiate_batch(layout: Layout, point: Point, f: Array, g: Array, thread
     return Sensitivity(result[1 : 1 + n, :size], result[1 + n :, :size], result[0, :size])
 
 
-def pull_batch(
-    layout: Layout, point: Point, varying: Collection[str], given: Given, ends: NDArray[np.int32], threads: int
-) -> Pulled:
+def pull_batch(layout: Layout, point: Point, pairs: int, given: Given, ends: NDArray[np.int32], threads: int) -> Pulled:
     """The adjoint of what leads from parameters to outputs, for every element.
 
     ``given`` leads from the outputs' cotangents to those of x and y; and from the solution of the system, and from the
-    cotangents of P and of A if these are among the varying, to those of the parameters, of which the first are those
-    before ends[0], and so on.
+    cotangents of P if ``pairs`` has the bit 1 and of A if it has the bit 2, to those of the parameters, of which the
+    first are those before ends[0], and so on.
     """
-    pairs = ("P" in varying) + 2 * ("A" in varying)
     result = _differentiated(layout, point, given, given.stack.rows[1], pairs, ends, threads)
-    numbers, size, width, parts, start = result.ravel(), given.source.shape[1], result.shape[1], [], 1
-    for end in (1 + ends).tolist():
-        parts.append(numbers[start * width : end * width].reshape(width, end - start)[:size])
+    numbers, size, width = result.reshape(-1), given.source.shape[1], result.shape[1]
+    parts, start = [], 0
+    for end in ends.tolist():
+        part = numbers[(1 + start) * width : (1 + end) * width]
+        parts.append(part.reshape(width, end - start)[:size])
         start = end
     return Pulled(parts, result[0, :size])
 
@@ -182,20 +163,19 @@ def _differentiated(
     layout: Layout, point: Point, given: Given, rows: int, pairs: int, ends: NDArray[np.int32], threads: int
 ) -> Array:
     """The residuals, and below them so many rows of what the kernel makes of what is given."""
-    (stack, source), groups = given, -(-given.source.shape[1] // W)
+    groups, mu, (stack, source) = -(-given.source.shape[1] // W), point.mu, given
     width = groups * W
-    P, A, state, x, y, source = (
-        _padded(part, width) for part in (point.P, point.A, point.state, point.x, point.y, source)
-    )
+    P, A, state, x, y, source = [_padded(part, width) for part in (*point[1:], source)]
     result = np.empty((1 + rows, width))
     differentiate = differentiate_further_groups() if layout.further else differentiate_groups
 
     def work_on(begin: int, end: int) -> None:
-        with layout.work() as (plan, V):
-            differentiate(
-                plan, layout.record, V, P, A, state, point.mu, x, y, stack.index, stack.weights, source, ends, pairs,
-                begin, end, result,
-            )  # fmt: skip
+        plan, V = space = layout.take()
+        differentiate(
+            plan, layout.record, V, P, A, state, mu, x, y, stack.index, stack.weights, source, ends, pairs, begin, end,
+            result,
+        )  # fmt: skip
+        layout.give(space)
 
     spread(work_on, groups, layout.derivative_seconds, threads)
     return result
@@ -206,13 +186,13 @@ def measure_batch(layout: Layout, values: Values, x: Array, y: Array, s: Array, 
     size = values.batch
     groups = -(-size // W)
     width = groups * W
-    P, q, A, b = (_padded(part, width) for part in (values.P, values.q, values.A, values.b))
-    x, y, s = (_padded(part, width) for part in (x, y, s))
+    P, q, A, b, x, y, s = [_padded(part, width) for part in (*values, x, y, s)]
     out = np.empty((5, width))
 
     def work_on(begin: int, end: int) -> None:
-        with layout.work() as (plan, V):
-            measure_groups(plan, layout.record, V, P, q, A, b, x, y, s, begin, end, out)
+        plan, V = space = layout.take()
+        measure_groups(plan, layout.record, V, P, q, A, b, x, y, s, begin, end, out)
+        layout.give(space)
 
     spread(work_on, groups, layout.measure_seconds, threads)
     return out[:, :size]

@@ -36,19 +36,18 @@ def equilibrate(plan: Any, at: Any, V: Any, P: Any, A: Any, column: Any) -> None
     apart()
     for i in range(at.n):
         store(V, at.D + i, fill(1.0))
+        store(V, at.D_inverse + i, fill(1.0))
     for i in range(at.m):
         store(V, at.E + i, fill(1.0))
+        store(V, at.E_inverse + i, fill(1.0))
     load_scaled(plan, at, V, P, A, column)
     for _ in range(ROUNDS):
         norms(plan, at, V)
-        off = maximum(rescale_by(V, at.x1, at.D, at.n), rescale_by(V, at.y1, at.E, at.m))
+        x_off = rescale_by(V, at.x1, at.D, at.D_inverse, at.n)
+        off = maximum(x_off, rescale_by(V, at.y1, at.E, at.E_inverse, at.m))
         scale_further(plan, at, V)
         if highest(off) < NEAR_ONE:
             break
-    for i in range(at.n):
-        store(V, at.D_inverse + i, 1.0 / load(V, at.D + i))
-    for i in range(at.m):
-        store(V, at.E_inverse + i, 1.0 / load(V, at.E + i))
 
 
 @kernel
@@ -110,7 +109,7 @@ def norms(plan: Any, at: Any, V: Any) -> None:
 
 
 @kernel
-def rescale_by(V: Any, norm: Any, scale: Any, size: Any) -> Any:
+def rescale_by(V: Any, norm: Any, scale: Any, inverse: Any, size: Any) -> Any:
     """Divide the scalings by the roots of the norms, which become the changes; return how far a norm was from one."""
     off = fill(0.0)
     for i in range(size):
@@ -118,7 +117,9 @@ def rescale_by(V: Any, norm: Any, scale: Any, size: Any) -> Any:
         found = pick(found, fill(0.0), found, fill(1.0))
         off = maximum(off, absolute(found - 1.0))
         before = load(V, scale + i)
-        after = minimum(maximum(before / sqrt(found), fill(1.0 / LIMIT)), fill(LIMIT))
-        store(V, scale + i, after)
-        store(V, norm + i, after / before)
+        root = minimum(maximum(sqrt(found), before * (1.0 / LIMIT)), before * LIMIT)
+        change = 1.0 / root
+        store(V, scale + i, before * change)
+        store(V, inverse + i, load(V, inverse + i) * root)
+        store(V, norm + i, change)
     return off

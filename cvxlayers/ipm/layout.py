@@ -97,31 +97,18 @@ class Layout:
         seconds = (analysis.seconds, analysis.derivative_seconds, analysis.measure_seconds)
         return cls(np.concatenate(indices), record, rows, n, m, *seconds, further, cones.power, deque())
 
-    def work(self) -> Work:
-        """A context with the plan and V for one thread. Each row of V is one cache line; the plan's ``slot`` is written
-        to."""
-        return Work(self)
-
-
-class Work:
-    """What ``Layout.work`` returns; a class, because a generator would take longer to enter and leave."""
-
-    __slots__ = ("_layout", "_space")
-
-    def __init__(self, layout: Layout) -> None:
-        self._layout = layout
-
-    def __enter__(self) -> Space:
+    def take(self) -> Space:
+        """Work space for one thread, to be given back if nothing fails. Each row of V is one cache line; the plan's
+        ``slot`` is written to."""
         try:
-            self._space = self._layout.idle.pop()
+            return self.idle.pop()
         except IndexError:
-            self._space = _space(self._layout)
-        return self._space
+            return _space(self)
 
-    def __exit__(self, kind: type[BaseException] | None, *failure: object) -> None:
-        layout = self._layout
-        if kind is None and layout.rows <= KEPT_ROWS and len(layout.idle) < KEPT_SPACES:
-            layout.idle.append(self._space)
+    def give(self, space: Space) -> None:
+        """Let later calls have the work space."""
+        if self.rows <= KEPT_ROWS and len(self.idle) < KEPT_SPACES:
+            self.idle.append(space)
 
 
 def _space(layout: Layout) -> Space:

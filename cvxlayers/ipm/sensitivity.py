@@ -53,8 +53,9 @@ REGULARIZATION = 1e-8
 LARGE, OVER = 1e8, 1e4
 """H along (1, -e): the first number, or h times the second."""
 
-SETTLED, GAIN, ROUNDS = 1e-15, 0.3, 8
-"""Refinement ends at the first relative residual, where a round does not gain the second factor, or after so many."""
+SETTLED, GAIN, ROUNDS = 1e-14, 0.3, 8
+"""Refinement ends at the first relative residual, where a round does not gain the second factor, or after so many. What
+a third round would add lies far below what the point at which the derivative is taken is known to."""
 
 HUGE = 1e300
 

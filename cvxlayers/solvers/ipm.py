@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from functools import cached_property
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -95,23 +97,25 @@ class IPM(Solver):
             )
         return super().refusal(structure)
 
-    def solve(self, values: Values, warm: Solution | None = None) -> Solution:
-        from cvxlayers.ipm.batch import solve_batch  # here, because it loads Numba
+    @cached_property
+    def _kernels(self) -> ModuleType:
+        from cvxlayers.ipm import batch  # here, because it loads Numba
 
-        return self._solution(values, solve_batch(self._layout, values, self._method, self.settings.threads))
+        return batch
+
+    def solve(self, values: Values, warm: Solution | None = None) -> Solution:
+        return self._solution(
+            values, self._kernels.solve_batch(self._layout, values, self._method, self.settings.threads)
+        )
 
     def solve_mapped(
         self, compiled: CompiledProblem, theta: Array, shared: frozenset[int]
     ) -> tuple[Values, Solution, Array]:
-        from cvxlayers.ipm.batch import Given, solve_batch  # here, because it loads Numba
-
-        evaluation, size = compiled.evaluation(shared), theta.shape[1]
+        kernels, evaluation, size = self._kernels, compiled.evaluation(shared), theta.shape[1]
         made = np.empty((evaluation.stack.rows[0], -(-size // W) * W))
-        parts = evaluation.at(theta)
-        kernel_values = Values(*(made[part] if isinstance(part, slice) else part for part in parts))
-        given = Given(evaluation.stack, theta)
-        answer = solve_batch(self._layout, kernel_values, self._method, self.settings.threads, made, given)
-        values = Values(*(made[part, :size] if isinstance(part, slice) else repeat(part, size) for part in parts))
+        parts, given = evaluation.at(theta, made), kernels.Given(evaluation.stack, theta)
+        answer = kernels.solve_mapped_batch(self._layout, parts, made, given, self._method, self.settings.threads)
+        values = Values(*[part[:, :size] if part.shape[1] >= size else repeat(part, size) for part in parts])
         return values, self._solution(values, answer), answer.recovered
 
     def _solution(self, values: Values, answer: Answer) -> Solution:
@@ -119,11 +123,11 @@ class IPM(Solver):
         if status is None:  # those that are not finite may have kept others from their last digits
             elements = np.flatnonzero(_finite(values))
             return _scattered(self.solve(values.select(elements)), elements, values.batch)
-        iterations = answer.iterations.astype(np.int64)
+        iterations, measured = answer.iterations.astype(np.int64), answer.measured
         if self.settings.verbose:
             sys.stdout.write(_log(status, iterations, answer.error))
-        residuals = None if answer.measured is None else Residuals(answer.measured)
-        return Solution(answer.x, answer.y, answer.s, status, iterations, alike(_NAME, values.batch), residuals)
+        residuals = None if measured is None else Residuals(measured)
+        return Solution(answer.x, answer.y, answer.s, status, iterations, alike(self.name, status.size), residuals)
 
     def _statuses(self, values: Values, answer: Answer) -> NDArray[np.int8] | None:
         """The statuses, with NaN for the points of certified elements; None if some values are not finite."""
@@ -141,9 +145,7 @@ class IPM(Solver):
     def measure(self, values: Values, x: Array, y: Array, s: Array) -> Residuals:
         if self._layout.further:  # the kernels do not know the distance from these cones
             return super().measure(values, x, y, s)
-        from cvxlayers.ipm.batch import measure_batch
-
-        return Residuals(measure_batch(self._layout, values, x, y, s, self.settings.threads))
+        return Residuals(self._kernels.measure_batch(self._layout, values, x, y, s, self.settings.threads))
 
     def _judged(self, values: Values, answer: Answer) -> NDArray[np.int8]:
         """The statuses: what came to rest counts by its error, and a certificate if the numbers given bear it out."""
@@ -169,9 +171,6 @@ def _log(status: NDArray[np.int8], iterations: NDArray[np.int64], error: NDArray
     ]
     heading = f"IPM, batched interior-point method: {status.size} elements"
     return "\n".join([heading, " element  status      iterations      error", *lines, ""])
-
-
-_NAME = np.array(IPM.name)
 
 
 def _finite(values: Values) -> NDArray[np.bool_]:

@@ -61,13 +61,10 @@ class _Solve(torch.autograd.Function):
         given = [cotangent for cotangent in cotangents if cotangent is not None]
         if not given:
             return None, None, *(None for _ in parameters)
-        found: Sequence[torch.Tensor]
         if torch.is_grad_enabled() or not _plain(given):
             weights = operators.filled(cotangents, ctx.like)
             found = operators.differentiate(parameters, keep(ctx.record), weights, [], "vjp", *ctx.call)
         else:
             arrays = ctx.record.vjp([None if c is None else to_numpy(c) for c in cotangents])
-            found = [
-                to_tensor(array, tensor.dtype, tensor.device) for array, tensor in zip(arrays, parameters, strict=True)
-            ]
-        return None, None, *(g if need else None for g, need in zip(found, needs, strict=True))
+            found = [to_tensor(array, p.dtype, p.device) for array, p in zip(arrays, parameters, strict=True)]
+        return None, None, *[g if need else None for g, need in zip(found, needs, strict=True)]

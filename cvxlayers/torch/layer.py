@@ -69,11 +69,12 @@ class CvxpyLayer(Adapter, torch.nn.Module):
             See ``cvxlayers.Layer.solve``.
         """
         tensors = self._convert(parameters, torch.as_tensor)
-        for tensor, spec in zip(tensors, self.compiled.parameters, strict=True):
+        for number, tensor in enumerate(tensors[1:], start=1):
             if tensor.device != tensors[0].device:
+                first, other = self.compiled.parameters[0], self.compiled.parameters[number]
                 raise ParameterError(
-                    f"parameter '{spec.name}': it is on {tensor.device}, while '{self.compiled.parameters[0].name}' is "
-                    f"on {tensors[0].device}; move all parameters to one device."
+                    f"parameter '{other.name}': it is on {tensor.device}, while '{first.name}' is on "
+                    f"{tensors[0].device}; move all parameters to one device."
                 )
         return tuple(solve(tensors, self._handle, encode(solver_args) if solver_args else ""))
 

@@ -259,13 +259,14 @@ def test_what_is_left_in_the_work_space_does_not_matter(name: str, rng: np.rando
     answers = []
     for filler in (0.0, np.nan, 1e200):
         places.idle.clear()
-        with places.work() as (_, V):
-            at, size = places.record[0], len(places.exponents)
-            fixed = {"probe": places.n + places.m, **({"alpha": size} if size else {})}
-            kept = {name: V[at[name] : at[name] + rows].copy() for name, rows in fixed.items()}
-            V[:] = filler
-            for name, rows in fixed.items():
-                V[at[name] : at[name] + rows] = kept[name]
+        _, V = space = places.take()
+        at, size = places.record[0], len(places.exponents)
+        fixed = {"probe": places.n + places.m, **({"alpha": size} if size else {})}
+        kept = {name: V[at[name] : at[name] + rows].copy() for name, rows in fixed.items()}
+        V[:] = filler
+        for name, rows in fixed.items():
+            V[at[name] : at[name] + rows] = kept[name]
+        places.give(space)
         answers.append(exact.linearize(problem.values, problem.solution).vjp(*cotangent))
     for other in answers[1:]:
         for part in PARTS:

@@ -54,15 +54,15 @@ def test_it_solves_what_dense_algebra_solves(pattern: Any, n: int, m: int) -> No
     layout, plan = Layout.of(analysis), analysis.plan
     K, right = random_systems(structure, rng), rng.normal(size=(structure.n + structure.m, 8))
     rows, columns = structure.P.rows, structure.P.columns
-    with layout.work() as (numbers, V):
-        at = layout.record[0]
-        V[at["diagonal"] + plan.place] = np.einsum("iik->ik", K)
-        off = rows != columns
-        V[at["entries"] + plan.P_entry[off]] = K[rows[off], columns[off]]
-        V[at["entries"] + plan.A_entry] = K[structure.n + structure.A.rows, structure.A.columns]
-        V[at["v"] + plan.place] = right
-        factorize_and_solve(numbers, at, V)
-        found = V[at["v"] + plan.place]
+    numbers, V = layout.take()
+    at = layout.record[0]
+    V[at["diagonal"] + plan.place] = np.einsum("iik->ik", K)
+    off = rows != columns
+    V[at["entries"] + plan.P_entry[off]] = K[rows[off], columns[off]]
+    V[at["entries"] + plan.A_entry] = K[structure.n + structure.A.rows, structure.A.columns]
+    V[at["v"] + plan.place] = right
+    factorize_and_solve(numbers, at, V)
+    found = V[at["v"] + plan.place]
     np.testing.assert_allclose(np.einsum("ijk,jk->ik", K, found), right, atol=1e-11)
 
 
@@ -85,9 +85,9 @@ def test_a_pivot_of_the_wrong_sign_is_replaced() -> None:
     analysis = analyse_structure(structure)
     assert analysis is not None
     layout = Layout.of(analysis)
-    with layout.work() as (numbers, V):
-        at = layout.record[0]
-        V[at["diagonal"] : at["diagonal"] + 12] = -1.0
-        V[at["entries"] : at["entries"] + 66] = 0.0
-        factorize_and_solve(numbers, at, V)
-        np.testing.assert_array_equal(V[at["pivot"] : at["pivot"] + 12], factor.REPLACED)
+    numbers, V = layout.take()
+    at = layout.record[0]
+    V[at["diagonal"] : at["diagonal"] + 12] = -1.0
+    V[at["entries"] : at["entries"] + 66] = 0.0
+    factorize_and_solve(numbers, at, V)
+    np.testing.assert_array_equal(V[at["pivot"] : at["pivot"] + 12], factor.REPLACED)
