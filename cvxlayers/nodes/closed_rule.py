@@ -38,11 +38,17 @@ class ClosedRule(ABC):
         From a status to what the user can do.
     sparing : bool
         Whether ``pullback`` gets None, rather than zeros, for outputs that nothing depends on.
+    telling : bool
+        Whether ``solve`` takes inputs that are not finite, too, and never gives such an element the status optimal.
+    inner : bool
+        Whether this is a system of a derivative, for which NaN that comes in goes out and nothing is reported.
     """
 
     names: ClassVar[tuple[str, ...]]
     advice: ClassVar[Mapping[Status, str]] = {}
     sparing: ClassVar[bool] = False
+    telling: ClassVar[bool] = False
+    inner: ClassVar[bool] = False
 
     @abstractmethod
     def solve(self, call: Call, *inputs: Tensor) -> Solved:
@@ -78,23 +84,34 @@ class ClosedRule(ABC):
 
     def solve_all(self, call: Call, record: _Record, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Solve the elements with finite inputs, settle failures, and return the outputs and who is all right."""
+        if self.inner:
+            record.complete = True
+            return *self.solve(call, *inputs).outputs, inputs[0].new_ones(len(inputs[0]), dtype=torch.bool)
         seconds = Seconds()
-        with seconds.measure("packing"):
-            finite = _finite(inputs)
-            if finite is not None and call.on_failure == "raise":
-                self._refuse(inputs)
-        with seconds.measure("solving"):
-            if finite is None:
+        solved = None
+        if self.telling:
+            with seconds.measure("solving"):
                 solved = self.solve(call, *inputs)
-            else:
-                index = finite.nonzero()[:, 0]
-                solved = _spread(self.solve(call, *(x[index] for x in inputs)), index, len(finite))
+        if solved is None or not bool(solved.ok.all()):
+            solved = self._solve_finite(call, seconds, inputs, solved)
         call.settle(solved, self.advice, seconds)
         outputs = solved.outputs
         record.complete = bool(solved.ok.all())
         if not record.complete:
             outputs = tuple(_filled(y, solved.ok, call.on_failure) for y in outputs)
         return *outputs, solved.ok
+
+    def _solve_finite(self, call: Call, seconds: Seconds, inputs: Sequence[Tensor], solved: Solved | None) -> Solved:
+        """Solve, unless that has been done, the elements with finite inputs; the others are failures."""
+        with seconds.measure("packing"):
+            finite = _finite(inputs)
+            if finite is not None and call.on_failure == "raise":
+                self._refuse(inputs)
+        with seconds.measure("solving"):
+            if finite is None:
+                return solved or self.solve(call, *inputs)
+            index = finite.nonzero()[:, 0]
+            return _spread(self.solve(call, *(x[index] for x in inputs)), index, len(finite))
 
     def _refuse(self, inputs: Sequence[Tensor]) -> None:
         for name, x in zip(self.names, inputs, strict=True):

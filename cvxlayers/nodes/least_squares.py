@@ -143,6 +143,7 @@ class _Inverse(ClosedRule):
     """K^-1: (X, w, beta, a, a0, L) to (u, u0), with the constant factor L L' = G."""
 
     names = ("X", "w", "beta", "u", "u0", "factor")
+    inner = True
 
     def __init__(self, bias: bool) -> None:
         self.bias = bias
@@ -161,7 +162,7 @@ class _Inverse(ClosedRule):
     ) -> Sequence[Tensor]:
         (X, w, beta, _, _, L), (u, u0), (g, g0) = inputs, outputs, cotangents
         v, v0 = self(_QUIET, X, w, beta, g, g0, L.detach())
-        q, p = _predict(X, u, u0), _predict(X, v, v0)
+        q, p = _predict_both(X, (u, v), (u0, v0))
         return _outer(v, w * q, u, w * p), -p * q, -(u * v).sum(-1), v, v0, torch.zeros_like(L)
 
     def pushforward(
@@ -178,6 +179,7 @@ class _Rule(ClosedRule):
     """(X, t, w, beta) to (u, u0, L): (B, C, T), (B, T), (B, T), (B,) to (B, C), (B, 1), (B, C, C); L is a constant."""
 
     names = ("X", "t", "w", "beta")
+    telling = True
     advice = {
         Status.FAILED: "failed elements have several solutions, since their centred data is rank-deficient, or no "
         "weight: use beta > 0, or least_norm=True",
@@ -192,15 +194,18 @@ class _Rule(ClosedRule):
         mean, target = _means(X, t, w, self.bias)
         root = w.sqrt()
         S = X - mean[..., None] if self.bias else X
-        S = S if bool((w == 1).all()) else S * root[:, None]
+        if not bool((w == 1).all()):
+            S = S.mul_(root[:, None]) if self.bias else S * root[:, None]
         t = root * (t - target)
-        L, lengths, singular, tame = _factor(S, beta)
+        L, G, lengths, singular, tame = _factor(S, beta)
         singular = singular | (w.sum(-1) <= 0) if self.bias else singular
         size = lengths * torch.linalg.vector_norm(t, dim=-1, keepdim=True)
-        u, gradient = torch.zeros_like(X[..., 0]), -_along(S, t)
+        right = _along(S, t)
+        u, gradient = torch.zeros_like(right), -right
         for rounds in range(1 + REFINEMENTS):
             u = u - _by_factor(L, gradient)
-            gradient = _along(S, _predict(S, u) - t) + beta[:, None] * u
+            by_data = rounds or not tame
+            gradient = _along(S, _predict(S, u) - t) + beta[:, None] * u if by_data else _along(G, u) - right
             scale = (size + lengths * (lengths * u.abs()).sum(-1, keepdim=True)).clamp_min(torch.finfo(X.dtype).tiny)
             worst = (gradient.abs() / scale).amax(-1)
             if (rounds or tame) and bool((worst <= ENOUGH).all()):
@@ -217,7 +222,8 @@ class _Rule(ClosedRule):
     ) -> Sequence[Tensor]:
         (X, t, w, beta), (u, u0, L), (g, g0, _) = inputs, outputs, cotangents
         v, v0 = self.inverse(_QUIET, X, w, beta, g, g0, L.detach())
-        e, p = _predict(X, u, u0) - t, _predict(X, v, v0)
+        q, p = _predict_both(X, (u, v), (u0, v0))
+        e = q - t
         return _outer(v, w * e, u, w * p), w * p, -p * e, -(u * v).sum(-1)
 
     def pushforward(
@@ -247,6 +253,12 @@ def _predict(X: Tensor, u: Tensor, u0: Tensor | float = 0.0) -> Tensor:
     return (u[:, None, :] @ X)[:, 0] + u0
 
 
+def _predict_both(X: Tensor, us: tuple[Tensor, Tensor], u0s: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Two of ``_predict`` that read the data once."""
+    first, second = (torch.stack(us, 1) @ X + torch.stack(u0s, 1)).unbind(1)
+    return first, second
+
+
 def _along(X: Tensor, r: Tensor) -> Tensor:
     """X r, (B, C)."""
     return (r[:, None] @ X.mT)[:, 0]  # a row times a matrix is the faster of the two forms
@@ -254,7 +266,7 @@ def _along(X: Tensor, r: Tensor) -> Tensor:
 
 def _outer(v: Tensor, r: Tensor, u: Tensor, q: Tensor) -> Tensor:
     """-(v r' + u q'), (B, C, T)."""
-    return torch.addcmul(-v[..., None] * r[:, None], u[..., None], q[:, None], value=-1)
+    return torch.stack([v, u], 2) @ torch.stack([-r, -q], 1)  # a product writes the many entries once
 
 
 def _by_factor(L: Tensor, a: Tensor) -> Tensor:
@@ -270,8 +282,8 @@ def _means(X: Tensor, t: Tensor, w: Tensor, bias: bool) -> tuple[Tensor, Tensor]
     return _along(X, w) / total, (w * t).sum(-1, keepdim=True) / total
 
 
-def _factor(S: Tensor, beta: Tensor) -> tuple[Tensor, Tensor, Tensor, bool]:
-    """L with L L' = G = S S' + beta I, the square roots of G's diagonal (B, C), and who is singular, (B,).
+def _factor(S: Tensor, beta: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, bool]:
+    """L with L L' = G = S S' + beta I, G, the square roots of its diagonal (B, C), and who is singular, (B,).
 
     Then whether all are conditioned so well that a refinement would change rounding errors only.
     """
@@ -293,7 +305,7 @@ def _factor(S: Tensor, beta: Tensor) -> tuple[Tensor, Tensor, Tensor, bool]:
         poor = ~(R.diagonal(dim1=1, dim2=2).abs() > small).all(-1)
         R = torch.where(poor[:, None, None], torch.eye(C, dtype=S.dtype, device=S.device), R)
         L[where], singular[where] = R.mT, poor
-    return L, scale.sqrt(), singular, bool((share > TAME).all())
+    return L, G, scale.sqrt(), singular, bool((share > TAME).all())
 
 
 def _least_norm(X: Tensor, t: Tensor, w: Tensor, beta: Tensor, bias: bool) -> tuple[Tensor, Tensor]:
@@ -311,7 +323,7 @@ def _least_norm(X: Tensor, t: Tensor, w: Tensor, beta: Tensor, bias: bool) -> tu
 
 def _solve(X: Any, t: Any, w: Any, beta: Any, bias: bool, least_norm: bool, call: Call) -> tuple[Tensor, Tensor]:
     check_dimensions("X", X, "C, T", 2)
-    w = X.new_ones(1, X.shape[-1]) if w is None else w
+    given, w = w is not None, X.new_ones(1, X.shape[-1]) if w is None else w
     for name, row in (("t", t), ("w", w)):
         check_dimensions(name, row, "1, T", 2)
         if row.shape[-2:] != (1, X.shape[-1]):
@@ -319,7 +331,8 @@ def _solve(X: Any, t: Any, w: Any, beta: Any, bias: bool, least_norm: bool, call
                 f"{name}: got shape {tuple(row.shape)}, expected (..., 1, {X.shape[-1]}): one number for each of the "
                 f"samples of X {tuple(X.shape)}."
             )
-    check_entries(w, lambda plain: ~(plain < 0), "w: got negative weights")
+    if given:
+        check_entries(w, lambda plain: ~(plain < 0), "w: got negative weights")
     (X, t, w), batch = flatten_batch(("X", "t", "w"), (X, t, w), (2, 2, 2))
     t, w = t[:, 0], w[:, 0]
     beta = positive("beta", beta, X, batch, zero=True)

@@ -145,3 +145,27 @@ def test_bad_arguments_are_named() -> None:
         least_squares(X, t.float())
     with pytest.raises(ParameterError, match="batch dimensions do not broadcast"):
         least_squares(X, t[:1].expand(3, 1, 6))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("which", ["X", "t", "w"])
+def test_one_entry_that_is_not_finite_fails_alone(which: str, value: float, bias: bool) -> None:
+    rng = np.random.default_rng(7)
+    X, t, w = (torch.as_tensor(rng.uniform(0.5, 1.5, size)) for size in ((3, 2, 6), (3, 1, 6), (3, 1, 6)))
+    w[1, 0, 4] = 0
+    expected = least_squares(X, t, w, 0.1, bias)
+    arguments = {"X": X.clone(), "t": t.clone(), "w": w.clone()}
+    arguments[which][1, 0, 4] = value
+    if which == "w" and value < 0:
+        with pytest.raises(ParameterError, match="w: got negative weights"):
+            least_squares(**arguments, beta=0.1, bias=bias)
+        return
+    with pytest.raises(ParameterError, match=rf"{which}: got NaN or infinite entries in batch elements \[1\]"):
+        least_squares(**arguments, beta=0.1, bias=bias)
+    leaves = {name: part.requires_grad_() for name, part in arguments.items()}
+    u, u0 = least_squares(**leaves, beta=0.1, bias=bias, on_failure="nan")
+    assert u[1].isnan().all() and u0[1].isnan().all()
+    assert_close(u[::2].detach(), expected[0][::2], 1e-13, "the others")
+    (u[::2].sum() + u0[::2].sum()).backward()
+    assert all(part.grad.isfinite().all() for part in leaves.values())
