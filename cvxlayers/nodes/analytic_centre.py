@@ -136,7 +136,7 @@ class _CentreRule(ClosedRule):
         return find_centre(A, b, call.settings["tolerance"], call.settings["most"])
 
     def pullback(
-        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Tensor]
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Tensor], needed: Sequence[bool]
     ) -> Sequence[Tensor]:
         (A, b), y = inputs, outputs[0]
         lam = _inverse_slacks(A, b, y)

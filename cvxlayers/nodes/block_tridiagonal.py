@@ -116,7 +116,7 @@ class _Rule(ClosedRule):
         return judge(x, singular, _multiply(lower, diag, upper, x) - d, size)
 
     def pullback(
-        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Tensor]
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Tensor], needed: Sequence[bool]
     ) -> Sequence[Tensor]:
         (lower, diag, upper, _), (x,), (g,) = inputs, outputs, cotangents
         (lam,) = self(_QUIET, upper.mT, diag.mT, lower.mT, g)

@@ -56,11 +56,11 @@ class ClosedRule(ABC):
 
     @abstractmethod
     def pullback(
-        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Any]
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Any], needed: Sequence[bool]
     ) -> Sequence[Tensor | None]:
         """The cotangents of the inputs; those of the outputs are tensors, or, for a ``sparing`` rule, some are None.
 
-        That of an input which does not require one may be None.
+        That of an input for which it is not ``needed`` may be None.
         """
 
     @abstractmethod
@@ -190,10 +190,11 @@ class _Attach(torch.autograd.Function):
         *saved, ok = ctx.saved_tensors
         given = cotangents[:-1]
         if ctx.record.complete:
-            return None, None, None, *ctx.rule.pullback(saved[: ctx.count], saved[ctx.count :], given)
+            found = ctx.rule.pullback(saved[: ctx.count], saved[ctx.count :], given, ctx.needs_input_grad[3:])
+            return None, None, None, *found
         saved = _gated(saved, ok)
         used = [None if part is None else torch.where(_like(ok, part), part, 0.0) for part in given]
-        found = ctx.rule.pullback(saved[: ctx.count], saved[ctx.count :], used)
+        found = ctx.rule.pullback(saved[: ctx.count], saved[ctx.count :], used, ctx.needs_input_grad[3:])
         touched = torch.stack([torch.zeros_like(ok), *(_any(part != 0) for part in given if part is not None)]).any(0)
         fill = torch.where(touched, torch.nan, 0.0) if ctx.call.on_failure == "nan" else torch.zeros_like(ok)
         kept = (None if x is None else torch.where(_like(ok, x), x, _like(fill, x).to(x.dtype)) for x in found)

@@ -128,7 +128,7 @@ class _Rule(ClosedRule):
         return Solved(outputs, status, torch.zeros_like(status), worst)
 
     def pullback(
-        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Any]
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Any], needed: Sequence[bool]
     ) -> Sequence[Tensor]:
         lam, V = outputs[:2]
         pairs = (cotangents[:2], cotangents[2:])

@@ -207,7 +207,7 @@ class _EntmaxRule(ClosedRule):
         return Solved((p,), status, torch.full_like(status, steps), (total[:, 0] - 1).abs())
 
     def pullback(
-        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Tensor]
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Tensor], needed: Sequence[bool]
     ) -> Sequence[Tensor]:
         s, slope = _terms(*inputs, *outputs)
         centred = s * (cotangents[0] - (s * cotangents[0]).sum(1, keepdim=True) / s.sum(1, keepdim=True))

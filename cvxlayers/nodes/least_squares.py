@@ -158,7 +158,7 @@ class _Inverse(ClosedRule):
         return _done((_by_factor(L, a.to(L.dtype)).to(a.dtype), torch.zeros_like(a0)))
 
     def pullback(
-        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Tensor]
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Tensor], needed: Sequence[bool]
     ) -> Sequence[Tensor]:
         (X, w, beta, _, _, L), (u, u0), (g, g0) = inputs, outputs, cotangents
         v, v0 = self(_QUIET, X, w, beta, g, g0, L.detach())
@@ -192,11 +192,10 @@ class _Rule(ClosedRule):
     def solve(self, call: Call, *inputs: Tensor) -> Solved:
         X, t, w, beta = (x.double() for x in inputs)
         mean, target = _means(X, t, w, self.bias)
-        root = w.sqrt()
-        S = X - mean[..., None] if self.bias else X
-        if not bool((w == 1).all()):
-            S = S.mul_(root[:, None]) if self.bias else S * root[:, None]
-        t = root * (t - target)
+        S, t = (X - mean[..., None], t - target) if self.bias else (X, t)
+        if not call.settings.get("uniform"):
+            root = w.sqrt()
+            S, t = S.mul_(root[:, None]) if self.bias else S * root[:, None], root * t
         L, G, lengths, singular, tame = _factor(S, beta)
         singular = singular | (w.sum(-1) <= 0) if self.bias else singular
         size = lengths * torch.linalg.vector_norm(t, dim=-1, keepdim=True)
@@ -218,13 +217,13 @@ class _Rule(ClosedRule):
         return Solved(outputs, status, torch.full_like(status, rounds), worst + gone)
 
     def pullback(
-        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Tensor]
-    ) -> Sequence[Tensor]:
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Tensor], needed: Sequence[bool]
+    ) -> Sequence[Tensor | None]:
         (X, t, w, beta), (u, u0, L), (g, g0, _) = inputs, outputs, cotangents
         v, v0 = self.inverse(_QUIET, X, w, beta, g, g0, L.detach())
         q, p = _predict_both(X, (u, v), (u0, v0))
-        e = q - t
-        return _outer(v, w * e, u, w * p), w * p, -p * e, -(u * v).sum(-1)
+        e, weighted = q - t, w * p
+        return _outer(v, w * e, u, weighted), weighted, -p * e if needed[2] else None, -(u * v).sum(-1)
 
     def pushforward(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], tangents: Sequence[Tensor]
@@ -323,7 +322,8 @@ def _least_norm(X: Tensor, t: Tensor, w: Tensor, beta: Tensor, bias: bool) -> tu
 
 def _solve(X: Any, t: Any, w: Any, beta: Any, bias: bool, least_norm: bool, call: Call) -> tuple[Tensor, Tensor]:
     check_dimensions("X", X, "C, T", 2)
-    given, w = w is not None, X.new_ones(1, X.shape[-1]) if w is None else w
+    call = Call(call.on_failure, {"uniform": w is None}, call.keeper)
+    w = X.new_ones(1, X.shape[-1]) if w is None else w
     for name, row in (("t", t), ("w", w)):
         check_dimensions(name, row, "1, T", 2)
         if row.shape[-2:] != (1, X.shape[-1]):
@@ -331,7 +331,7 @@ def _solve(X: Any, t: Any, w: Any, beta: Any, bias: bool, least_norm: bool, call
                 f"{name}: got shape {tuple(row.shape)}, expected (..., 1, {X.shape[-1]}): one number for each of the "
                 f"samples of X {tuple(X.shape)}."
             )
-    if given:
+    if not call.settings["uniform"]:
         check_entries(w, lambda plain: ~(plain < 0), "w: got negative weights")
     (X, t, w), batch = flatten_batch(("X", "t", "w"), (X, t, w), (2, 2, 2))
     t, w = t[:, 0], w[:, 0]

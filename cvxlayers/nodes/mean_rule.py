@@ -33,7 +33,7 @@ class MeanRule(ClosedRule):
         return Solved((y,), status, torch.zeros_like(status), exact)
 
     def pullback(
-        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Tensor]
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Tensor], needed: Sequence[bool]
     ) -> Sequence[Tensor]:
         x, alpha = inputs
         return (cotangents[0] / x.shape[-1])[..., None].expand_as(x), torch.zeros_like(alpha)

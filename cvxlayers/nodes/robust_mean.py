@@ -139,7 +139,7 @@ class RobustMeanRule(ClosedRule):
         return torch.where(fine[..., None], newton, weighted), there.where(fine, here)
 
     def pullback(
-        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Tensor]
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Tensor], needed: Sequence[bool]
     ) -> Sequence[Tensor]:
         A, v, alpha = inputs
         d, weights = self._at(v, alpha, outputs[0])

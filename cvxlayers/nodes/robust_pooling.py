@@ -130,7 +130,7 @@ class _Rule(ClosedRule):
         return Solved((y.to(inputs[0].dtype), ends), status, iterations, worst)
 
     def pullback(
-        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Tensor]
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Tensor], needed: Sequence[bool]
     ) -> Sequence[Tensor]:
         curvature, by_alpha = self._parts(inputs, outputs)
         g = cotangents[0] / curvature.sum(1)

@@ -144,7 +144,7 @@ class _Rule(ClosedRule):
         return damping
 
     def pullback(
-        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Tensor]
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Tensor], needed: Sequence[bool]
     ) -> Sequence[Tensor]:
         d, psi, slope, in_alpha = self._parts(inputs, outputs)
         v = solve_hessian(d, psi, slope, outputs[1].detach(), cotangents[0])

@@ -137,7 +137,7 @@ class _TotalVariationRule(ClosedRule):
         return Solved(outputs, status.to(place), torch.from_numpy(rounds).to(place), residual.to(place))
 
     def pullback(
-        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Tensor]
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Tensor], needed: Sequence[bool]
     ) -> Sequence[Tensor]:
         sign = outputs[1].detach()
         mean = _mean_of_pieces(cotangents[0], sign)

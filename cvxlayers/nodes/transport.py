@@ -223,7 +223,7 @@ class _TransportRule(ClosedRule):
         return Solved((P, E), status, iterations, residual)
 
     def pullback(
-        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Any]
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Any], needed: Sequence[bool]
     ) -> Sequence[Tensor | None]:
         (M, r, c, gamma), (P, E), (dP, dE) = inputs, outputs, cotangents
         dP = torch.zeros_like(P) if dP is None else dP
@@ -232,8 +232,8 @@ class _TransportRule(ClosedRule):
         left, right = _adjoint(P, E, masses, shrunk.sum(2), shrunk.sum(1))
         along = torch.stack([left, masses.r], 2) @ torch.stack([masses.c, right], 1)
         minus = torch.addcmul(shrunk, along, E, value=-1)  # the cotangent of gamma M
-        dr, dc = _by_masses(E, masses, dP, left, right) if r.requires_grad or c.requires_grad else (None, None)
-        return -gamma[:, None, None] * minus, dr, dc, -(M * minus).sum((1, 2)) if gamma.requires_grad else None
+        dr, dc = _by_masses(E, masses, dP, left, right) if needed[1] or needed[2] else (None, None)
+        return -gamma[:, None, None] * minus, dr, dc, -(M * minus).sum((1, 2)) if needed[3] else None
 
     def pushforward(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], tangents: Sequence[Tensor]

@@ -117,7 +117,7 @@ class _Rule(ClosedRule):
         return judge(x, singular, *_residual(lower, diag, upper, d, x))
 
     def pullback(
-        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Tensor]
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Tensor], needed: Sequence[bool]
     ) -> Sequence[Tensor]:
         (lower, diag, upper, _), (x,), (g,) = inputs, outputs, cotangents
         (lam,) = self(_QUIET, upper, diag, lower, g)

@@ -203,3 +203,19 @@ def test_a_learned_gamma_gets_its_gradient() -> None:
 def test_bad_arguments_are_named(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ParameterError, match=message):
         optimal_transport(**arguments)
+
+
+def test_a_failure_keeps_the_gradients_of_the_others_in_all_arguments() -> None:
+    M, r, c = data(3, 4, 5)
+    r[1] *= 2
+    gamma = torch.tensor([3.0, 4.0, 5.0], dtype=torch.float64)
+    w = torch.linspace(-1, 1, 20, dtype=torch.float64).reshape(4, 5)
+
+    def gradients(which: list[int], **options: str) -> list[Tensor]:
+        leaves = [x[which].clone().requires_grad_() for x in (M, r, c, gamma)]
+        P = optimal_transport(*leaves, **options)
+        return list(torch.autograd.grad((w * P).sum(), leaves))
+
+    found, expected = gradients([0, 1, 2], on_failure="zero_grad"), gradients([0, 2])
+    assert_all_close([x[::2] for x in found], expected, 1e-12, "the others")
+    assert all((x[1] == 0).all() for x in found)
