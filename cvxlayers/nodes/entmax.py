@@ -2,8 +2,9 @@
 
 entmax maximizes p'z + H(p) over the simplex, with Tsallis' entropy H(p) = sum_i (p_i - p_i^alpha) / (alpha (alpha - 1))
 (Peters, Niculae, Martins 2019). Its solution is p_i = ((alpha - 1) z_i - tau)_+^(1 / (alpha - 1)), where tau makes the
-sum one. For alpha = 2 and 1.5 tau is known in closed form once the support is, and autograd differentiates that; for
-other orders it is the root of one equation, and the derivative is the implicit one.
+sum one. For alpha = 2 that is the projection onto the simplex. For 1.5 tau is known in closed form once the support is,
+and autograd differentiates that; for other orders it is the root of one equation, and the derivative is the implicit
+one.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from cvxlayers.errors import ParameterError
 from cvxlayers.nodes.arguments import check_entries, check_tensor
 from cvxlayers.nodes.closed_rule import ClosedRule
 from cvxlayers.nodes.outcome import Call, Solved
+from cvxlayers.nodes.projection_rules import L1Rule
 from cvxlayers.solution import Status
 
 __all__ = ["entmax", "softmax", "sparsemax"]
@@ -146,16 +148,8 @@ def _masked(mask: Tensor, x: Tensor, other: float = 0.0) -> Tensor:
 
 
 def _order_two(z: Tensor) -> Tensor:
-    """p = (z - tau)_+ on the k largest entries, for the largest k with 1 + k z_(k) > z_(1) + ... + z_(k)."""
-    z = z - z.detach().amax(-1, keepdim=True)
-    with torch.no_grad():
-        ordered = z.detach().clamp(min=-2).sort(-1, descending=True).values
-        k = torch.arange(1, z.shape[-1] + 1, dtype=z.dtype, device=z.device)
-        inside = 1 + k * ordered > ordered.cumsum(-1)
-        count = inside.sum(-1, keepdim=True).clamp(min=1)
-        support = z.detach() >= ordered.gather(-1, count - 1)
-    tau = (_masked(support, z).sum(-1, keepdim=True) - 1) / support.sum(-1, keepdim=True)
-    return torch.where(support.any(-1, keepdim=True), _masked(support, z - tau), torch.nan)
+    """The projection onto the simplex; it leaves minus infinity out, and makes NaN of a row without a finite score."""
+    return L1Rule(signs=False)(z, 1.0)
 
 
 def _order_one_and_a_half(z: Tensor) -> Tensor:
