@@ -22,7 +22,8 @@ WIDTH = 200
 
 SHARES = (*PARTS, "rest")
 
-TITLES = ("sol. err.", "grad. err.", "fwd ms", "bwd ms", "bwd/fwd", "ratio", *(name[:6] for name in SHARES), "overh.")
+TITLES = ("sol. err.", "grad. err.", "fwd ms", "bwd ms", "bwd/fwd", "ratio", *(name[:6] for name in SHARES), "der/fwd",
+          "overh.")  # fmt: skip
 
 
 def progress(name: str) -> None:
@@ -42,7 +43,8 @@ def table(rows: Sequence[Row], facts: Mapping[str, Any], console: Console | None
     console = console or Console()
     console = console if console.width >= WIDTH else Console(file=console.file, width=WIDTH)
     console.print(header(facts), highlight=False, markup=False)
-    grid = Table(caption="errors are relative; ratio: total time relative to ours; shares of our total time in %; "
+    grid = Table(caption="errors are relative; ratio: total time relative to ours; shares of our total time in %\n"
+                 "der/fwd: the derivative relative to the parts before it; "
                  "overh.: time outside solver and derivative relative to the time inside")  # fmt: skip
     grid.add_column("family, contender", no_wrap=True)
     for title in TITLES:
@@ -66,10 +68,10 @@ def _cells(row: Row) -> list[str]:
     timing = row.timing
     times = [f"{timing.forward * 1e3:.2f}", f"{timing.backward * 1e3:.2f}", f"{timing.backward / timing.forward:.2f}"]
     ratio = f"{row.ratio:.2f}" if row.ratio is not None else ""
-    if timing.shares is None or timing.overhead is None:
+    if timing.shares is None or timing.derivative is None or timing.overhead is None:
         return [name, *errors, *times, ratio]
     shares = [f"{100 * timing.shares[part]:.0f}" for part in SHARES]
-    return [name, *errors, *times, ratio, *shares, f"{100 * timing.overhead:.0f} %"]
+    return [name, *errors, *times, ratio, *shares, f"{timing.derivative:.2f}", f"{100 * timing.overhead:.0f} %"]
 
 
 def as_json(rows: Sequence[Any], facts: Mapping[str, Any]) -> str:

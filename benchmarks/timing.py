@@ -48,13 +48,18 @@ class Call:
 
 @dataclass(frozen=True)
 class Timing:
-    """Medians over the turns, in seconds; the parts are shares of the total (medians of shares)."""
+    """Medians over the turns, in seconds; the parts are shares of the total (medians of shares).
+
+    ``derivative`` is that part relative to those of the forward pass, and ``overhead`` what is spent outside solver and
+    derivative, relative to what is spent inside.
+    """
 
     forward: float
     backward: float
     total: float
     turns: int
     shares: Mapping[str, float] | None = None
+    derivative: float | None = None
     overhead: float | None = None
 
 
@@ -120,16 +125,17 @@ def turn(once: Callable[[], Timed], seconds: Callable[[Timed], float]) -> Timed:
 def summary(calls: Sequence[Call]) -> Timing:
     """The medians of some calls.
 
-    The shares are those of the parts and of the rest, which is what the adapter and PyTorch take. The overhead is
-    what is spent outside solver and derivative, relative to what is spent inside.
+    The shares are those of the parts and of the rest, which is what the adapter and PyTorch take.
     """
     forward, backward, total = (
         float(np.median([getattr(turn, name) for turn in calls])) for name in ("forward", "backward", "total")
     )
     if calls[0].parts is None:
         return Timing(forward, backward, total, len(calls))
-    shares = {name: float(np.median([turn.parts[name] / turn.total for turn in calls if turn.parts])) for name in PARTS}
-    rest = [1 - sum(turn.parts.values()) / turn.total for turn in calls if turn.parts]
-    inside = [(turn.parts["solving"] + turn.parts["derivative"]) / turn.total for turn in calls if turn.parts]
-    overhead = float(np.median([1 / part - 1 for part in inside]))
-    return Timing(forward, backward, total, len(calls), {**shares, "rest": float(np.median(rest))}, overhead)
+    parts, totals = [turn.parts for turn in calls if turn.parts], [turn.total for turn in calls]
+    turns = list(zip(parts, totals, strict=True))
+    shares = {name: float(np.median([part[name] / total for part, total in turns])) for name in PARTS}
+    shares["rest"] = float(np.median([1 - sum(part.values()) / total for part, total in turns]))
+    derivative = float(np.median([part["derivative"] / (sum(part.values()) - part["derivative"]) for part in parts]))
+    overhead = float(np.median([total / (part["solving"] + part["derivative"]) - 1 for part, total in turns]))
+    return Timing(forward, backward, total, len(calls), shares, derivative, overhead)

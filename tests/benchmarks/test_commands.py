@@ -86,6 +86,7 @@ def test_shares_add_up_and_the_overhead_is_what_is_left() -> None:
     assert timing.shares is not None
     assert timing.shares["rest"] == pytest.approx(0.1)
     assert sum(timing.shares.values()) == pytest.approx(1)
+    assert timing.derivative == pytest.approx(0.8)
     assert timing.overhead == pytest.approx(0.25)
 
 
