@@ -13,7 +13,6 @@ Healey, Nobel, Boyd 2025 with P.
 from __future__ import annotations
 
 import threading
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,7 @@ from cvxlayers.derivative.paths import Paths
 from cvxlayers.derivative.smoothing import smoothed_projection
 from cvxlayers.derivative.system import Layout
 from cvxlayers.errors import OptionError
+from cvxlayers.once import once
 from cvxlayers.program import Array, Structure, Values
 from cvxlayers.solution import Solution
 
@@ -113,11 +113,13 @@ class ExactLinearization(Linearization):
 
     def __init__(self, derivative: ExactDerivative, values: Values, solution: Solution) -> None:
         self._derivative, self._values = derivative, values
-        self._x, self._y, self._v = solution.x, solution.y, solution.y - solution.s
-        if derivative.smoothing is not None:
-            self._y = smoothed_projection(derivative.structure.cones, self._v, derivative.smoothing)
+        self._x, self._y, self._s = solution.x, solution.y, solution.s
+        if derivative.smoothing is not None:  # y and s of the smoothed solution; v = y - s remains
+            v = self._v
+            self._y = smoothed_projection(derivative.structure.cones, v, derivative.smoothing)
+            self._s = self._y - v
         self._residual: Array | None = None  # the largest so far; None before the first application
-        self._fused = derivative.fused_for(self._v.shape[1])
+        self._fused = derivative.fused_for(solution.batch)
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -126,7 +128,11 @@ class ExactLinearization(Linearization):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
 
-    @cached_property
+    @once
+    def _v(self) -> Array:
+        return self._y - self._s
+
+    @once
     def _factors(self) -> Factors:
         derivative = self._derivative
         return Factors(derivative.layout, derivative.paths, derivative.smoothing, derivative.threads)
@@ -145,7 +151,7 @@ class ExactLinearization(Linearization):
         if self._fused is None:
             return super().pull(compiled, drows)
         found, residual, unsure = self._fused.pull(
-            self._values, self._v, self._x, self._y, compiled, drows, self._derivative.threads
+            self._values, self._x, self._y, self._s, compiled, drows, self._derivative.threads
         )
         if unsure.size:
             dx, dy = compiled.recover_adjoint(drows[:, unsure])
@@ -190,7 +196,7 @@ class ExactLinearization(Linearization):
         if self._fused is None:
             solved, unsure = self._factors.solve(self._values, self._v, f, g), np.zeros(0, dtype=np.intp)
         else:
-            solved, unsure = self._fused.solve(self._values, self._v, f, g, self._derivative.threads)
+            solved, unsure = self._fused.solve(self._values, self._y, self._s, f, g, self._derivative.threads)
         self._complete(solved, unsure, f, g)
         return solved.dx, solved.dy
 

@@ -79,18 +79,18 @@ class Fused:
         """The predicted nanoseconds for a batch."""
         return 1e9 * self._seconds * -(-batch // W)
 
-    def solve(self, values: Values, v: Array, f: Array, g: Array, threads: int) -> tuple[Solved, Index]:
+    def solve(self, values: Values, y: Array, s: Array, f: Array, g: Array, threads: int) -> tuple[Solved, Index]:
         """Solutions of J (dx, dv) = (f, g), and the elements of which they are not good enough."""
-        point = self._kernels.Point(self._mu, values.P, values.A, self._state(v), f[:0], f[:0])
+        point = self._kernels.Point(self._mu, values.P, values.A, f[:0], y, self._state(y, s))
         found = self._kernels.differentiate_batch(self._places, point, f, g, threads)
         return Solved(*found), _unsure(found)
 
     def pull(
-        self, values: Values, v: Array, x: Array, y: Array, compiled: CompiledProblem, drows: Array, threads: int
+        self, values: Values, x: Array, y: Array, s: Array, compiled: CompiledProblem, drows: Array, threads: int
     ) -> tuple[list[Array], Array, Index]:
         """``Linearization.pull``, with the systems' residuals and the elements for which it is not good enough."""
         kernels = self._kernels
-        point = kernels.Point(self._mu, values.P, values.A, self._state(v), x, y)
+        point = kernels.Point(self._mu, values.P, values.A, x, y, self._state(y, s))
         given = kernels.Given(compiled.adjoint, drows)
         found = kernels.pull_batch(self._places, point, self._pairs, given, compiled.ends, threads)
         return *found, _unsure(found)
@@ -101,13 +101,13 @@ class Fused:
 
         return batch
 
-    def _state(self, v: Array) -> Array:
-        """v, and below it the spectra of the PSD, exponential and power cones."""
+    def _state(self, y: Array, s: Array) -> Array:
+        """s, and below it the spectra of the PSD, exponential and power cones at v = y - s."""
         if not self._spectra:
-            return v
-        m, batch = v.shape
+            return s
+        (m, batch), v = s.shape, y - s
         state = np.empty((self._height, batch))
-        state[:m] = v
+        state[:m] = s
         for group, places in self._spectra:
             part = group_derivative(group, v)
             if self._smoothing is not None:

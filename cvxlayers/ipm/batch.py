@@ -78,15 +78,15 @@ class Pulled(NamedTuple):
 
 
 class Point(NamedTuple):
-    """Where a derivative is taken: the smoothing's mu or 0; and (rows, B) each, P and A, v and what else
-    ``sensitivity`` calls the state, and x and y (see ``pairing``)."""
+    """Where a derivative is taken: the smoothing's mu or 0; and (rows, B) each, P and A, x (see ``pairing``) and y, and
+    what ``sensitivity`` calls the state: s and more."""
 
     mu: float
     P: Array
     A: Array
-    state: Array
     x: Array
     y: Array
+    state: Array
 
 
 class Given(NamedTuple):
@@ -165,14 +165,14 @@ def _differentiated(
     """The residuals, and below them so many rows of what the kernel makes of what is given."""
     groups, mu, (stack, source) = -(-given.source.shape[1] // W), point.mu, given
     width = groups * W
-    P, A, state, x, y, source = [_padded(part, width) for part in (*point[1:], source)]
+    P, A, x, y, state, source = [_padded(part, width) for part in (*point[1:], source)]
     result = np.empty((1 + rows, width))
     differentiate = differentiate_further_groups() if layout.further else differentiate_groups
 
     def work_on(begin: int, end: int) -> None:
         plan, V = space = layout.take()
         differentiate(
-            plan, layout.record, V, P, A, state, mu, x, y, stack.index, stack.weights, source, ends, pairs, begin, end,
+            plan, layout.record, V, P, A, mu, x, y, state, stack.index, stack.weights, source, ends, pairs, begin, end,
             result,
         )  # fmt: skip
         layout.give(space)

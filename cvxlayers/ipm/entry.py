@@ -69,7 +69,7 @@ def _make_solve(fingerprint: int, record: Any, measuring: bool) -> Any:
 
 
 def _make_differentiate(fingerprint: int, record: Any) -> Any:
-    def differentiate_groups(plan: Any, records: Any, V: Any, P: Any, A: Any, state: Any, mu: float, x: Any, y: Any,
+    def differentiate_groups(plan: Any, records: Any, V: Any, P: Any, A: Any, mu: float, x: Any, y: Any, state: Any,
                              maps: Any, weights: Any, source: Any, ends: Any, pairs: int, begin: int, end: int,
                              result: Any) -> None:  # fmt: skip
         """Solve the derivative's system for groups begin, ..., end - 1 (see ``sensitivity``).
@@ -94,7 +94,7 @@ def _make_differentiate(fingerprint: int, record: Any) -> Any:
                 equilibrate(plan, at, V, P, A, column)
             else:
                 load_scaled(plan, at, V, P, A, column)
-            differentiate_group(plan, at, V, state, mu, column, result)
+            differentiate_group(plan, at, V, y, state, mu, column, result)
             if pairs < 0:
                 for i in range(size):
                     store_to(result, 1 + i, column, load(out, i))
@@ -106,7 +106,7 @@ def _make_differentiate(fingerprint: int, record: Any) -> Any:
                 map_group_apart(maps, weights, 1, out, ends, column, result)
 
     signature = types.void(
-        _PLAN, record, _MATRIX, _VALUES, _VALUES, _VALUES, _NUMBER, _VALUES, _VALUES, _PLAN, _NUMBERS, _VALUES, _PLAN,
+        _PLAN, record, _MATRIX, _VALUES, _VALUES, _NUMBER, _VALUES, _VALUES, _VALUES, _PLAN, _NUMBERS, _VALUES, _PLAN,
         _INTEGER, _INTEGER, _INTEGER, _MATRIX,
     )  # fmt: skip
     return compiled(signature, differentiate_groups)

@@ -64,16 +64,16 @@ HARMLESS = 3e-3
 
 
 @kernel
-def differentiate_group(plan: Any, at: Any, V: Any, state: Any, mu: Any, column: Any, info: Any) -> None:
+def differentiate_group(plan: Any, at: Any, V: Any, y: Any, state: Any, mu: Any, column: Any, info: Any) -> None:
     """Solve for the elements column, ..., column + W - 1 of the batch; D and E and the scaled matrices are in V.
 
     f and g stand in V from ``right`` on, one below the other; dx and u go there from ``out`` on.
 
-    state holds v, and from row m on what ``spectral`` says of PSD, exponential and power cones; mu is positive where
+    state holds s, and from row m on what ``spectral`` says of PSD, exponential and power cones; mu is positive where
     the derivative is to be smoothed. The first row of info (rows, B) receives the relative residual, or HUGE where the
     element is singular.
     """
-    load_system(plan, at, V, state, mu, column)
+    load_system(plan, at, V, y, state, mu, column)
     factorize(plan, at, V)
     healthy = judge_probe(plan, at, V)
     load_right(at, V)
@@ -86,17 +86,18 @@ def differentiate_group(plan: Any, at: Any, V: Any, state: Any, mu: Any, column:
 
 
 @kernel
-def load_system(plan: Any, at: Any, V: Any, state: Any, mu: Any, column: Any) -> None:
+def load_system(plan: Any, at: Any, V: Any, y: Any, state: Any, mu: Any, column: Any) -> None:
     """Put zeros into the rows that are left out (s is their mask), and write K."""
     apart()
     one, zero = fill(1.0), fill(0.0)
     for i in range(at.cones):
-        d, e = one if i < at.first else slope(load_from(state, i, column), mu), load(V, at.E + i)
+        v, e = load_from(y, i, column) - load_from(state, i, column), load(V, at.E + i)
+        d = one if i < at.first else slope(v, mu)
         store(V, at.s + i, pick(d, zero, one, zero))
         store(V, at.h + i, pick(d, zero, (1.0 - d) / maximum(d, fill(1e-300)) * e * e, one))
     store(V, at.error, one)
     for c in range(at.count):
-        load_cone(plan, at, V, state, column, c)
+        load_cone(plan, at, V, y, state, column, c)
     spectral.load_blocks(plan, at, V, state, column)
     for j in range(at.n):
         for k in range(index(plan, at.A_start + j), index(plan, at.A_start + j + 1)):
@@ -130,7 +131,7 @@ def slope(v: Any, mu: Any) -> Any:
 
 
 @kernel
-def load_cone(plan: Any, at: Any, V: Any, state: Any, column: Any, c: Any) -> None:
+def load_cone(plan: Any, at: Any, V: Any, y: Any, s: Any, column: Any, c: Any) -> None:
     """The scaling of a second-order cone: e into l (zero where D = I or D = 0), h across it into l_det.
 
     Lanes at a kink of the projection, which others see to, get a 0 in ``error``.
@@ -138,9 +139,9 @@ def load_cone(plan: Any, at: Any, V: Any, state: Any, column: Any, c: Any) -> No
     apart()
     one, zero, tiny = fill(1.0), fill(0.0), fill(1e-300)
     start, stop = cone(plan, at, c)
-    t, size = load_from(state, start, column), zero
+    t, size = load_from(y, start, column) - load_from(s, start, column), zero
     for i in range(start + 1, stop):
-        z = load_from(state, i, column)
+        z = load_from(y, i, column) - load_from(s, i, column)
         store(V, at.l + i, z)
         size += z * z
     size = sqrt(size)

@@ -219,10 +219,10 @@ def test_an_eigenvalue_that_is_not_finite_is_not_taken_for_zero() -> None:
     problem = made("every_cone", batch=9)
     exact = kernels(problem.structure)
     assert exact.fused is not None
-    v = problem.solution.y - problem.solution.s
-    v[-1, 4] = np.nan
+    y = problem.solution.y.copy()
+    y[-1, 4] = np.nan
     n, m = problem.structure.n, problem.structure.m
-    _, unsure = exact.fused.solve(problem.values, v, np.ones((n, 9)), np.ones((m, 9)), 1)
+    _, unsure = exact.fused.solve(problem.values, y, problem.solution.s, np.ones((n, 9)), np.ones((m, 9)), 1)
     assert 4 in unsure
 
 
