@@ -14,10 +14,7 @@ from cvxlayers.errors import DerivativeError
 from cvxlayers.program import Array, Structure, Values
 from cvxlayers.solution import Solution
 
-__all__ = ["MODES", "Derivative", "DerivativeReport", "Linearization", "kink_margin"]
-
-MODES = ("auto", "dense", "sparse", "lsqr", "lsmr")
-"""How the derivative of DIFFCP may solve its linear systems."""
+__all__ = ["Derivative", "DerivativeReport", "Linearization", "kink_margin"]
 
 
 @dataclass(frozen=True)

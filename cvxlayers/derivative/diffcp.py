@@ -30,13 +30,15 @@ import numpy as np
 from scipy.linalg import lapack, lstsq
 from scipy.sparse.linalg import LinearOperator, lsmr, lsqr
 
-from cvxlayers.derivative.base import MODES, Derivative, DerivativeReport, Linearization, kink_margin
+from cvxlayers.derivative.base import Derivative, DerivativeReport, Linearization, kink_margin
 from cvxlayers.derivative.embedding import Layout, Projection, System
 from cvxlayers.errors import DerivativeError, EngineError, OptionError
 from cvxlayers.program import Array, Structure, Values
 from cvxlayers.solution import Solution
 
 __all__ = ["DiffcpDerivative", "DiffcpLinearization"]
+
+MODES = ("auto", "dense", "sparse", "lsqr", "lsmr")
 
 DENSE = 6000
 """The largest order n + m + 1 of M that is factorized (0.6 GB): "auto" does it up to there, and so does an iteration

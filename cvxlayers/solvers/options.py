@@ -25,14 +25,13 @@ from typing import Any
 
 import numpy as np
 
-from cvxlayers.derivative.base import MODES
 from cvxlayers.errors import OptionError
 from cvxlayers.ipm.choice import pays
 from cvxlayers.program import Structure
 from cvxlayers.solvers.base import Settings, Solver
 from cvxlayers.solvers.registry import SOLVERS, choose, solver_class
 
-__all__ = ["TOLERANCE", "parse", "preferred", "tolerance"]
+__all__ = ["MODES", "TOLERANCE", "parse", "preferred", "tolerance"]
 
 COMMON: Mapping[str, type] = {
     "eps": float,
@@ -46,6 +45,9 @@ COMMON: Mapping[str, type] = {
 }
 
 NOUNS = {float: "a number", int: "an integer", str: "a text", bool: "True or False"}
+
+MODES = ("auto", "dense", "sparse", "lsqr", "lsmr")
+"""The ways in which DIFFCP's derivative can solve its linear system."""
 
 TOLERANCE = 1e-6
 """The residual (see ``Residuals``) above which a point does not count as a solution, where nobody asks for less."""
