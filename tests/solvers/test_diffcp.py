@@ -17,6 +17,7 @@ from diffcp import _diffcp, cone_program
 import cvxlayers
 from benchmarks import families
 from cvxlayers.cones import Cones, project_dual, unpack
+from cvxlayers.derivative.diffcp import MODES as DERIVATIVE_MODES
 from cvxlayers.derivative.diffcp import DiffcpDerivative
 from cvxlayers.derivative.embedding import System
 from cvxlayers.derivative.exact import ExactDerivative
@@ -24,6 +25,7 @@ from cvxlayers.errors import DerivativeError, EngineError, OptionError
 from cvxlayers.layer import Layer
 from cvxlayers.program import Array, Pattern, Structure, Values
 from cvxlayers.solution import Status, measure
+from cvxlayers.solvers import options
 from cvxlayers.solvers.base import Settings
 from cvxlayers.solvers.diffcp import Diffcp
 from cvxlayers.solvers.scsform import ScsForm
@@ -375,6 +377,10 @@ def test_zero_cotangents() -> None:
     found = linearization.vjp(0 * problem.x, 0 * problem.y)
     assert not any(part.any() for part in (found.P, found.q, found.A, found.b))
     assert not linearization.report.residual.any()
+
+
+def test_the_options_know_the_modes() -> None:
+    assert options.MODES == DERIVATIVE_MODES
 
 
 def test_what_the_derivative_refuses() -> None:
