@@ -114,7 +114,8 @@ class DiffcpLinearization(Linearization):
         self._blocks = derivative.layout.exponential_blocks(solution.y - solution.s)
         self._residual = np.zeros(solution.batch)
         self._fallback = np.zeros(solution.batch, dtype=bool)
-        self._entries = derivative.layout.entries(solution.y - solution.s) if derivative.mode == "sparse" else None
+        sparse = derivative.mode == "sparse" and solution.batch > 0
+        self._entries = derivative.layout.entries(solution.y - solution.s) if sparse else None
         self._keep = solution.batch * derivative.layout.order**2 * 16 <= KEPT
         self._systems: dict[int, System] = {}
 

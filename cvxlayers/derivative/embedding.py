@@ -8,7 +8,6 @@ factors: it has this package's D, in which a wide second-order cone is diagonal 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from scipy.sparse.linalg import splu
 
 from cvxlayers.cones import Cones, dual_derivative, from_scs_order, to_scs_order
 from cvxlayers.derivative.conic_blocks import ConicBlocks
+from cvxlayers.once import once
 from cvxlayers.program import Array, Structure
 
 __all__ = ["Layout", "Projection", "System"]
@@ -133,7 +133,7 @@ class System:
     D: Projection
     entries: Array | None
 
-    @cached_property
+    @once
     def _border(self) -> tuple[Array, Array]:
         left, right = np.concatenate([self.x, self.y, [1.0]]), np.concatenate([self.x, self.v, [1.0]])
         norms = np.linalg.norm(left) * np.linalg.norm(right)
@@ -157,7 +157,7 @@ class System:
         lower = gv + self.D.times(self.A @ gx - gv - self.b * gw)
         return np.concatenate([upper, lower, [self.c @ gx + self.b @ gv]]) + right * (left @ g)
 
-    @cached_property
+    @once
     def matrix(self) -> Array:
         n, D, (left, right) = self.x.size, self.D.dense(), self._border
         M = np.outer(left, right)
@@ -170,14 +170,14 @@ class System:
         M[-1, n:-1] -= D @ self.b
         return M
 
-    @cached_property
+    @once
     def factor(self) -> tuple[Array, NDArray[np.int32], bool]:
         """The LU factors of the matrix, its pivots, and whether it is singular to working accuracy."""
         lu, pivots, info = lapack.dgetrf(self.matrix)
         reciprocal = 0.0 if info else lapack.dgecon(lu, np.abs(self.matrix).sum(axis=0).max())[0]
         return lu, pivots, not reciprocal > SINGULAR
 
-    @cached_property
+    @once
     def expanded(self) -> sp.csc_array:
         """M + border with more unknowns, (du, dv, those of the blocks, dw, that of the border).
 
@@ -201,7 +201,7 @@ class System:
         ]  # fmt: skip
         return sp.csc_array(sp.block_array(rows, format="csc"))
 
-    @cached_property
+    @once
     def sparse(self) -> SparseFactor | None:
         """The factors of the expanded matrix, or None where it is nearly singular or not finite."""
         matrix = self.expanded

@@ -22,6 +22,9 @@ EPS = 2.0**-52
 NOTHING = 1e-30
 """So is one that is smaller than so much of the matrix."""
 
+VANISHING = 1e-270
+"""A sum of squares below this has lost digits; beside a scaled matrix it is far below ``NOTHING``."""
+
 SWEEPS = 60
 """For one eigenvalue, at most; three are usual."""
 
@@ -62,7 +65,7 @@ def reflection(v: Any) -> Any:
     v[0] = 0.0
     rest = dot(v, v)
     v[0] = 1.0
-    if rest == 0.0:
+    if rest < VANISHING:
         return 0.0, alpha
     beta = -math.copysign(math.sqrt(alpha * alpha + rest), alpha)
     scale = 1.0 / (alpha - beta)

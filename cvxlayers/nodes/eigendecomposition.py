@@ -115,8 +115,8 @@ class _Rule(ClosedRule):
 
     def solve(self, call: Call, *inputs: Tensor) -> Solved:
         (X,) = inputs
-        S = (X + X.mT).mul_(0.5)
-        S = S.to(working_dtype(S))
+        S = X.to(working_dtype(X))
+        S = (S + S.mT).mul_(0.5)
         lam, V = eigenpairs(S)
         eps = torch.finfo(S.dtype).eps * S.shape[-1]
         size = lam.abs().amax(-1).clamp_min(torch.finfo(S.dtype).tiny)

@@ -15,7 +15,16 @@ from torch import Tensor
 from torch.func import vmap
 
 from cvxlayers.errors import OptionError, ParameterError, SolveError
-from cvxlayers.nodes import AnalyticCentre, OptimalTransport, RobustMean, TotalVariation
+from cvxlayers.nodes import (
+    AnalyticCentre,
+    OptimalTransport,
+    RobustMean,
+    TotalVariation,
+    analytic_centre,
+    optimal_transport,
+    robust_mean,
+    total_variation,
+)
 from cvxlayers.nodes.outcome import Reporting
 
 
@@ -110,16 +119,34 @@ def test_empty_batches_and_batches_of_batches(case: Case) -> None:
     assert torch.allclose(node(*(x[0] for x in case.inputs)), y[0], atol=1e-9)
 
 
-def test_shared_inputs_get_the_sum_of_gradients(case: Case) -> None:
-    shared = [x[:1].clone().requires_grad_() for x in case.inputs]
-    repeated = [x[:1].repeat(3, *[1] * (x.ndim - 1)).requires_grad_() for x in case.inputs]
-    weights = torch.linspace(-1, 1, 3, dtype=torch.float64)
-    tail = [x if i == 0 else y for i, (x, y) in enumerate(zip(repeated, shared, strict=True))]
-    for inputs in (repeated, tail):
-        y = case.make()(*inputs)
-        (weights.reshape(3, *[1] * (y.ndim - 1)) * y).sum().backward()
-    for one, many in list(zip(shared, repeated, strict=True))[1:]:
-        assert torch.allclose(one.grad, many.grad.sum(0, keepdim=True), atol=1e-9)
+SHARED: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
+    "transport": (
+        lambda M, r, c: optimal_transport(M, r / r.sum(-1, keepdim=True), c / c.sum(-1, keepdim=True)),
+        tuple(torch.as_tensor(np.random.default_rng(1).uniform(0.1, 1, size)) for size in ((3, 4, 5), (3, 4), (3, 5))),
+    ),
+    "robust mean": (robust_mean, cases()["robust mean"].inputs),
+    "centre": (analytic_centre, cases()["centre"].inputs),
+    "total variation": (
+        lambda x, lam: total_variation(x, lam[:, 0]),
+        (cases()["total variation"].inputs[0], torch.full((3, 1), 0.3, dtype=torch.float64)),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(SHARED))
+def test_shared_inputs_get_the_sum_of_gradients(name: str) -> None:
+    """Each input in turn is one element for a batch of three."""
+    function, inputs = SHARED[name]
+    weights = torch.tensor([1.0, 2.0, -0.5], dtype=torch.float64)
+    for place in range(len(inputs)):
+        rest = [x.clone() for x in inputs]
+        shared = inputs[place][:1].clone().requires_grad_()
+        repeated = inputs[place][:1].repeat(3, *[1] * (inputs[place].ndim - 1)).requires_grad_()
+        for given in (shared, repeated):
+            y = function(*rest[:place], given, *rest[place + 1 :])
+            (weights.reshape(3, *[1] * (y.ndim - 1)) * y.exp()).sum().backward()
+        assert shared.grad.abs().max() > 1e-4
+        assert torch.allclose(shared.grad, repeated.grad.sum(0, keepdim=True), rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -101,6 +101,30 @@ def test_entries_of_any_size(size: float) -> None:
     assert torch.isfinite(vectors).all()
 
 
+@pytest.mark.parametrize("size", [1e-130, 1e-145, 1e-155, 1e-158, 1e-160, 3e-162])
+def test_entries_whose_squares_lose_digits(size: float) -> None:
+    S = torch.eye(4, dtype=torch.float64)
+    S[0, 1:] = S[1:, 0] = size * torch.tensor([1.0, 1.3, 0.7], dtype=torch.float64)
+    lam, V = eigendecomposition(S[None])
+    assert_close(lam, torch.ones(1, 4), 10 * EPS, "eigenvalues")
+    assert_close(V[0].mT @ V[0], torch.eye(4), 10 * EPS, "V'V")
+
+
+def test_a_kernel_matrix_with_a_distant_cluster() -> None:
+    rng = np.random.default_rng(5)
+    x = torch.as_tensor(np.concatenate([np.zeros((50, 1)), 18.9 + 0.4 * rng.random((50, 4))], 1))
+    S = torch.exp(-((x[:, :, None] - x[:, None, :]) ** 2))
+    lam, V = eigendecomposition(S)
+    assert_close(lam, torch.linalg.eigvalsh(S).flip(-1), 100 * EPS, "eigenvalues")
+    assert_close(V.mT @ V, torch.eye(5).expand(50, 5, 5), 100 * EPS, "V'V")
+
+
+def test_half_and_single_precision_do_not_overflow_in_sums() -> None:
+    for dtype, large in ((torch.float16, 4e4), (torch.float32, 2e38)):
+        lam, _ = eigendecomposition(torch.diag(torch.tensor([large, 0.0], dtype=dtype))[None])
+        assert_close(lam[0], torch.tensor([large, 0.0], dtype=dtype), 1e-12, str(dtype))
+
+
 def test_threads_share_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     S = symmetric(200, 12)
     alone = eigenpairs.eigenpairs(S)

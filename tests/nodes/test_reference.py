@@ -15,6 +15,7 @@ torch = pytest.importorskip("torch")
 from torch import Tensor  # noqa: E402
 from torch.func import hessian, jacrev  # noqa: E402
 
+from cvxlayers.errors import SolveError  # noqa: E402
 from cvxlayers.nodes import DeclarativeLayer, DeclarativeNode  # noqa: E402
 from tests.support import nodes  # noqa: E402
 from tests.support.differences import differentiate  # noqa: E402
@@ -26,6 +27,34 @@ D = torch.float64
 def test_a_linear_objective_on_the_unit_circle() -> None:
     y = DeclarativeLayer(nodes.RadiusCircle())(torch.ones(1, 1, dtype=D))
     assert_close(y[0], [-(0.5**0.5), -(0.5**0.5)], 1e-12, "solution")
+
+
+class Tilted(DeclarativeNode):
+    """The objective y1 + x y2 on the unit circle."""
+
+    shape = (2,)
+
+    def objective(self, x: Tensor, y: Tensor) -> Tensor:
+        return y[:, 0] + x[:, 0] * y[:, 1]
+
+    def equality_constraints(self, x: Tensor, y: Tensor) -> Tensor:
+        return (y * y).sum(-1, keepdim=True) - 1
+
+
+def test_a_linear_objective_is_turned_towards_a_target() -> None:
+    """With the target (-1, -1) the best x is 1, and y = -(1, 1) / sqrt(2)."""
+    layer, x = DeclarativeLayer(Tilted()), torch.full((1, 1), 0.3, dtype=D, requires_grad=True)
+    search = torch.optim.LBFGS([x], max_iter=50, tolerance_grad=1e-12, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        search.zero_grad()
+        value = ((layer(x) + 1) ** 2).sum()
+        value.backward()
+        return value
+
+    search.step(loss)
+    assert_close(x.detach(), [[1.0]], 1e-6, "x")
+    assert_close(layer(x).detach()[0], [-(0.5**0.5), -(0.5**0.5)], 1e-6, "y")
 
 
 class Divergence(DeclarativeNode):
@@ -155,9 +184,24 @@ def test_nothing_loops_over_the_batch_or_the_unknowns(shape: tuple[int, int]) ->
     assert node.evaluations <= 10
 
 
+class Careless(nodes.Sphere):
+    """A node whose own solver forgets the constraint."""
+
+    def solve(self, x: Tensor, r: Tensor) -> Tensor:
+        return x
+
+
 def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    """Nor does the error of a broken constraint hold whole arrays."""
     layer = DeclarativeLayer(nodes.Sphere(), on_failure="nan", polish=False)
     layer(*nodes.inputs(nodes.Sphere()))
+    lax = DeclarativeLayer(Careless(), on_failure="nan", polish=False)
+    lax(*nodes.inputs(nodes.Sphere()))
+    assert "optimal" not in lax.info.statuses
+    with pytest.raises(SolveError) as raised:
+        DeclarativeLayer(Careless(), polish=False)(*nodes.inputs(nodes.Sphere()))
+    assert len(str(raised.value)) < 500
+    assert "tensor(" not in str(raised.value)
     DeclarativeLayer(nodes.Ball())(*nodes.inputs(nodes.Ball()))
     assert capfd.readouterr() == ("", "")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import cvxpy as cp
 import diffcp
 import numpy as np
 import pytest
@@ -323,6 +324,19 @@ def test_sparse_factors_with_more_unknowns_for_wide_cones(cones: Cones, monkeypa
         assert_close(getattr(ours, part), getattr(theirs, part), 1e-8, f"d{part}")
     for name, one, other in zip("xys", sparse.jvp(moves), exact.jvp(moves), strict=True):
         assert_close(one, other, 1e-8, f"tangent of {name}")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_empty_batches_and_batches_without_a_solution(mode: str) -> None:
+    x, a = cp.Variable(8), cp.Parameter(8)
+    problem = cp.Problem(cp.Minimize(cp.norm(x - a) + 0.1 * cp.norm1(x)))
+    layer = Layer.from_problem(
+        problem, [a], [x], "DIFFCP", solver_args={"mode": mode}, on_failure="nan", check_parameters=False
+    )
+    (nothing,) = layer.solve([np.zeros((0, 8))]).vjp([np.zeros((0, 8))])
+    assert nothing.shape == (0, 8)
+    (lost,) = layer.solve([np.full((2, 8), np.nan)]).vjp([np.ones((2, 8))])
+    assert np.isnan(lost).all()
 
 
 def test_sparse_or_dense_is_chosen_by_order_and_nonzeros() -> None:
