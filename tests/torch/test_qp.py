@@ -70,6 +70,24 @@ def test_float32_in_float32_out_and_mixed_dtypes_promote() -> None:
     assert solve_qp(**{**given, "p": given["p"].double()}).dtype == torch.float64
 
 
+@pytest.mark.parametrize("sizes", [
+    {"equalities": 0}, {"inequalities": 0, "active": 0}, {"inequalities": 0, "active": 0, "equalities": 0}, {},
+], ids=str)  # fmt: skip
+def test_every_kind_in_single_precision(sizes: dict[str, int]) -> None:
+    """Solutions, multipliers, and the gradients through all of them."""
+    known, rng = problem(**sizes), np.random.default_rng(2)
+    given = tensors(known, torch.float32)
+    parts = [part for part in solve_qp(**given, duals=True) if part is not None]
+    right = [known.x] + [known.inequality] * ("G" in given) + [known.equality] * ("A" in given)
+    assert_all_close([part.detach().numpy() for part in parts], right, 1e-4, "solution")
+    weights = [rng.normal(size=part.shape) for part in right]
+    found = torch.autograd.grad(parts, list(given.values()), [torch.tensor(w, dtype=torch.float32) for w in weights])
+    rest = iter(weights[1:])
+    multipliers = [next(rest) if name in given else None for name in ("G", "A")]
+    expected = known.gradients(weights[0], *multipliers)
+    assert_all_close([part.numpy() for part in found], [expected[name] for name in given], 1e-3, "gradients")
+
+
 def test_under_autocast() -> None:
     net, layer = torch.nn.Linear(3, 4), QPLayer()
     with torch.autocast("cpu", dtype=torch.bfloat16):
