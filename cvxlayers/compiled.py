@@ -74,6 +74,11 @@ class OutputSpec:
     exponential: bool = False
     complex: bool = False
 
+    @cached_property
+    def flat(self) -> bool:
+        """Whether the rows are the variable's entries in their order."""
+        return len(self.shape) < 2 and not (self.exponential or self.complex)
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -221,6 +226,21 @@ class CompiledProblem:
         order = [feature.start + _in_C_order(self.parameters[feature.parameter].shape) for feature in self.features]
         forth = sp.hstack(parts, format="csr")[np.concatenate([np.zeros(0, dtype=np.intp), *order])]
         return Stack.of((sp.csr_array(back), None), (sp.csr_array(forth), None))
+
+    @cached_property
+    def direct(self) -> bool:
+        """Whether there are features, and all of them are parameters as they are."""
+        return bool(self.features) and all(feature.transform == "identity" for feature in self.features)
+
+    @cached_property
+    def conditional(self) -> bool:
+        """Whether some parameter has attributes, bounds or a sparsity pattern to be checked."""
+        return any(p.attributes or p.bounds or p.sparsity is not None for p in self.parameters)
+
+    @cached_property
+    def complex(self) -> bool:
+        """Whether some output is."""
+        return any(spec.complex for spec in self.outputs)
 
     @cached_property
     def ends(self) -> NDArray[np.int32]:

@@ -42,26 +42,28 @@ class Workshop:
         self._structure = structure
         self._smoothing = smoothing
         self._engines: dict[tuple[Any, ...], Engine] = {}
-        self._lately: tuple[tuple[Any, ...], Engine] | None = None  # the last call's arguments and what they gave
+        # The last call, what it gave, and its options, which stay alive, since the call knows them by their identity.
+        self._lately: tuple[tuple[Any, ...], Engine, tuple[Any, ...]] | None = None
         self._lock = threading.Lock()
         self._process = os.getpid()
 
-    def engine(self, solver: str | None, solver_args: Mapping[str, Any], batch: int | None = None) -> Engine:
-        """The engine of this name, or without one the default for a batch of so many elements (None: many)."""
+    def engine(self, solver: str | None, solver_args: Mapping[str, Any]) -> Engine:
+        """The engine of this name, or without one the default."""
         if os.getpid() != self._process:
             self._lock, self._process, self._engines, self._lately = threading.Lock(), os.getpid(), {}, None
-        call = solver, batch, tuple(solver_args.items()), tuple(map(type, solver_args.values()))
+        given = tuple(solver_args.values())
+        call = solver, *solver_args, *map(id, given)
         lately = self._lately
         if lately is not None and lately[0] == call:
             return lately[1]
         if solver is None and "solve_method" not in solver_args:
-            solver = options.preferred(self._structure, solver_args, batch).name
+            solver = options.preferred(self._structure, solver_args).name
         key = (solver, *sorted((name, repr(value)) for name, value in solver_args.items()))
         with self._lock:
             if key not in self._engines:
                 self._engines[key] = self._make(solver, solver_args)
             found = self._engines[key]
-        self._lately = call, found
+        self._lately = call, found, given
         return found
 
     def _measure(self, solver: Solver, settings: Settings) -> Measure:

@@ -17,7 +17,7 @@ from cvxlayers.packing import Packed
 from cvxlayers.polish import complementary, natural_residual, polish
 from cvxlayers.program import Array, Values
 from cvxlayers.record import Record
-from cvxlayers.report import Info, Seconds
+from cvxlayers.report import Info, Seconds, Stopwatch
 from cvxlayers.solution import Residuals, Solution, Status
 from cvxlayers.solvers import registry
 
@@ -40,8 +40,8 @@ class Layer:
     compiled : CompiledProblem
         From ``cvxlayers.compile``.
     solver : str, optional
-        Name of a solver (see ``cvxlayers doctor``). Default: IPM for batches on which it probably is the fastest, where
-        it is installed; otherwise the most accurate installed one that takes the problem.
+        Name of a solver (see ``cvxlayers doctor``). Default: IPM where it is installed and takes the problem; otherwise
+        the most accurate installed one that does.
     solver_args : mapping, optional
         Options for every call; a call's own options go before them. Those of cvxpylayers are understood (``eps``,
         ``max_iters``, ``acceleration_lookback``, ``solve_method``, ``mode``, ``n_jobs_forward``, ``n_jobs_backward``)
@@ -171,22 +171,22 @@ class Layer:
         SolveError
             With ``on_failure="raise"``, when some element has no verified solution.
         """
-        seconds = Seconds()
-        with seconds.measure("packing"):
-            packed = packing.pack(self.compiled, parameters)
-            engine = self._engine(solver_args, packed)
-            elements = self._admit(packed)
-            theta = packed.theta if elements is None else packed.theta[:, elements]
+        watch = Stopwatch()
+        packed = packing.pack(self.compiled, parameters)
+        engine = self._engine(solver_args)
+        elements = self._admit(packed)
+        theta = packed.theta if elements is None else packed.theta[:, elements]
         start = self._start(warm, packed, elements)
-        values, solution, rows = self._solved(engine, theta, packed.shared, start, seconds)
-        verified = self._verified(engine, values, solution, seconds)
+        watch.lap("packing")
+        values, solution, rows = self._solved(engine, theta, packed.shared, start, watch)
+        verified = self._verified(engine, values, solution, watch)
         structure, batch = self.compiled.structure, packed.theta.shape[1]
         spread = verified
         if elements is not None:
             spread = verification.spread(verified, elements, batch, structure.n, structure.m)
         assert spread.residuals is not None
         objective = self.compiled.objective(packed.theta, spread.residuals.cost)
-        self._local.info = info = _report(spread, objective, seconds)
+        self._local.info = info = _report(spread, objective, watch.seconds)
         if self.on_failure == "raise" and not spread.whole:
             raise _solve_error(spread)
         kept = rows if spread.x is solution.x and spread.whole else None
@@ -203,20 +203,20 @@ class Layer:
         ParameterError
             The parameters or the point have the wrong shapes.
         """
-        seconds = Seconds()
-        with seconds.measure("packing"):
-            packed = packing.pack(self.compiled, parameters)
-            engine = self._engine(solver_args, packed)
-            solution = self._solution_of(np.asarray(point, dtype=np.float64), packed)
-            elements = self._finite(packed)
-            theta = packed.theta if elements is None else packed.theta[:, elements]
-            values = self.compiled.evaluate(theta, packed.shared)
-        info = _report(solution, np.full(solution.batch, np.nan), seconds)
+        watch = Stopwatch()
+        packed = packing.pack(self.compiled, parameters)
+        engine = self._engine(solver_args)
+        solution = self._solution_of(np.asarray(point, dtype=np.float64), packed)
+        elements = self._finite(packed)
+        theta = packed.theta if elements is None else packed.theta[:, elements]
+        values = self.compiled.evaluate(theta, packed.shared)
+        watch.lap("packing")
+        info = _report(solution, np.full(solution.batch, np.nan), watch.seconds)
         return self._record(packed, values, solution, elements, info, engine)
 
-    def _engine(self, solver_args: Mapping[str, Any] | None, packed: Packed) -> Engine:
+    def _engine(self, solver_args: Mapping[str, Any] | None) -> Engine:
         given = {**self.solver_args, **solver_args} if solver_args else self.solver_args
-        return self._workshop.engine(self.solver, given, packed.theta.shape[1])
+        return self._workshop.engine(self.solver, given)
 
     def _solution_of(self, point: np.ndarray, packed: Packed) -> Solution:
         n, m, batch = self.compiled.structure.n, self.compiled.structure.m, packed.theta.shape[1]
@@ -246,7 +246,7 @@ class Layer:
     def _admit(self, packed: Packed) -> np.ndarray | None:
         """The elements that may be solved: those without NaN or infinite entries; None for all."""
         specs = self.compiled.parameters
-        if self.check_parameters:
+        if self.check_parameters and self.compiled.conditional:
             checks.check_attributes(packed.arrays, specs)
         elements = self._finite(packed)
         if elements is not None and self.on_failure == "raise":
@@ -255,7 +255,7 @@ class Layer:
 
     def _finite(self, packed: Packed) -> np.ndarray | None:
         """The elements without NaN or infinite entries; None for all."""
-        if np.isfinite(packed.theta).all():
+        if checks.all_finite(packed.theta):
             return None
         return np.flatnonzero(checks.finite_elements(packed.arrays, self.compiled.parameters, packed.batch))
 
@@ -275,28 +275,30 @@ class Layer:
         return warm if elements is None else warm.select(elements)
 
     def _solved(
-        self, engine: Engine, theta: Array, shared: frozenset[int], warm: Solution | None, seconds: Seconds
+        self, engine: Engine, theta: Array, shared: frozenset[int], warm: Solution | None, watch: Stopwatch
     ) -> tuple[Values, Solution, Array | None]:
         """The values, what the solver says, and the outputs' rows if it says these as well."""
         if engine.solver.mapped:
-            with seconds.measure("solving"):
-                return engine.solver.solve_mapped(self.compiled, theta, shared)
-        with seconds.measure("packing"):
-            values = self.compiled.evaluate(theta, shared)
-        with seconds.measure("solving"):
-            return values, engine.solver.solve(values, warm), None
+            found = engine.solver.solve_mapped(self.compiled, theta, shared)
+            watch.lap("solving")
+            return found
+        values = self.compiled.evaluate(theta, shared)
+        watch.lap("packing")
+        solution = engine.solver.solve(values, warm)
+        watch.lap("solving")
+        return values, solution, None
 
-    def _verified(self, engine: Engine, values: Values, solution: Solution, seconds: Seconds) -> Solution:
+    def _verified(self, engine: Engine, values: Values, solution: Solution, watch: Stopwatch) -> Solution:
         structure = self.compiled.structure
-        with seconds.measure("verification"):
-            solution = verification.verify(engine.measure, values, solution, engine.tolerance)
+        solution = verification.verify(engine.measure, values, solution, engine.tolerance)
+        watch.lap("verification")
         if not solution.whole:
-            with seconds.measure("solving"):
-                others = (self._workshop.engine(name, {}).solver.solve for name in engine.fallbacks)
-                solution = verification.retry(engine.measure, values, solution, engine.tolerance, others)
+            others = (self._workshop.engine(name, {}).solver.solve for name in engine.fallbacks)
+            solution = verification.retry(engine.measure, values, solution, engine.tolerance, others)
+            watch.lap("solving")
         if self.polish or (self.polish is None and not structure.cones.polyhedral):
-            with seconds.measure("polishing"):
-                solution = self._polished(engine, values, solution)
+            solution = self._polished(engine, values, solution)
+            watch.lap("polishing")
         return solution
 
     def _polished(self, engine: Engine, values: Values, solution: Solution) -> Solution:

@@ -58,6 +58,10 @@ def pack(compiled: CompiledProblem, parameters: Sequence[Any]) -> Packed:
     arrays = tuple(_as_array(value, spec) for value, spec in zip(parameters, specs, strict=True))
     batch = _batch_shape(arrays, specs)
     count = math.prod(batch)
+    if count == 1 and compiled.direct:
+        parts = [arrays[f.parameter].reshape(specs[f.parameter].shape).flatten("F") for f in compiled.features]
+        alone = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return Packed(alone.reshape(-1, 1), batch, arrays)
     theta, shared = np.empty((compiled.k, count)), set()
     for number, feature in enumerate(compiled.features):
         spec, array = specs[feature.parameter], arrays[feature.parameter]
@@ -150,7 +154,10 @@ def _cotangent(spec: OutputSpec, cotangent: Any, rows: Array, batch: tuple[int, 
     """That of one output's rows, which may share the memory of what came."""
     if cotangent is None:
         return np.zeros(rows.shape)
-    part = _to_rows(np.asarray(cotangent), spec.shape, batch)
+    array = np.asarray(cotangent)
+    if spec.flat and rows.shape[1] == 1 and array.shape == batch + spec.shape and array.dtype is _DOUBLE:
+        return array.reshape(-1, 1)
+    part = _to_rows(array, spec.shape, batch)
     if spec.complex:
         part = np.concatenate([part.real, part.imag])
     elif part.dtype.kind == "c":

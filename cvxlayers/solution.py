@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from cvxlayers.cones import projection
 from cvxlayers.once import once
 from cvxlayers.program import Array, Structure, Values
 
-__all__ = ["Residuals", "Solution", "Status", "measure"]
+__all__ = ["Residuals", "Solution", "Status", "all_optimal", "measure"]
 
 
 class Status(IntEnum):
@@ -28,15 +29,25 @@ class Status(IntEnum):
         return self.name.lower()
 
 
+@lru_cache(maxsize=64)
+def all_optimal(batch: int) -> NDArray[np.int8]:
+    """The statuses of a batch that is solved, (B,): read-only, the same array in every call."""
+    status = np.zeros(batch, dtype=np.int8)
+    status.flags.writeable = False
+    return status
+
+
 @dataclass(frozen=True)
 class Residuals:
     """How far a point is from optimality, each (B,), relative to the sizes of the terms involved (plus one).
 
     primal: |Ax + s - b|, dual: |Px + A'y + q|, gap: |x'Px + q'x + b'y|, cone: distance of s to K and of y to K*.
     Beside them stands cost, the value of 1/2 x'Px + q'x itself, (B,). ``parts`` (5, B) has all of them in this order.
+    ``largest``, if it is given, is the largest entry of the four.
     """
 
     parts: Array
+    largest: float | None = None
 
     @property
     def primal(self) -> Array:
@@ -65,7 +76,8 @@ class Residuals:
 
     def within(self, tolerance: float) -> bool:
         """Whether all four are at most so large in every element."""
-        return bool(self.parts[:4].max(initial=0.0) <= tolerance)
+        largest = self.parts[:4].max(initial=0.0) if self.largest is None else self.largest
+        return bool(largest <= tolerance)
 
 
 @dataclass(frozen=True)
@@ -103,7 +115,7 @@ class Solution:
     @once
     def whole(self) -> bool:
         """Whether every element has one."""
-        return not self.status.any()  # OPTIMAL is zero
+        return self.status is all_optimal(self.status.size) or not self.status.any()  # OPTIMAL is zero
 
     def measured(self, residuals: Residuals) -> Solution:
         """The same with these residuals."""

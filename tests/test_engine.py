@@ -1,4 +1,4 @@
-"""Which engine a call gets: by name, by its options, and by the size of the batch."""
+"""Which engine a call gets: by name, by its options, and by what is installed and fits."""
 
 from __future__ import annotations
 
@@ -32,11 +32,13 @@ def test_a_name_or_an_option_decides() -> None:
     assert engines(layer(), 5, refinements=3) == {"IPM"}
 
 
-def test_the_size_of_the_batch_decides(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cvxlayers.ipm.choice.LARGE", 1)
-    made = layer()
-    assert engines(made, 7) == {"CLARABEL"}
-    assert engines(made, 8) == {"IPM"}
+def test_the_size_of_the_batch_does_not_matter() -> None:
+    assert [engines(layer(), batch) for batch in (1, 2, 7, 8, 100)] == 5 * [{"IPM"}]
+
+
+def test_what_does_not_fit_goes_to_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cvxlayers.ipm.symbolic.LARGEST_SIZE", 1)
+    assert engines(layer(), 20) == {"CLARABEL"}
 
 
 def test_without_numba_the_others_serve(monkeypatch: pytest.MonkeyPatch) -> None:

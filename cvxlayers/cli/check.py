@@ -16,7 +16,6 @@ from cvxlayers.compiled import CompiledProblem
 from cvxlayers.compiler import compile
 from cvxlayers.compiler.rules import Offence, curvature_offence, dpp_offence
 from cvxlayers.errors import CompileError, EngineError, NotConvexError, NotDPPError
-from cvxlayers.ipm.choice import fewest
 from cvxlayers.layer import Layer
 from cvxlayers.program import Structure
 from cvxlayers.solvers import registry
@@ -201,8 +200,7 @@ def _engine(problem: cp.Problem, gp: bool, compiled: CompiledProblem, chosen: ty
     if chosen is not None:
         reason = "asked for with --solver; it takes"
     elif runs.name == "IPM":
-        alone = registry.choose(structure.cones.kinds(), structure.quadratic).name
-        reason = f"for batches of {fewest(structure)} and more, by its predicted cost ({alone} for less); it takes"
+        reason = "as the package's own solver, which takes"
     else:
         reason = "the first installed solver that takes"
     linear = _linear_form(problem, gp) if structure.quadratic else structure

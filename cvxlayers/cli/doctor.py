@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cache
-from importlib import metadata
+from importlib import import_module, metadata
 from importlib.util import find_spec
+from itertools import product
+from multiprocessing import get_context
 from time import perf_counter
+from typing import Any
 
 import cvxpy as cp
 import numpy as np
@@ -128,19 +135,56 @@ def warm_up() -> Warmth:
             "--warm compiles the kernels of the solver IPM, which need Numba: install it with "
             "`pip install 'cvxlayers[fast]'`."
         )
-    start = perf_counter()
-    from cvxlayers.cones.kernels.entry import compiled_cone  # here, because these compile
-    from cvxlayers.ipm.entry import differentiate_further_groups, solve_further_groups, solve_groups
+    start, (first, *others) = perf_counter(), _kernels()
+    there = [_loaded(first)]
+    if not there[0]:
+        _compile_side_by_side(others)
+        others.append(first)
+    there += [_loaded(kernel) for kernel in others]
+    return Warmth(perf_counter() - start, not there[0])
 
-    curved = [compiled_cone(kind) for kind in ("exponential", "power")]
-    kernels = [solve_groups, solve_further_groups(), differentiate_further_groups()]
-    kernels += [kernel for cone in curved for kernel in cone.kernels]
+
+Kernel = tuple[str, str, tuple[Any, ...] | None]
+"""A module, and a kernel there; or a function, and the arguments with which it makes one or some."""
+
+PROCESSES = 4
+"""So many at most compile side by side: each takes some hundred megabytes."""
+
+
+def _kernels() -> list[Kernel]:
+    """All kernels, those that take longest to compile first, but one that takes little before them."""
+    cones, ipm = "cvxlayers.cones.kernels.entry", "cvxlayers.ipm.entry"
+    found: list[Kernel] = [(ipm, "measure_groups", (False,))]
+    for further in (True, False):
+        found += [(ipm, name, (further, single))
+                  for name, single in product(("solve_groups", "differentiate_groups"), (False, True))]  # fmt: skip
+    found += [(cones, "compiled_cone", (kind,)) for kind in ("exponential", "power")]
     if find_spec("torch") is not None:  # without it there are no nodes
-        from cvxlayers.nodes.eigen_kernel import decompose
+        found.append(("cvxlayers.nodes.eigen_kernel", "decompose", None))
+    return [*found, (ipm, "measure_groups", (True,))]
 
-        kernels.append(decompose)
-    found = [kernel.stats.cache_hits for kernel in kernels]
-    return Warmth(perf_counter() - start, not all(found))
+
+def _loaded(kernel: Kernel) -> bool:
+    """Make a kernel, and tell whether it was there already."""
+    module, name, arguments = kernel
+    made = getattr(import_module(module), name)
+    if arguments is not None:
+        made = made(*arguments)
+    return all(part.stats.cache_hits for part in getattr(made, "kernels", (made,)))
+
+
+def _compile_side_by_side(kernels: Sequence[Kernel]) -> None:
+    """Compile kernels in several processes, as far as such processes can be had."""
+    workers = min(os.cpu_count() or 1, PROCESSES)
+    try:
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_hush) as pool:
+            list(pool.map(_loaded, kernels))
+    except (OSError, BrokenProcessPool):  # they are compiled here then
+        return
+
+
+def _hush() -> None:
+    logging.getLogger("cvxlayers").setLevel(logging.ERROR)
 
 
 def diagnose(advance: Callable[[], None] = lambda: None) -> Diagnosis:

@@ -27,7 +27,7 @@ from cvxlayers.derivative.smoothing import smoothed_part
 from cvxlayers.derivative.system import Layout
 from cvxlayers.ipm.layout import Layout as Places
 from cvxlayers.ipm.symbolic import Analysis, analysis_of
-from cvxlayers.ipm.width import W
+from cvxlayers.ipm.width import ALONE, W
 from cvxlayers.program import Array, Structure, Values
 
 if TYPE_CHECKING:
@@ -77,13 +77,13 @@ class Fused:
 
     def cost(self, batch: int) -> float:
         """The predicted nanoseconds for a batch."""
-        return 1e9 * self._seconds * -(-batch // W)
+        return 1e9 * self._seconds * min(-(-batch // W), ALONE * batch)
 
     def solve(self, values: Values, y: Array, s: Array, f: Array, g: Array, threads: int) -> tuple[Solved, Index]:
         """Solutions of J (dx, dv) = (f, g), and the elements of which they are not good enough."""
         point = self._kernels.Point(self._mu, values.P, values.A, f[:0], y, self._state(y, s))
         found = self._kernels.differentiate_batch(self._places, point, f, g, threads)
-        return Solved(*found), _unsure(found)
+        return Solved(*found[:-1]), _unsure(found)
 
     def pull(
         self, values: Values, x: Array, y: Array, s: Array, compiled: CompiledProblem, drows: Array, threads: int
@@ -93,7 +93,7 @@ class Fused:
         point = kernels.Point(self._mu, values.P, values.A, x, y, self._state(y, s))
         given = kernels.Given(compiled.adjoint, drows)
         found = kernels.pull_batch(self._places, point, self._pairs, given, compiled.ends, threads)
-        return *found, _unsure(found)
+        return found.parts, found.residual, _unsure(found)
 
     @cached_property
     def _kernels(self) -> ModuleType:
@@ -150,8 +150,7 @@ def _spectrum(group: Group, part: BlockDerivative, batch: int) -> Array:
 
 
 def _unsure(found: Sensitivity | Pulled) -> Index:
-    residual = found.residual
-    return _NONE if residual.max(initial=0.0) <= _GOOD else np.flatnonzero(~(residual <= _GOOD))
+    return _NONE if found.worst <= _GOOD else np.flatnonzero(~(found.residual <= _GOOD))
 
 
 def _serves(structure: Structure, smoothing: float | None) -> bool:

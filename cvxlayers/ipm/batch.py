@@ -1,73 +1,95 @@
-"""A batch of problems of one structure, solved W at a time on several threads."""
+"""A batch of problems of one structure, solved on several threads: W at a time, or, where they are few, one by one."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from cvxlayers.ipm.entry import (
-    differentiate_further_groups,
-    differentiate_groups,
-    measure_groups,
-    solve_further_groups,
-    solve_groups,
-)
+from cvxlayers.ipm.entry import differentiate_groups, measure_groups, solve_groups
 from cvxlayers.ipm.layout import Layout
 from cvxlayers.ipm.method import Method
-from cvxlayers.ipm.threads import spread
-from cvxlayers.ipm.width import W
+from cvxlayers.ipm.threads import WORTH_A_THREAD, spread
+from cvxlayers.ipm.width import ALONE, W
 from cvxlayers.program import Array, Values
 from cvxlayers.stack import Stack
 
 __all__ = [
     "Answer",
     "Given",
+    "Measured",
     "Point",
     "Pulled",
     "Sensitivity",
     "differentiate_batch",
     "measure_batch",
     "pull_batch",
+    "room",
     "solve_batch",
     "solve_mapped_batch",
 ]
 
 _RESIDUALS, _INFO = 5, 3
 
+NEAR, FAR, CACHED = 2, 4, 2**14
+"""For fewer elements than the first number on each thread it pays to take them one by one; for fewer than the second,
+where the work space has more rows than the third (a MiB in groups of W)."""
+
 
 class Answer(NamedTuple):
     """What the kernel leaves, (rows, B): x (n), y and s (m each); state (see ``method``), iterations and error, one row
     each; what ``measure_batch`` says of the points (5), or None where it does not know all of the cones; and the rows
-    that were asked for."""
+    that were asked for. And ``worst``, the largest of the residuals in ``measured``, or infinity if not every element
+    is solved."""
 
     x: Array
     y: Array
     s: Array
-    state: Array
-    iterations: Array
-    error: Array
+    info: Array
     measured: Array | None
     recovered: Array
+    worst: float
+
+    @property
+    def state(self) -> Array:
+        return self.info[0]
+
+    @property
+    def iterations(self) -> Array:
+        return self.info[1]
+
+    @property
+    def error(self) -> Array:
+        return self.info[2]
 
     @classmethod
-    def of(cls, out: Array, n: int, m: int, further: bool) -> Answer:
+    def of(cls, out: Array, layout: Layout, worst: float) -> Answer:
         """The parts of the kernel's output."""
-        y, s, info = n, n + m, n + 2 * m
-        rest = info + _INFO + _RESIDUALS
-        measured = None if further else out[info + _INFO : rest]
-        return cls(out[:y], out[y:s], out[s:info], out[info], out[info + 1], out[info + 2], measured, out[rest:])
+        y, s, info = layout.n, layout.n + layout.m, layout.n + 2 * layout.m
+        measured, rest = info + _INFO, info + _INFO + _RESIDUALS
+        residuals = None if layout.further else out[measured:rest]
+        return cls(out[:y], out[y:s], out[s:info], out[info:measured], residuals, out[rest:], worst)
 
 
 class Sensitivity(NamedTuple):
-    """dx (n, B), u (m, B), and the relative residual (B,), which is huge for singular elements."""
+    """dx (n, B), u (m, B), and the relative residual (B,), which is huge for singular elements, with its largest entry
+    (infinity if one is NaN)."""
 
     dx: Array
     u: Array
     residual: Array
+    worst: float
+
+
+class Measured(NamedTuple):
+    """Residuals and cost (5, B), and the largest of the residuals (infinity if one is NaN)."""
+
+    parts: Array
+    largest: float
 
 
 class Pulled(NamedTuple):
@@ -75,6 +97,7 @@ class Pulled(NamedTuple):
 
     parts: list[Array]
     residual: Array
+    worst: float
 
 
 class Point(NamedTuple):
@@ -103,43 +126,47 @@ _NOTHING = Given(_NO_MAPS, np.zeros((0, 1)))
 _NO_ENDS = np.zeros(0, np.int32)
 
 
+def room(layout: Layout, rows: int, size: int, threads: int) -> Array:
+    """An empty array (rows, columns) with what ``solve_mapped_batch`` is to make of a batch of this size."""
+    return _room(rows, size, _apart(layout, layout.seconds, size, threads))
+
+
 def solve_batch(layout: Layout, values: Values, method: Method, threads: int) -> Answer:
     """Solve every element; their values are finite."""
-    width = -(-values.batch // W) * W
-    parts = [_padded(part, width) for part in values]
-    return _solved(layout, parts, np.empty((0, width)), _NOTHING, values.batch, method, threads)
+    made = room(layout, 0, values.batch, threads)
+    return _solved(layout, values, made, _NOTHING, values.batch, method, threads)
 
 
 def solve_mapped_batch(
     layout: Layout, parts: Sequence[Array], made: Array, given: Given, method: Method, threads: int
 ) -> Answer:
-    """The same for P, q, A and b of which each is a column or rows of ``made``, with W columns for each group, which
-    the first map is yet to write."""
-    size = given.source.shape[1]
-    return _solved(layout, parts, made, Given(given.stack, _padded(given.source, made.shape[1])), size, method, threads)
+    """The same for P, q, A and b of which each is a column or rows of ``made`` (see ``room``), which the first map is
+    yet to write."""
+    return _solved(layout, parts, made, given, given.source.shape[1], method, threads)
 
 
 def _solved(
     layout: Layout, parts: Sequence[Array], made: Array, given: Given, size: int, method: Method, threads: int
 ) -> Answer:
-    (stack, source), (P, q, A, b), width, numbers = given, parts, made.shape[1], method.numbers
-    out = np.empty((layout.n + 2 * layout.m + _INFO + _RESIDUALS + stack.rows[1], width))
-    solve = solve_further_groups() if layout.further else solve_groups
+    stack, numbers, apart = given.stack, method.numbers, _apart(layout, layout.seconds, size, threads)
+    out = _room(layout.n + 2 * layout.m + _INFO + _RESIDUALS + stack.rows[1], size, apart)
+    solve, record, index, weights = solve_groups(layout.further, apart), layout.record, stack.index, stack.weights
 
-    def work_on(begin: int, end: int) -> None:
-        plan, V = space = layout.take()
-        solve(plan, layout.record, V, stack.index, stack.weights, source, made, P, q, A, b, begin, end, numbers, out)
-        layout.give(space)
+    def call(plan: Any, V: Array, begin: int, end: int, *arrays: Array) -> float:
+        *given, points = arrays
+        worst: float = solve(plan, record, V, index, weights, *given, begin, end, numbers, points)
+        return worst
 
-    spread(work_on, width // W, layout.seconds, threads)
-    return Answer.of(out if size == width else out[:, :size], layout.n, layout.m, layout.further)
+    arrays = given.source, made, *parts, out
+    worst = _each(layout, call, arrays, size, apart, layout.seconds, threads)
+    return Answer.of(out if out.shape[1] == size else out[:, :size], layout, worst)
 
 
 def differentiate_batch(layout: Layout, point: Point, f: Array, g: Array, threads: int) -> Sensitivity:
     """Solve J (dx, dv) = (f, g) for every element, with u = D dv (see ``sensitivity``)."""
     n, size, given = layout.n, f.shape[1], Given(_NO_MAPS, np.concatenate([f, g]))
-    result = _differentiated(layout, point, given, n + layout.m, -1, _NO_ENDS, threads)
-    return Sensitivity(result[1 : 1 + n, :size], result[1 + n :, :size], result[0, :size])
+    result, worst = _differentiated(layout, point, given, n + layout.m, -1, _NO_ENDS, threads)
+    return Sensitivity(result[1 : 1 + n, :size], result[1 + n :, :size], result[0, :size], worst)
 
 
 def pull_batch(layout: Layout, point: Point, pairs: int, given: Given, ends: NDArray[np.int32], threads: int) -> Pulled:
@@ -149,53 +176,105 @@ def pull_batch(layout: Layout, point: Point, pairs: int, given: Given, ends: NDA
     cotangents of P if ``pairs`` has the bit 1 and of A if it has the bit 2, to those of the parameters, of which the
     first are those before ends[0], and so on.
     """
-    result = _differentiated(layout, point, given, given.stack.rows[1], pairs, ends, threads)
-    numbers, size, width = result.reshape(-1), given.source.shape[1], result.shape[1]
+    result, worst = _differentiated(layout, point, given, given.stack.rows[1], pairs, ends, threads)
+    size, columns = given.source.shape[1], result.shape[1]
+    apart, numbers = result.flags.f_contiguous, result.ravel("K")
     parts, start = [], 0
     for end in ends.tolist():
-        part = numbers[(1 + start) * width : (1 + end) * width]
-        parts.append(part.reshape(width, end - start)[:size])
+        if apart:
+            parts.append(result.T[:, 1 + start : 1 + end])
+        else:
+            part = numbers[(1 + start) * columns : (1 + end) * columns]
+            parts.append(part.reshape(columns, end - start)[:size])
         start = end
-    return Pulled(parts, result[0, :size])
+    return Pulled(parts, result[0, :size], worst)
 
 
 def _differentiated(
     layout: Layout, point: Point, given: Given, rows: int, pairs: int, ends: NDArray[np.int32], threads: int
-) -> Array:
-    """The residuals, and below them so many rows of what the kernel makes of what is given."""
-    groups, mu, (stack, source) = -(-given.source.shape[1] // W), point.mu, given
-    width = groups * W
-    P, A, x, y, state, source = [_padded(part, width) for part in (*point[1:], source)]
-    result = np.empty((1 + rows, width))
-    differentiate = differentiate_further_groups() if layout.further else differentiate_groups
+) -> tuple[Array, float]:
+    """The residuals, and below them so many rows of what the kernel makes of what is given; the largest residual."""
+    (mu, *parts), stack, size = point, given.stack, given.source.shape[1]
+    seconds = layout.derivative_seconds
+    apart = _apart(layout, seconds, size, threads)
+    result = _room(1 + rows, size, apart)
+    differentiate, record = differentiate_groups(layout.further, apart), layout.record
+    index, weights = stack.index, stack.weights
 
-    def work_on(begin: int, end: int) -> None:
-        plan, V = space = layout.take()
-        differentiate(
-            plan, layout.record, V, P, A, mu, x, y, state, stack.index, stack.weights, source, ends, pairs, begin, end,
-            result,
-        )  # fmt: skip
+    def call(plan: Any, V: Array, begin: int, end: int, P: Array, A: Array, *others: Array) -> float:
+        x, y, state, source, out = others
+        worst: float = differentiate(
+            plan, record, V, P, A, mu, x, y, state, index, weights, source, ends, pairs, begin, end, out
+        )
+        return worst
+
+    return result, _each(layout, call, (*parts, given.source, result), size, apart, seconds, threads)
+
+
+def measure_batch(layout: Layout, values: Values, x: Array, y: Array, s: Array, threads: int) -> Measured:
+    """The residuals of every element's point, and the cost (see ``residuals``)."""
+    size, seconds = values.batch, layout.measure_seconds
+    apart = _apart(layout, seconds, size, threads)
+    out, measure = _room(_RESIDUALS, size, apart), measure_groups(apart)
+
+    def call(plan: Any, V: Array, begin: int, end: int, *arrays: Array) -> float:
+        worst: float = measure(plan, layout.record, V, *arrays[:-1], begin, end, arrays[-1])
+        return worst
+
+    worst = _each(layout, call, (*values, x, y, s, out), size, apart, seconds, threads)
+    return Measured(out[:, :size], worst)
+
+
+def _each(
+    layout: Layout, call: Callable[..., float], arrays: Sequence[Array], size: int, apart: bool, seconds: float,
+    threads: int,
+) -> float:  # fmt: skip
+    """Call a kernel for every element or group, and return the largest of what comes back."""
+    if size == 1:
+        plan, V = space = layout.take(True)
+        worst = call(plan, V, 0, 1, *[np.ascontiguousarray(part, dtype=float).reshape(-1) for part in arrays])
         layout.give(space)
+        return worst
+    if not apart:
+        groups = -(-size // W)
+        padded = [_padded(part, groups * W) for part in arrays]
+        return max(spread(partial(_together, layout, call, padded), groups, seconds, threads), default=0.0)
+    columns = [_by_columns(part) for part in arrays]
+    return max(spread(partial(_one_by_one, layout, call, columns), size, seconds * ALONE, threads))
 
-    spread(work_on, groups, layout.derivative_seconds, threads)
-    return result
+
+def _together(layout: Layout, call: Callable[..., float], arrays: Sequence[Array], begin: int, end: int) -> float:
+    plan, V = space = layout.take()
+    worst = call(plan, V, begin, end, *arrays)
+    layout.give(space)
+    return worst
 
 
-def measure_batch(layout: Layout, values: Values, x: Array, y: Array, s: Array, threads: int) -> Array:
-    """The residuals of every element's point, and the cost, (5, B) (see ``residuals``)."""
-    size = values.batch
-    groups = -(-size // W)
-    width = groups * W
-    P, q, A, b, x, y, s = [_padded(part, width) for part in (*values, x, y, s)]
-    out = np.empty((5, width))
+def _one_by_one(layout: Layout, call: Callable[..., float], arrays: Sequence[Array], begin: int, end: int) -> float:
+    plan, V = space = layout.take(True)
+    columns = ([part[:, j if part.shape[1] > 1 else 0] for part in arrays] for j in range(begin, end))
+    worst = max([call(plan, V, 0, 1, *column) for column in columns])
+    layout.give(space)
+    return worst
 
-    def work_on(begin: int, end: int) -> None:
-        plan, V = space = layout.take()
-        measure_groups(plan, layout.record, V, P, q, A, b, x, y, s, begin, end, out)
-        layout.give(space)
 
-    spread(work_on, groups, layout.measure_seconds, threads)
-    return out[:, :size]
+def _apart(layout: Layout, seconds: float, size: int, threads: int) -> bool:
+    """Whether elements are worked on one by one: one for each thread, or a few, where groups of W would not fit into
+    the cache."""
+    if size < 2 or size >= W * threads:
+        return size == 1
+    busy = min(threads, 1 + int(size * seconds * ALONE / WORTH_A_THREAD))
+    return -(-size // busy) < (FAR if layout.rows > CACHED else NEAR)
+
+
+def _room(rows: int, size: int, apart: bool) -> Array:
+    """An empty array (rows, size), each column for itself in memory; or of a whole number of groups."""
+    return np.empty((size, rows)).T if apart else np.empty((rows, -(-size // W) * W))
+
+
+def _by_columns(part: Array) -> Array:
+    """An array (rows, batch), each column for itself in memory, or one column that is the same for all elements."""
+    return np.asarray(part[:, :1] if part.shape[1] > 1 and part.strides[1] == 0 else part, dtype=float, order="F")
 
 
 def _padded(part: Array, width: int) -> Array:

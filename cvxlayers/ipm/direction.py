@@ -21,7 +21,7 @@ def constant_entries(plan: Any, at: Any, V: Any, eps: Any) -> None:
     """Write what does not change from iteration to iteration: P + eps I and A."""
     apart()
     for j in range(at.n):
-        own = fill(eps)
+        own = fill(V, eps)
         for k in range(index(plan, at.P_start + j), index(plan, at.P_start + j + 1)):
             entry = index(plan, at.P_entry + k)
             if entry < 0:
@@ -51,29 +51,29 @@ def solve_kkt(plan: Any, at: Any, V: Any, rx: Any, ry: Any, dx: Any, dy: Any, ac
     substitute(plan, at, V, rx, ry, dx, dy)
     n, m, tx, ty = at.n, at.m, at.tx, at.ty
     size = maximum(largest(V, rx, n), largest(V, ry, m)) + 1e-300
-    before = fill(1e300)
+    before = fill(V, 1e300)
     for k in range(rounds + 1):
         error = residual(plan, at, V, rx, ry, dx, dy) / size
         if k > 0:
-            worse = pick(before, error, fill(0.0), fill(1.0))
+            worse = pick(before, error, fill(V, 0.0), fill(V, 1.0))
             if highest(worse) > 0:
                 add(V, dx, tx, n, -worse)
                 add(V, dy, ty, m, -worse)
             # Where the residual no longer falls, as that of an inconsistent system, nothing is left to do.
-            error = pick(error, FALLS * before, fill(0.0), pick(worse, fill(0.5), fill(0.0), error))
+            error = pick(error, FALLS * before, fill(V, 0.0), pick(worse, fill(V, 0.5), fill(V, 0.0), error))
         if k == rounds or highest(error * active) <= ENOUGH:
             return
         before = error
         substitute(plan, at, V, at.ex, at.ey, tx, ty)
-        add(V, dx, tx, n, fill(1.0))
-        add(V, dy, ty, m, fill(1.0))
+        add(V, dx, tx, n, fill(V, 1.0))
+        add(V, dy, ty, m, fill(V, 1.0))
 
 
 @kernel
 def add(V: Any, u: Any, v: Any, size: Any, factor: Any) -> None:
     """u + factor v into u; where the factor is 0 nothing is added, not even NaN."""
     apart()
-    zero = fill(0.0)
+    zero = fill(V, 0.0)
     for i in range(size):
         store(V, u + i, load(V, u + i) + pick(absolute(factor), zero, factor * load(V, v + i), zero))
 
@@ -88,7 +88,7 @@ def substitute(plan: Any, at: Any, V: Any, rx: Any, ry: Any, dx: Any, dy: Any) -
     for i in range(m):
         store(V, v + index(plan, place + n + i), load(V, ry + i))
     for i in range(n + m, at.size):
-        store(V, v + index(plan, place + i), fill(0.0))
+        store(V, v + index(plan, place + i), fill(V, 0.0))
     solve(plan, at, V)
     for i in range(n):
         store(V, dx + i, load(V, v + index(plan, place + i)))
@@ -104,7 +104,7 @@ def residual(plan: Any, at: Any, V: Any, rx: Any, ry: Any, dx: Any, dy: Any) -> 
     P_times(plan, at, V, dx, at.Pt)
     A_and_transpose_times(plan, at, V, dx, dy, ey, ex)
     H_times(plan, at, V, dy, at.Ht)
-    found, total = fill(0.0), fill(0.0)
+    found, total = fill(V, 0.0), fill(V, 0.0)
     for i in range(at.n):
         e = load(V, rx + i) - load(V, at.Pt + i) - load(V, ex + i)
         store(V, ex + i, e)

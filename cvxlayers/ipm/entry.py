@@ -1,4 +1,7 @@
-"""The kernels that Python calls.
+"""The kernels that Python calls: for groups of W problems, and for a single one.
+
+A single problem's arrays have one dimension (see ``lanes``), and its group is number 0. The kernels for it, and those
+for PSD, exponential and power cones, are made when they are first asked for.
 
 Their record of offsets (see ``layout``) comes as an array of one: a record itself goes through Python's buffers, which
 takes Numba longer than all of the other arguments together.
@@ -15,41 +18,62 @@ from numba import types
 from cvxlayers.ipm.equilibrate import equilibrate, load_scaled
 from cvxlayers.ipm.iteration import solve_group
 from cvxlayers.ipm.kernel import FINGERPRINT, compiled
-from cvxlayers.ipm.lanes import load, load_from, store, store_to
+from cvxlayers.ipm.lanes import columns_of, load, load_from, store, store_to
 from cvxlayers.ipm.layout import FIELDS, FURTHER_FIELDS
 from cvxlayers.ipm.mapping import map_group, map_group_apart
 from cvxlayers.ipm.pairing import pair_A, pair_P
-from cvxlayers.ipm.residuals import measure_group
+from cvxlayers.ipm.residuals import largest_of, measure_group, verdict
 from cvxlayers.ipm.sensitivity import differentiate_group
 from cvxlayers.ipm.width import W
 
-__all__ = [
-    "differentiate_further_groups",
-    "differentiate_groups",
-    "measure_groups",
-    "solve_further_groups",
-    "solve_groups",
-]
+__all__ = ["differentiate_groups", "measure_groups", "solve_groups"]
 
 _PLAN, _INTEGER, _NUMBER = types.Array(types.int32, 1, "C"), types.int64, types.float64
-_AT, _FURTHER_AT = (types.Array(numba.from_dtype(fields), 1, "C") for fields in (FIELDS, FURTHER_FIELDS))
-_NUMBERS, _MATRIX = types.Array(types.float64, 1, "C"), types.Array(types.float64, 2, "C")
-_VALUES = types.Array(types.float64, 2, "C", readonly=True)
+_NUMBERS = types.Array(types.float64, 1, "C")
 
 
-def _make_solve(fingerprint: int, record: Any, measuring: bool) -> Any:
+def _record(further: bool) -> Any:
+    return types.Array(numba.from_dtype(FURTHER_FIELDS if further else FIELDS), 1, "C")
+
+
+def _arrays(single: bool) -> tuple[Any, Any]:
+    """The types of arrays (rows, batch), or (rows,), that are written to and that are read."""
+    dimensions = 1 if single else 2
+    return types.Array(types.float64, dimensions, "C"), types.Array(types.float64, dimensions, "C", readonly=True)
+
+
+@functools.lru_cache(maxsize=4)
+def solve_groups(further: bool = False, single: bool = False) -> Any:
+    """Solve every problem; with ``further`` for structures with PSD, exponential or power cones."""
+    return _make_solve(FINGERPRINT, not further, _record(further), *_arrays(single))
+
+
+@functools.lru_cache(maxsize=4)
+def differentiate_groups(further: bool = False, single: bool = False) -> Any:
+    """Solve the derivative's systems, likewise."""
+    return _make_differentiate(FINGERPRINT, _record(further), *_arrays(single))
+
+
+@functools.lru_cache(maxsize=2)
+def measure_groups(single: bool = False) -> Any:
+    """Measure points, for structures without these cones."""
+    return _make_measure(FINGERPRINT, _record(False), *_arrays(single))
+
+
+def _make_solve(fingerprint: int, measuring: bool, record: Any, matrix: Any, given: Any) -> Any:
     def solve_groups(plan: Any, records: Any, V: Any, maps: Any, weights: Any, theta: Any, values: Any,
                      P: Any, q: Any, A: Any, b: Any, begin: int, end: int, settings: Any,
-                     out: Any) -> None:  # fmt: skip
+                     out: Any) -> float:  # fmt: skip
         """Solve groups begin, ..., end - 1, of W elements each, and measure the points where ``residuals`` can.
 
         Map 0 makes values of theta, before; those of P, q, A, b that vary are rows of values. Map 1 makes the last rows
-        of out of its others: x, y, s, info (3), residuals and cost (5).
+        of out of its others: x, y, s, info (3), residuals and cost (5). What comes back is the largest residual that
+        was measured, or infinity if some problem is not solved.
         """
         if fingerprint < 0:
-            return
-        at, shared = records[0], P.shape[1] == 1 and A.shape[1] == 1
-        y, s, info = at.n, at.n + at.m, at.n + 2 * at.m
+            return 0.0
+        at, shared = records[0], columns_of(P) == 1 and columns_of(A) == 1
+        y, s, info, worst = at.n, at.n + at.m, at.n + 2 * at.m, 0.0
         for group in range(begin, end):
             map_group(maps, weights, 0, theta, group * W, values, group * W)
             if group == begin or not shared:
@@ -59,29 +83,32 @@ def _make_solve(fingerprint: int, record: Any, measuring: bool) -> Any:
             solve_group(plan, at, V, q, b, group * W, settings, out[:y], out[y:s], out[s:info], out[info:])
             if measuring:
                 measure_group(plan, at, V, P, q, A, b, out[:y], out[y:s], out[s:info], group * W, out[info + 3 :])
+            worst = max(worst, verdict(out, info, group * W, measuring))
             map_group(maps, weights, 1, out, group * W, out[info + 8 :], group * W)
+        return worst
 
-    signature = types.void(
-        _PLAN, record, _MATRIX, _PLAN, _NUMBERS, _VALUES, _MATRIX, _VALUES, _VALUES, _VALUES, _VALUES,
-        _INTEGER, _INTEGER, _NUMBERS, _MATRIX,
+    signature = _NUMBER(
+        _PLAN, record, matrix, _PLAN, _NUMBERS, given, matrix, given, given, given, given,
+        _INTEGER, _INTEGER, _NUMBERS, matrix,
     )  # fmt: skip
     return compiled(signature, solve_groups)
 
 
-def _make_differentiate(fingerprint: int, record: Any) -> Any:
+def _make_differentiate(fingerprint: int, record: Any, matrix: Any, given: Any) -> Any:
     def differentiate_groups(plan: Any, records: Any, V: Any, P: Any, A: Any, mu: float, x: Any, y: Any, state: Any,
                              maps: Any, weights: Any, source: Any, ends: Any, pairs: int, begin: int, end: int,
-                             result: Any) -> None:  # fmt: skip
+                             result: Any) -> float:  # fmt: skip
         """Solve the derivative's system for groups begin, ..., end - 1 (see ``sensitivity``).
 
         The first row of result receives the relative residuals. If pairs is negative, source (n + m, B) is the right
         side, and the other rows of result receive the solutions, dx and u one below the other. Otherwise map 0 makes
         the right side of source, before; and map 1, after, makes what comes below the residuals (see
         ``map_group_apart``) of dx, u, the cotangents of P if pairs has the bit 1, and those of A if it has the bit 2.
+        What comes back is the largest residual, or infinity if one is NaN.
         """
         if fingerprint < 0:
-            return
-        at, shared = records[0], P.shape[1] == 1 and A.shape[1] == 1
+            return 0.0
+        worst, at, shared = 0.0, records[0], columns_of(P) == 1 and columns_of(A) == 1
         size, right, out = at.n + at.m, V[at.right :], V[at.out :]
         for group in range(begin, end):
             column = group * W
@@ -104,43 +131,30 @@ def _make_differentiate(fingerprint: int, record: Any) -> Any:
                 if pairs & 2:
                     pair_A(plan, at, out, x, y, column, out[size + at.P_nnz * (pairs & 1) :])
                 map_group_apart(maps, weights, 1, out, ends, column, result)
+            worst = max(worst, largest_of(result, 0, 1, column))
+        return worst
 
-    signature = types.void(
-        _PLAN, record, _MATRIX, _VALUES, _VALUES, _NUMBER, _VALUES, _VALUES, _VALUES, _PLAN, _NUMBERS, _VALUES, _PLAN,
-        _INTEGER, _INTEGER, _INTEGER, _MATRIX,
+    signature = _NUMBER(
+        _PLAN, record, matrix, given, given, _NUMBER, given, given, given, _PLAN, _NUMBERS, given, _PLAN,
+        _INTEGER, _INTEGER, _INTEGER, matrix,
     )  # fmt: skip
     return compiled(signature, differentiate_groups)
 
 
-def _make_measure(fingerprint: int) -> Any:
+def _make_measure(fingerprint: int, record: Any, matrix: Any, given: Any) -> Any:
     def measure_groups(plan: Any, records: Any, V: Any, P: Any, q: Any, A: Any, b: Any, x: Any, y: Any, s: Any,
-                       begin: int, end: int, out: Any) -> None:  # fmt: skip
-        """The residuals of groups begin, ..., end - 1 (see ``residuals``)."""
+                       begin: int, end: int, out: Any) -> float:  # fmt: skip
+        """The residuals of groups begin, ..., end - 1 (see ``residuals``), and the largest (infinity if one is NaN)."""
         if fingerprint < 0:
-            return
-        at = records[0]
+            return 0.0
+        at, worst = records[0], 0.0
         for group in range(begin, end):
             measure_group(plan, at, V, P, q, A, b, x, y, s, group * W, out)
+            worst = max(worst, largest_of(out, 0, 4, group * W))
+        return worst
 
-    signature = types.void(
-        _PLAN, _AT, _MATRIX, _VALUES, _VALUES, _VALUES, _VALUES, _VALUES, _VALUES, _VALUES,
-        _INTEGER, _INTEGER, _MATRIX,
+    signature = _NUMBER(
+        _PLAN, record, matrix, given, given, given, given, given, given, given,
+        _INTEGER, _INTEGER, matrix,
     )  # fmt: skip
     return compiled(signature, measure_groups)
-
-
-solve_groups = _make_solve(FINGERPRINT, _AT, True)
-differentiate_groups = _make_differentiate(FINGERPRINT, _AT)
-measure_groups = _make_measure(FINGERPRINT)
-
-
-@functools.lru_cache(maxsize=1)
-def solve_further_groups() -> Any:
-    """The first of these kernels for structures with PSD, exponential or power cones, made when first asked for."""
-    return _make_solve(FINGERPRINT, _FURTHER_AT, False)
-
-
-@functools.lru_cache(maxsize=1)
-def differentiate_further_groups() -> Any:
-    """Likewise the second."""
-    return _make_differentiate(FINGERPRINT, _FURTHER_AT)

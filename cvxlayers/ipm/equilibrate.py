@@ -35,11 +35,11 @@ def equilibrate(plan: Any, at: Any, V: Any, P: Any, A: Any, column: Any) -> None
     """
     apart()
     for i in range(at.n):
-        store(V, at.D + i, fill(1.0))
-        store(V, at.D_inverse + i, fill(1.0))
+        store(V, at.D + i, fill(V, 1.0))
+        store(V, at.D_inverse + i, fill(V, 1.0))
     for i in range(at.m):
-        store(V, at.E + i, fill(1.0))
-        store(V, at.E_inverse + i, fill(1.0))
+        store(V, at.E + i, fill(V, 1.0))
+        store(V, at.E_inverse + i, fill(V, 1.0))
     load_scaled(plan, at, V, P, A, column)
     for _ in range(ROUNDS):
         norms(plan, at, V)
@@ -82,9 +82,9 @@ def norms(plan: Any, at: Any, V: Any) -> None:
     apart()
     x, y = at.x1, at.y1
     for i in range(at.n):
-        store(V, x + i, fill(0.0))
+        store(V, x + i, fill(V, 0.0))
     for i in range(at.m):
-        store(V, y + i, fill(0.0))
+        store(V, y + i, fill(V, 0.0))
     for j in range(at.n):
         own = load(V, x + j)
         for k in range(index(plan, at.P_start + j), index(plan, at.P_start + j + 1)):
@@ -101,7 +101,7 @@ def norms(plan: Any, at: Any, V: Any) -> None:
         store(V, x + j, own)
     for c in range(at.blocks):
         start, stop = index(plan, at.cone_start + c), index(plan, at.cone_start + c + 1)
-        total = fill(0.0)
+        total = fill(V, 0.0)
         for i in range(start, stop):
             total += load(V, y + i)
         for i in range(start, stop):
@@ -111,10 +111,10 @@ def norms(plan: Any, at: Any, V: Any) -> None:
 @kernel
 def rescale_by(V: Any, norm: Any, scale: Any, inverse: Any, size: Any) -> Any:
     """Divide the scalings by the roots of the norms, which become the changes; return how far a norm was from one."""
-    off = fill(0.0)
+    off = fill(V, 0.0)
     for i in range(size):
         found = load(V, norm + i)
-        found = pick(found, fill(0.0), found, fill(1.0))
+        found = pick(found, fill(V, 0.0), found, fill(V, 1.0))
         off = maximum(off, absolute(found - 1.0))
         before = load(V, scale + i)
         root = minimum(maximum(sqrt(found), before * (1.0 / LIMIT)), before * LIMIT)

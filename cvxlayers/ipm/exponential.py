@@ -59,7 +59,7 @@ def shadow(s1: Any, s2: Any, s3: Any) -> Any:
     """The point z inside K* with -f*'(z) = s, for s inside K."""
     apart()
     ratio = s1 / s2
-    a = maximum(log(s3 / s2) - ratio, fill(1e-300))
+    a = maximum(log(s3 / s2) - ratio, fill(s1, 1e-300))
     # p + log(1 + p) is concave, and both starting points lie to the left of the root: Newton's method climbs to it.
     p = maximum(0.5 * a, a - log_of_one_plus(a))
     for _ in range(ROOT_STEPS):
@@ -79,7 +79,7 @@ def gradient(y1: Any, y2: Any, y3: Any) -> Any:
 def expand(V: Any, row: Any, y1: Any, y2: Any, y3: Any) -> None:
     """f*' and f*'' = sum of c_k t_k t_k' at y into 15 rows: the gradient, the coefficients, the vectors t_k."""
     apart()
-    zero = fill(0.0)
+    zero = fill(V, 0.0)
     psi, l = psi_of(y1, y2, y3)  # noqa: E741
     over = 1.0 / psi
     g1, g2, g3 = gradient(y1, y2, y3)
@@ -88,9 +88,9 @@ def expand(V: Any, row: Any, y1: Any, y2: Any, y3: Any) -> None:
     store(V, row + 2, g3)
     store(V, row + 3, over * over)
     store(V, row + 4, 0.5 - y1 * over)
-    store(V, row + 5, fill(0.5))
+    store(V, row + 5, fill(V, 0.5))
     store(V, row + 6, -l)
-    store(V, row + 7, fill(1.0))
+    store(V, row + 7, fill(V, 1.0))
     store(V, row + 8, -(y1 / y3))
     for k in (9, 12):
         store(V, row + k, -1.0 / y1 if k == 9 else 1.0 / y1)

@@ -29,7 +29,7 @@ def factorize(plan: Any, at: Any, V: Any) -> None:
     apart()
     panel, names, sources, k_entry, slot, sign = at.panel, at.panel_row, at.update, at.k_entry, at.slot, at.sign
     L, D, inverse, diagonal, entries = at.L, at.pivot, at.inverse, at.diagonal, at.entries
-    zero = fill(0.0)
+    zero = fill(V, 0.0)
     for s in range(panel, panel + FIELDS * at.panels, FIELDS):
         if index(plan, s + WIDTH) > 1:
             factorize_panel(plan, at, V, s)
@@ -57,7 +57,7 @@ def factorize(plan: Any, at: Any, V: Any) -> None:
             for i in range(begin + 1, index(plan, source + ROWS)):
                 q = j + index(plan, slot + index(plan, other + i))
                 store(V, q, load(V, q) - t * load(V, values + i))
-        d = store_pivot(V, D, inverse, j, d, fill(1.0 * index(plan, sign + j)))
+        d = store_pivot(V, D, inverse, j, d, fill(V, 1.0 * index(plan, sign + j)))
         for i in range(start + 1, start + 1 + rows):
             store(V, i, load(V, i) * d)
 
@@ -71,7 +71,7 @@ def factorize_panel(plan: Any, at: Any, V: Any, s: Any) -> None:
     start, below, row = L + index(plan, s + START), L + index(plan, s + BELOW), at.panel_row + index(plan, s + NAMES)
     twins, end = below - start == width, below + rows * width
     for k in range(start, end):
-        store(V, k, fill(0.0))
+        store(V, k, fill(V, 0.0))
     for i in range(width):
         q = start + i if twins else start + i * (i + 1) // 2 + i
         plan[slot + first + i] = q - first - i
@@ -88,7 +88,7 @@ def factorize_panel(plan: Any, at: Any, V: Any, s: Any) -> None:
             update_by_column(plan, at, V, source, index(plan, other), index(plan, other + 1))
     if twins:
         for k in range(width):
-            sign = fill(1.0 * index(plan, at.sign + first + k))
+            sign = fill(V, 1.0 * index(plan, at.sign + first + k))
             store_pivot(V, at.pivot, inverse, first + k, load(V, start + k), sign)
     else:
         eliminate_triangle(plan, at, V, start, first, width)
@@ -102,7 +102,7 @@ def factorize_panel(plan: Any, at: Any, V: Any, s: Any) -> None:
 @kernel
 def store_pivot(V: Any, D: Any, inverse: Any, i: Any, d: Any, sign: Any) -> Any:
     """Keep D's entry and its inverse, which is returned."""
-    d = pick(d * sign, fill(SMALLEST), d, REPLACED * sign)
+    d = pick(d * sign, fill(V, SMALLEST), d, REPLACED * sign)
     store(V, D + i, d)
     d = 1.0 / d
     store(V, inverse + i, d)
@@ -149,7 +149,7 @@ def update_by_strips(plan: Any, at: Any, V: Any, source: Any, j: Any, end: Any) 
 def update_columns(plan: Any, V: Any, slot: Any, strip: Any, below: Any, names: Any, width: Any, j: Any, end: Any,
                    rows: Any) -> None:  # fmt: skip
     """The rows j, j + 1, ... of the source times the strip, which stands for its rows j, j + 1, j + 2 (if < end)."""
-    zero = fill(0.0)
+    zero = fill(V, 0.0)
     t = index(plan, names + j)
     t1, t2 = index(plan, names + min(j + 1, end - 1)), index(plan, names + min(j + 2, end - 1))
     for i in range(j, rows, 2):
@@ -213,7 +213,7 @@ def eliminate_triangle(plan: Any, at: Any, V: Any, start: Any, first: Any, width
             value = x * load(V, at.inverse + first + k)
             d -= x * value
             store(V, row + k, value)
-        store_pivot(V, at.pivot, at.inverse, first + i, d, fill(1.0 * index(plan, at.sign + first + i)))
+        store_pivot(V, at.pivot, at.inverse, first + i, d, fill(V, 1.0 * index(plan, at.sign + first + i)))
 
 
 @kernel

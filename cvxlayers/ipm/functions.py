@@ -19,7 +19,7 @@ LOG_2 = 0.6931471805599453
 def series(z: Any) -> Any:
     """2 artanh z for |z| <= 0.1716 (numbers between the roots of 1/2 and 2, as (1 + z) / (1 - z))."""
     square = z * z
-    total = fill(2.0 / 21.0)
+    total = fill(z, 2.0 / 21.0)
     for k in range(19, 0, -2):
         total = total * square + 2.0 / k
     return z * total
@@ -37,10 +37,10 @@ def log(x: Any) -> Any:
 def exp(x: Any) -> Any:
     """exp x, for x kept between -700 and 700."""
     apart()
-    x = minimum(maximum(fill(-700.0), x), fill(700.0)) + 0.0 * x
+    x = minimum(maximum(fill(x, -700.0), x), fill(x, 700.0)) + 0.0 * x
     k = nearest(x * 1.4426950408889634)
     x -= k * LOG_2
-    total = fill(1.0)
+    total = fill(x, 1.0)
     for j in range(13, 0, -1):
         total = 1.0 + x * total / j
     return total * two_to(k)
@@ -51,19 +51,19 @@ def log_of_one_plus(x: Any) -> Any:
     """log(1 + x) for x >= 0, without loss of digits for small x."""
     apart()
     m, e = split(1.0 + x)
-    near = fill(NEAR)
+    near = fill(x, NEAR)
     above, below = pick(x, near, m - 1.0, x), pick(x, near, m + 1.0, 2.0 + x)
-    return pick(x, near, e, fill(0.0)) * LOG_2 + series(above / below) + 0.0 * x
+    return pick(x, near, e, fill(x, 0.0)) * LOG_2 + series(above / below) + 0.0 * x
 
 
 @kernel
 def fall(x: Any) -> Any:
     """1 - exp(-x) for x >= 0, without loss of digits for small x."""
     apart()
-    total = fill(1.0)
+    total = fill(x, 1.0)
     for k in range(15, 1, -1):
         total = 1.0 - x * total / k
-    return pick(x, fill(NEAR), 1.0 - exp(-x), x * total)
+    return pick(x, fill(x, NEAR), 1.0 - exp(-x), x * total)
 
 
 @kernel

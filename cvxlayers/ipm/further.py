@@ -64,13 +64,13 @@ def correct(plan: Any, at: Any, V: Any, sigma_mu: Any) -> None:
     nonsymmetric.correct(plan, at, V, sigma_mu)
 
 
-@kernel_where(FIELD, lambda plan, at, V, v, dv: fill(0.0))
+@kernel_where(FIELD, lambda plan, at, V, v, dv: fill(V, 0.0))
 def rate(plan: Any, at: Any, V: Any, v: Any, dv: Any) -> Any:
     """The inverse of the longest step for which v + step dv stays in the PSD cones."""
     return semidefinite.rate(plan, at, V, v, dv)
 
 
-@kernel_where(FIELD, lambda plan, at, V, v: (fill(1e300), fill(0.0)))
+@kernel_where(FIELD, lambda plan, at, V, v: (fill(V, 1e300), fill(V, 0.0)))
 def inside(plan: Any, at: Any, V: Any, v: Any) -> Any:
     """The least eigenvalue, and the sum of those that are positive."""
     return semidefinite.inside(plan, at, V, v)

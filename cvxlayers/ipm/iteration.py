@@ -77,7 +77,7 @@ def solve_group(plan: Any, at: Any, V: Any, q: Any, b: Any, column: Any, setting
     else:
         begin_nearby(plan, at, V, eps, rounds)
     begin_count(at, V)
-    one, zero = fill(1.0), fill(0.0)
+    one, zero = fill(V, 1.0), fill(V, 0.0)
     active = one
     for iteration in range(limit + 1):
         measure(plan, at, V)
@@ -94,7 +94,7 @@ def solve_group(plan: Any, at: Any, V: Any, q: Any, b: Any, column: Any, setting
 def load_problem(plan: Any, at: Any, V: Any, q: Any, b: Any, column: Any) -> None:
     """Load and scale q and b of W elements, and scale their objectives; keep the norms of q and b as given."""
     apart()
-    q_norm, b_norm, size = fill(0.0), fill(0.0), fill(0.0)
+    q_norm, b_norm, size = fill(V, 0.0), fill(V, 0.0), fill(V, 0.0)
     for i in range(at.n):
         value = load_from(q, i, column)
         q_norm = maximum(absolute(value), q_norm)
@@ -106,16 +106,16 @@ def load_problem(plan: Any, at: Any, V: Any, q: Any, b: Any, column: Any) -> Non
         b_norm = maximum(absolute(value), b_norm)
         store(V, at.b + i, value * load(V, at.E + i))
     size = maximum(size, largest(V, at.P, at.P_nnz))
-    cost = 1.0 / minimum(maximum(pick(size, fill(0.0), size, fill(1.0)), fill(1e-4)), fill(1e4))
+    cost = 1.0 / minimum(maximum(pick(size, fill(V, 0.0), size, fill(V, 1.0)), fill(V, 1e-4)), fill(V, 1e4))
     for k in range(at.P_nnz):
         store(V, at.P + k, load(V, at.P + k) * cost)
     for i in range(at.n):
         store(V, at.q + i, load(V, at.q + i) * cost)
     for j in range(at.n):
-        size = fill(0.0)
+        size = fill(V, 0.0)
         for k in range(index(plan, at.A_start + j), index(plan, at.A_start + j + 1)):
             size = maximum(absolute(load(V, at.A + k)), size)
-        store(V, at.A_size + j, maximum(size, fill(1e-300)))
+        store(V, at.A_size + j, maximum(size, fill(V, 1e-300)))
     store(V, at.cost, cost)
     store(V, at.q_norm, q_norm)
     store(V, at.b_norm, b_norm)
@@ -125,18 +125,18 @@ def load_problem(plan: Any, at: Any, V: Any, q: Any, b: Any, column: Any) -> Non
 def begin_count(at: Any, V: Any) -> None:
     """tau = kappa = 1, and what is kept of each lane."""
     for k in (at.tau, at.kappa):
-        store(V, k, fill(1.0))
+        store(V, k, fill(V, 1.0))
     for k in (at.best, at.merit):
-        store(V, k, fill(HUGE))
+        store(V, k, fill(V, HUGE))
     for k in (at.state, at.steps, at.waiting):
-        store(V, k, fill(0.0))
+        store(V, k, fill(V, 0.0))
 
 
 @kernel
 def begin_at_centre(plan: Any, at: Any, V: Any) -> None:
     """The points s = y on the central path, which cones without a symmetric scaling need (Goulart and Chen 2024)."""
     apart()
-    zero = fill(0.0)
+    zero = fill(V, 0.0)
     for i in range(at.n):
         store(V, at.x + i, zero)
     for v in (at.s, at.y):
@@ -151,7 +151,7 @@ def begin_nearby(plan: Any, at: Any, V: Any, eps: Any, rounds: Any) -> None:
     """The points of least norm without the cones, then moved into them (Vandenberghe 2010)."""
     apart()
     n, m, rx, ry, x, y, s = at.n, at.m, at.rx, at.ry, at.x, at.y, at.s
-    one, zero = fill(1.0), fill(0.0)
+    one, zero = fill(V, 1.0), fill(V, 0.0)
     unit_scaling(plan, at, V)
     factorize_kkt(plan, at, V, eps)
     for i in range(n):
@@ -197,7 +197,7 @@ def measure(plan: Any, at: Any, V: Any) -> None:
     store(V, at.gap, kappa + balance)
     store(V, at.mu, (dot(V, at.s, at.y, at.m) + tau * kappa) / (1.0 + at.degree))
     # y proves that no x is feasible if A'y = 0 and b'y < 0, x that there is no minimum if Px = 0, Ax + s = 0, q'x < 0.
-    never, zero, tiny = fill(HUGE), fill(0.0), fill(1e-300)
+    never, zero, tiny = fill(V, HUGE), fill(V, 0.0), fill(V, 1e-300)
     y_size, x_size = maximum(largest(V, at.y, at.m), tiny), maximum(x_size, tiny)
     low, down = maximum(-by, tiny), maximum(-qx, tiny)
     infeasible = maximum(scaled_slope / y_size, FAR * slope / low)
@@ -212,7 +212,7 @@ def dual_residual(at: Any, V: Any, tau: Any) -> Any:
     """rx = -(Px + A'y + q tau); the largest entries of it, of A'y and of Px over D; of A'y over, and of x times, the
     sizes of A's columns."""
     apart()
-    worst, slope, curved, scaled_slope, x_size = fill(0.0), fill(0.0), fill(0.0), fill(0.0), fill(0.0)
+    worst, slope, curved, scaled_slope, x_size = fill(V, 0.0), fill(V, 0.0), fill(V, 0.0), fill(V, 0.0), fill(V, 0.0)
     for i in range(at.n):
         d, Px, Aty = load(V, at.D_inverse + i), load(V, at.Px + i), load(V, at.Aty + i)
         r = -(Px + Aty + load(V, at.q + i) * tau)
@@ -231,13 +231,13 @@ def primal_residual(at: Any, V: Any, tau: Any) -> Any:
     """ry = b tau - Ax - s; the largest entries of it over E; how far -Ax lies outside K (for second-order cones a bound
     of that), over E and in scaled units; and the largest entries of Ax and s over E."""
     apart()
-    worst, ray, scaled_ray, size = fill(0.0), fill(0.0), fill(0.0), fill(0.0)
+    worst, ray, scaled_ray, size = fill(V, 0.0), fill(V, 0.0), fill(V, 0.0), fill(V, 0.0)
     for i in range(at.m):
         e, Ax, s = load(V, at.E_inverse + i), load(V, at.Ax + i), load(V, at.s + i)
         r = load(V, at.b + i) * tau - Ax - s
         store(V, at.ry + i, r)
         worst = maximum(absolute(r) * e, worst)
-        outside = maximum(Ax, fill(0.0)) if at.first <= i < at.cones else absolute(Ax + s)
+        outside = maximum(Ax, fill(V, 0.0)) if at.first <= i < at.cones else absolute(Ax + s)
         scaled_ray = maximum(outside, scaled_ray)
         ray = maximum(outside * e, ray)
         size = maximum(maximum(absolute(Ax), absolute(s)) * e, size)
@@ -248,11 +248,11 @@ def primal_residual(at: Any, V: Any, tau: Any) -> Any:
 def judge(at: Any, V: Any, tol: Any, last: Any) -> Any:
     """Keep the points that are the best so far, and decide which lanes go on; return the states."""
     apart()
-    one, zero = fill(1.0), fill(0.0)
+    one, zero = fill(V, 1.0), fill(V, 0.0)
     error, best, state = load(V, at.error), load(V, at.best), load(V, at.state)
     active = pick(state, zero, zero, one)
     better = pick(active, zero, pick(best, error, one, zero), zero)
-    kept = better * pick(fill(KEPT), error, one, zero)
+    kept = better * pick(fill(V, KEPT), error, one, zero)
     if highest(kept) > 0.0:
         keep(at, V, kept, 1.0 / load(V, at.tau))
     best = pick(better, zero, error, best)
@@ -262,11 +262,11 @@ def judge(at: Any, V: Any, tol: Any, last: Any) -> Any:
     waiting = pick(FALLS * merit, now, zero, load(V, at.waiting) + 1.0)
     store(V, at.waiting, waiting)
     store(V, at.merit, minimum(merit, now))
-    patience = pick(fill(SMALL_ERROR), best, fill(SMALL_PATIENCE), fill(PATIENCE))
-    verdict = fill(STOPPED) if last else pick(waiting, patience, fill(STOPPED), zero)
-    verdict = pick(fill(CERTIFIED), load(V, at.unbounded), fill(UNBOUNDED), verdict)
-    verdict = pick(fill(CERTIFIED), load(V, at.infeasible), fill(INFEASIBLE), verdict)
-    verdict = pick(fill(tol), error, fill(SOLVED), verdict)
+    patience = pick(fill(V, SMALL_ERROR), best, fill(V, SMALL_PATIENCE), fill(V, PATIENCE))
+    verdict = fill(V, STOPPED) if last else pick(waiting, patience, fill(V, STOPPED), zero)
+    verdict = pick(fill(V, CERTIFIED), load(V, at.unbounded), fill(V, UNBOUNDED), verdict)
+    verdict = pick(fill(V, CERTIFIED), load(V, at.infeasible), fill(V, INFEASIBLE), verdict)
+    verdict = pick(fill(V, tol), error, fill(V, SOLVED), verdict)
     state = pick(active, zero, verdict, state)
     store(V, at.state, state)
     return state
@@ -277,7 +277,7 @@ def step(plan: Any, at: Any, V: Any, eps: Any, rounds: Any, active: Any) -> None
     """One predictor-corrector step of the active lanes."""
     tau, kappa, gap, mu = load(V, at.tau), load(V, at.kappa), load(V, at.gap), load(V, at.mu)
     over = 1.0 / tau
-    one = fill(1.0)
+    one = fill(V, 1.0)
     rescale(plan, at, V)
     factorize_kkt(plan, at, V, eps)
     slack = constant_direction(plan, at, V, rounds, active)
@@ -306,8 +306,8 @@ def step(plan: Any, at: Any, V: Any, eps: Any, rounds: Any, active: Any) -> None
     dkappa = -(product + kappa * dtau) * over
     add(V, at.x1, at.x2, at.n, dtau)
     fastest = step_rate(plan, at, V, tau, kappa, dtau, dkappa)
-    back = fill(BACK) if at.blocks else minimum(fill(BACK), 0.1 * mu)
-    alpha = minimum(one, (1.0 - back) / maximum(fastest, fill(1e-300)))
+    back = fill(V, BACK) if at.blocks else minimum(fill(V, BACK), 0.1 * mu)
+    alpha = minimum(one, (1.0 - back) / maximum(fastest, fill(V, 1e-300)))
     alpha = further.reach(plan, at, V, alpha, dtau, dkappa, 0.0, active)  # which is cheaper to find out
     alpha = further.reach(plan, at, V, alpha, dtau, dkappa, NEAR, active)
     advance(at, V, alpha, dtau, dkappa, active)
@@ -331,7 +331,7 @@ def constant_direction(plan: Any, at: Any, V: Any, rounds: Any, active: Any) -> 
 @kernel
 def along(at: Any, V: Any, over: Any) -> Any:
     """(q + 2 P x / tau)'x1 + b'y1."""
-    total = fill(0.0)
+    total = fill(V, 0.0)
     for i in range(at.n):
         total += (load(V, at.q + i) + 2.0 * over * load(V, at.Px + i)) * load(V, at.x1 + i)
     return total + dot(V, at.b, at.y1, at.m)
@@ -360,12 +360,12 @@ def step_rate(plan: Any, at: Any, V: Any, tau: Any, kappa: Any, dtau: Any, dkapp
 def advance(at: Any, V: Any, alpha: Any, dtau: Any, dkappa: Any, active: Any) -> None:
     """Take the step in the active lanes; one whose step is not finite stops."""
     apart()
-    zero = fill(0.0)
+    zero = fill(V, 0.0)
     total = dtau * dtau + dkappa * dkappa + dot(V, at.x1, at.x1, at.n)
     total += dot(V, at.dy, at.dy, at.m) + dot(V, at.ds, at.ds, at.m)
-    sound = pick(fill(1e280), total, active, zero)
+    sound = pick(fill(V, 1e280), total, active, zero)
     state = load(V, at.state)
-    store(V, at.state, pick(active, sound, fill(STOPPED), state))
+    store(V, at.state, pick(active, sound, fill(V, STOPPED), state))
     alpha = pick(sound, zero, alpha, zero)
     add(V, at.x, at.x1, at.n, alpha)
     add(V, at.y, at.dy, at.m, alpha)
@@ -378,7 +378,7 @@ def advance(at: Any, V: Any, alpha: Any, dtau: Any, dkappa: Any, active: Any) ->
 def keep(at: Any, V: Any, which: Any, over: Any) -> None:
     """Keep the points over tau in these lanes."""
     apart()
-    half = fill(0.5)
+    half = fill(V, 0.5)
     for i in range(at.n):
         store(V, at.kept_x + i, pick(which, half, load(V, at.x + i) * over, load(V, at.kept_x + i)))
     for i in range(at.m):
@@ -390,10 +390,10 @@ def keep(at: Any, V: Any, which: Any, over: Any) -> None:
 def write(at: Any, V: Any, column: Any, x: Any, y: Any, s: Any, info: Any) -> None:
     """Write the best points, or the certificates, in the units given, and what became of each lane."""
     apart()
-    one, zero = fill(1.0), fill(0.0)
+    one, zero = fill(V, 1.0), fill(V, 0.0)
     state, best, cost = load(V, at.state), load(V, at.best), load(V, at.cost)
-    certificate = pick(state, fill(SOLVED), pick(fill(STOPPED), state, one, zero), zero)
-    last = pick(fill(KEPT), best, certificate, one)
+    certificate = pick(state, fill(V, SOLVED), pick(fill(V, STOPPED), state, one, zero), zero)
+    last = pick(fill(V, KEPT), best, certificate, one)
     keep(at, V, last, 1.0 / load(V, at.tau))
     for i in range(at.n):
         store_to(x, i, column, load(V, at.kept_x + i) * load(V, at.D + i))

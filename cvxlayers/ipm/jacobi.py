@@ -57,7 +57,7 @@ def cholesky(V: Any, M: Any, k: Any) -> None:
         for p in range(j):
             value = load(V, M + j * k + p)
             d -= value * value
-        d = sqrt(maximum(d, fill(TINY)))
+        d = sqrt(maximum(d, fill(V, TINY)))
         store(V, M + j * k + j, d)
         over = 1.0 / d
         for i in range(j + 1, k):
@@ -65,7 +65,7 @@ def cholesky(V: Any, M: Any, k: Any) -> None:
             for p in range(j):
                 value -= load(V, M + i * k + p) * load(V, M + j * k + p)
             store(V, M + i * k + j, value * over)
-            store(V, M + j * k + i, fill(0.0))
+            store(V, M + j * k + i, fill(V, 0.0))
 
 
 @kernel
@@ -91,7 +91,7 @@ def congruent(V: Any, L: Any, D: Any, k: Any) -> None:
 @kernel
 def tangent(a: Any, b: Any, c: Any) -> Any:
     """The tangent, at most one in size, of the rotation that makes [[a, c], [c, b]] diagonal."""
-    zero = fill(0.0)
+    zero = fill(a, 0.0)
     apart_by = b - a
     size = absolute(apart_by) + sqrt(apart_by * apart_by + 4.0 * c * c) + TINY
     return 2.0 * c / pick(zero, apart_by, -size, size)
@@ -102,14 +102,14 @@ def orthogonalize(V: Any, M: Any, B: Any, k: Any) -> None:
     """Rotate the columns of M until they are orthogonal, and those of B with them (Hestenes 1958)."""
     apart()
     for _ in range(SWEEPS):
-        worst = fill(0.0)
+        worst = fill(V, 0.0)
         for p in range(k - 1):
             for q in range(p + 1, k):
-                a, b, c = fill(0.0), fill(0.0), fill(0.0)
+                a, b, c = fill(V, 0.0), fill(V, 0.0), fill(V, 0.0)
                 for i in range(k):
                     u, v = load(V, M + i * k + p), load(V, M + i * k + q)
                     a, b, c = a + u * u, b + v * v, c + u * v
-                worst = maximum(absolute(c) / sqrt(maximum(a * b, fill(TINY))), worst)
+                worst = maximum(absolute(c) / sqrt(maximum(a * b, fill(V, TINY))), worst)
                 t = tangent(a, b, c)
                 turn(V, M, p, q, k, t)
                 turn(V, B, p, q, k, t)
@@ -135,10 +135,10 @@ def eigenvalues(V: Any, M: Any, k: Any) -> Any:
     What is left off the diagonal has a norm, and no eigenvalue is further than that from the diagonal (Weyl 1912).
     """
     apart()
-    least = fill(0.0)
+    least = fill(V, 0.0)
     for _ in range(SWEEPS):
         left, least = off_diagonal(V, M, k)
-        if highest(left - CLOSE * maximum(absolute(least), fill(1.0))) <= 0.0:
+        if highest(left - CLOSE * maximum(absolute(least), fill(V, 1.0))) <= 0.0:
             return least - left
         for p in range(k - 1):
             for q in range(p + 1, k):
@@ -150,7 +150,7 @@ def eigenvalues(V: Any, M: Any, k: Any) -> Any:
 @kernel
 def off_diagonal(V: Any, M: Any, k: Any) -> Any:
     """The Frobenius norm of a symmetric matrix off its diagonal, and the least entry on it."""
-    total, least = fill(0.0), load(V, M)
+    total, least = fill(V, 0.0), load(V, M)
     for i in range(k):
         least = minimum(load(V, M + i * k + i), least)
         for j in range(i):
@@ -177,5 +177,5 @@ def rotate(V: Any, M: Any, p: Any, q: Any, k: Any) -> None:
             store(V, M + q * k + i, v)
     store(V, M + p * k + p, a - t * c)
     store(V, M + q * k + q, b + t * c)
-    store(V, M + p * k + q, fill(0.0))
-    store(V, M + q * k + p, fill(0.0))
+    store(V, M + p * k + q, fill(V, 0.0))
+    store(V, M + q * k + p, fill(V, 0.0))

@@ -1,9 +1,13 @@
-"""A value of W lanes: one number for each of W problems, held in vector registers.
+"""A value of W lanes: one number for each of W problems, held in vector registers; or of one problem, a plain number.
 
 Kernels keep their values as arrays (entries, lanes). ``load(V, i)`` gives row i of an array of W columns as one value,
 ``+ - * /``, ``maximum``, ``sqrt`` and so on work lane by lane, and ``store`` writes it back. Each operation is a vector
 instruction by construction: Numba's own loops over lanes are vectorized only where LLVM can prove that no two arrays
 overlap, and run several times slower where it cannot.
+
+Arrays of one dimension, (entries,), hold a single problem. The same kernels, compiled for these, work on plain numbers,
+so that a problem alone costs no more than itself: neither W times the memory, nor the wide instructions after which
+many processors run everything more slowly for most of a millisecond.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ __all__ = [
     "LANES",
     "absolute",
     "apart",
+    "columns_of",
     "fill",
     "highest",
     "index",
@@ -43,7 +48,8 @@ __all__ = [
     "two_to",
 ]
 
-_VECTOR = ir.VectorType(ir.DoubleType(), W)
+_NUMBER = ir.DoubleType()
+_VECTOR = ir.VectorType(_NUMBER, W)
 _INT32, _INT64 = ir.IntType(32), ir.IntType(64)
 
 
@@ -69,9 +75,18 @@ class LanesModel(models.PrimitiveModel):
         super().__init__(dmm, fe_type, _VECTOR)
 
 
+def _kind(*likes: Any) -> Any:
+    """The type of the values of an array, or of those that come together: W lanes or a number."""
+    several = any(kind.ndim == 2 if isinstance(kind, types.Array) else kind is LANES for kind in likes)
+    return LANES if several else types.float64
+
+
 def _pointer(context: Any, builder: Any, array_type: Any, array: Any, row: Any, column: Any | None = None) -> Any:
-    """The address of W neighbours in a row of a contiguous array; without a column the array has W columns."""
+    """The address of W neighbours in a row of a contiguous array; without a column the array has W columns. Or that of
+    the row's number in an array of one dimension."""
     struct = arrayobj.make_array(array_type)(context, builder, array)
+    if array_type.ndim == 1:
+        return builder.gep(struct.data, [row])
     if column is None:
         offset = builder.mul(row, ir.Constant(_INT64, W))
     else:
@@ -90,15 +105,20 @@ def _splat(builder: Any, number: Any) -> Any:
     return builder.shuffle_vector(one, ir.Constant(_VECTOR, ir.Undefined), zeros)
 
 
+def _lanes(builder: Any, kind: Any, value: Any) -> list[Any]:
+    """The numbers of a value."""
+    return [builder.extract_element(value, ir.Constant(_INT32, k)) for k in range(W)] if kind is LANES else [value]
+
+
 @operation
 def load(typingctx: Any, V: Any, i: Any) -> Any:
-    """Row i of V (rows, W)."""
+    """Row i of V (rows, W) or (rows,)."""
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         (row,) = _integers(context, builder, sig, args, 1)
         return builder.load(_pointer(context, builder, sig.args[0], args[0], row), align=8)
 
-    return LANES(V, i), generate
+    return _kind(V)(V, i), generate
 
 
 @operation
@@ -115,22 +135,25 @@ def index(typingctx: Any, plan: Any, k: Any) -> Any:
 
 @operation
 def store(typingctx: Any, V: Any, i: Any, value: Any) -> Any:
-    """Write row i of V (rows, W)."""
+    """Write row i of V (rows, W) or (rows,)."""
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         (row,) = _integers(context, builder, sig, args, 1)
         builder.store(args[2], _pointer(context, builder, sig.args[0], args[0], row), align=8)
         return context.get_dummy_value()
 
-    return types.void(V, i, LANES), generate
+    return types.void(V, i, _kind(V)), generate
 
 
 @operation
 def load_from(typingctx: Any, V: Any, i: Any, j: Any) -> Any:
-    """V[i, j : j + W] of a contiguous array V (rows, batch); V[i, 0] in all lanes if the array has one column."""
+    """V[i, j : j + W] of a contiguous array V (rows, batch); V[i, 0] in all lanes if the array has one column. Or V[i]
+    of an array (rows,)."""
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         row, column = _integers(context, builder, sig, args, 1, 2)
+        if sig.args[0].ndim == 1:
+            return builder.load(_pointer(context, builder, sig.args[0], args[0], row))
         struct = arrayobj.make_array(sig.args[0])(context, builder, args[0])
         columns = cgutils.unpack_tuple(builder, struct.shape)[1]
         shared = builder.icmp_signed("==", columns, ir.Constant(_INT64, 1))
@@ -147,19 +170,32 @@ def load_from(typingctx: Any, V: Any, i: Any, j: Any) -> Any:
         value.add_incoming(several, from_many)
         return value
 
-    return LANES(V, i, j), generate
+    return _kind(V)(V, i, j), generate
 
 
 @operation
 def store_to(typingctx: Any, V: Any, i: Any, j: Any, value: Any) -> Any:
-    """Write V[i, j : j + W] of a contiguous array V (rows, batch)."""
+    """Write V[i, j : j + W] of a contiguous array V (rows, batch), or V[i] of an array (rows,)."""
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         row, column = _integers(context, builder, sig, args, 1, 2)
         builder.store(args[3], _pointer(context, builder, sig.args[0], args[0], row, column), align=8)
         return context.get_dummy_value()
 
-    return types.void(V, i, j, LANES), generate
+    return types.void(V, i, j, _kind(V)), generate
+
+
+@operation
+def columns_of(typingctx: Any, V: Any) -> Any:
+    """How many columns V has: one if it is an array (rows,)."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        if sig.args[0].ndim == 1:
+            return ir.Constant(_INT64, 1)
+        struct = arrayobj.make_array(sig.args[0])(context, builder, args[0])
+        return cgutils.unpack_tuple(builder, struct.shape)[1]
+
+    return types.int64(V), generate
 
 
 @operation
@@ -169,13 +205,12 @@ def scatter_to(typingctx: Any, V: Any, i: Any, stride: Any, value: Any) -> Any:
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         place, stride = _integers(context, builder, sig, args, 1, 2)
         struct = arrayobj.make_array(sig.args[0])(context, builder, args[0])
-        for k in range(W):
-            lane = builder.extract_element(args[3], ir.Constant(_INT32, k))
+        for lane in _lanes(builder, sig.args[3], args[3]):
             builder.store(lane, builder.gep(struct.data, [place]))
             place = builder.add(place, stride)
         return context.get_dummy_value()
 
-    return types.void(V, i, stride, LANES), generate
+    return types.void(V, i, stride, _kind(value)), generate
 
 
 @operation
@@ -190,13 +225,14 @@ def apart(typingctx: Any) -> Any:
 
 
 @operation
-def fill(typingctx: Any, number: Any) -> Any:
-    """One number in all lanes."""
+def fill(typingctx: Any, like: Any, number: Any) -> Any:
+    """One number in all lanes of a value like those of this array, or like this value."""
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _splat(builder, context.cast(builder, args[0], sig.args[0], types.float64))
+        found = context.cast(builder, args[1], sig.args[1], types.float64)
+        return _splat(builder, found) if sig.return_type is LANES else found
 
-    return LANES(number), generate
+    return _kind(like)(like, number), generate
 
 
 @operation
@@ -206,7 +242,8 @@ def pick(typingctx: Any, a: Any, b: Any, yes: Any, no: Any) -> Any:
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return builder.select(builder.fcmp_ordered(">", args[0], args[1]), args[2], args[3])
 
-    return LANES(LANES, LANES, LANES, LANES), generate
+    kind = _kind(a, b, yes, no)
+    return kind(kind, kind, kind, kind), generate
 
 
 @operation
@@ -214,20 +251,20 @@ def highest(typingctx: Any, a: Any) -> Any:
     """The largest of the W numbers, as one number; NaN does not count."""
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        lanes = [builder.extract_element(args[0], ir.Constant(_INT32, k)) for k in range(W)]
-        found = ir.Constant(ir.DoubleType(), float("-inf"))
-        for lane in lanes:
+        found = ir.Constant(_NUMBER, float("-inf"))
+        for lane in _lanes(builder, sig.args[0], args[0]):
             found = builder.select(builder.fcmp_ordered(">", lane, found), lane, found)
         return found
 
-    return types.float64(LANES), generate
+    return types.float64(_kind(a)), generate
 
 
 def _call(name: str) -> Callable[[Any, Any, Any, Any], Any]:
     """An intrinsic function of LLVM, lane by lane."""
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        function = builder.module.declare_intrinsic(f"{name}.v{W}f64", (), ir.FunctionType(_VECTOR, [_VECTOR]))
+        suffix, of = (f"v{W}f64", _VECTOR) if sig.return_type is LANES else ("f64", _NUMBER)
+        function = builder.module.declare_intrinsic(f"{name}.{suffix}", (), ir.FunctionType(of, [of]))
         return builder.call(function, [args[0]])
 
     return generate
@@ -236,55 +273,64 @@ def _call(name: str) -> Callable[[Any, Any, Any, Any], Any]:
 @operation
 def sqrt(typingctx: Any, a: Any) -> Any:
     """The square root."""
-    return LANES(LANES), _call("llvm.sqrt")
+    return _kind(a)(_kind(a)), _call("llvm.sqrt")
 
 
 @operation
 def absolute(typingctx: Any, a: Any) -> Any:
     """The absolute value."""
-    return LANES(LANES), _call("llvm.fabs")
+    return _kind(a)(_kind(a)), _call("llvm.fabs")
 
 
 @operation
 def nearest(typingctx: Any, a: Any) -> Any:
     """The nearest whole number."""
-    return LANES(LANES), _call("llvm.rint")
+    return _kind(a)(_kind(a)), _call("llvm.rint")
 
 
-_WIDE = ir.VectorType(_INT64, W)
 _WHOLE = 6755399441055744.0  # 1.5 * 2^52: a whole number added to it stands in the lowest bits of the sum
 
 
-def _everywhere(number: int | float) -> Any:
+def _wide(kind: Any, of: Any) -> Any:
+    """So many of LLVM's type as there are lanes."""
+    return ir.VectorType(of, W) if kind is LANES else of
+
+
+def _constant(kind: Any, number: int | float) -> Any:
     """One constant in all lanes, of integers or of numbers."""
-    return ir.Constant(_WIDE if isinstance(number, int) else _VECTOR, [number] * W)
+    of = _wide(kind, _INT64 if isinstance(number, int) else _NUMBER)
+    return ir.Constant(of, [number] * W if kind is LANES else number)
 
 
 @operation
 def split(typingctx: Any, a: Any) -> Any:
     """m and a whole number e with a = m 2^e and m between the roots of 1/2 and 2, for a > 0 (not for the tiniest)."""
+    kind = _kind(a)
+    numbers, integers = _wide(kind, _NUMBER), _wide(kind, _INT64)
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        bits = builder.bitcast(args[0], _WIDE)
+        bits = builder.bitcast(args[0], integers)
         # Counted from the bits of sqrt(1/2), the exponent is in the highest 12; 2^11 keeps it positive.
-        above = builder.sub(bits, _everywhere(0x3FE6A09E667F3BCD - (1 << 62) - (1 << 62)))
-        exponent = builder.sub(builder.lshr(above, _everywhere(52)), _everywhere(1 << 11))
-        m = builder.bitcast(builder.sub(bits, builder.shl(exponent, _everywhere(52))), _VECTOR)
-        e = builder.sitofp(builder.trunc(exponent, ir.VectorType(_INT32, W)), _VECTOR)
+        above = builder.sub(bits, _constant(kind, 0x3FE6A09E667F3BCD - (1 << 62) - (1 << 62)))
+        exponent = builder.sub(builder.lshr(above, _constant(kind, 52)), _constant(kind, 1 << 11))
+        m = builder.bitcast(builder.sub(bits, builder.shl(exponent, _constant(kind, 52))), numbers)
+        e = builder.sitofp(builder.trunc(exponent, _wide(kind, _INT32)), numbers)
         return context.make_tuple(builder, sig.return_type, [m, e])
 
-    return types.UniTuple(LANES, 2)(LANES), generate
+    return types.UniTuple(kind, 2)(kind), generate
 
 
 @operation
 def two_to(typingctx: Any, k: Any) -> Any:
     """2^k for whole numbers k between -1022 and 1023."""
+    kind = _kind(k)
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        bits = builder.bitcast(builder.fadd(args[0], _everywhere(_WHOLE)), _WIDE)
-        return builder.bitcast(builder.shl(builder.add(bits, _everywhere(1023)), _everywhere(52)), _VECTOR)
+        bits = builder.bitcast(builder.fadd(args[0], _constant(kind, _WHOLE)), _wide(kind, _INT64))
+        shifted = builder.shl(builder.add(bits, _constant(kind, 1023)), _constant(kind, 52))
+        return builder.bitcast(shifted, _wide(kind, _NUMBER))
 
-    return LANES(LANES), generate
+    return kind(kind), generate
 
 
 def _chosen(sign: str) -> Callable[[Any, Any, Any, Any], Any]:
@@ -297,13 +343,15 @@ def _chosen(sign: str) -> Callable[[Any, Any, Any, Any], Any]:
 @operation
 def maximum(typingctx: Any, a: Any, b: Any) -> Any:
     """The larger of a and b; b where one of them is NaN."""
-    return LANES(LANES, LANES), _chosen(">")
+    kind = _kind(a, b)
+    return kind(kind, kind), _chosen(">")
 
 
 @operation
 def minimum(typingctx: Any, a: Any, b: Any) -> Any:
     """The smaller of a and b; b where one of them is NaN."""
-    return LANES(LANES, LANES), _chosen("<")
+    kind = _kind(a, b)
+    return kind(kind, kind), _chosen("<")
 
 
 def _operator(symbol: Any, instruction: str) -> None:

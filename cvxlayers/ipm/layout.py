@@ -1,8 +1,9 @@
 """Where the kernels find their indices and keep their numbers: all in two arrays, by offsets.
 
-A kernel takes ``plan`` (int32, flat), ``at``, a record of offsets and sizes, and ``V`` (rows, W). ``at.place + i`` is a
-place in the plan, ``at.x + i`` a row of V. Few arguments keep both the compilation and the calls short. What kernels
-never write to, the alphas of power cones and the random right-hand side ``probe``, is put into V when V is made.
+A kernel takes ``plan`` (int32, flat), ``at``, a record of offsets and sizes, and ``V`` (rows, W), or (rows,) for a
+single problem. ``at.place + i`` is a place in the plan, ``at.x + i`` a row of V. Few arguments keep both the
+compilation and the calls short. What kernels never write to, the alphas of power cones and the random right-hand side
+``probe``, is put into V when V is made.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from cvxlayers.cones.product import Cones
 from cvxlayers.ipm.panels import WIDEST
 from cvxlayers.ipm.symbolic import Analysis
+from cvxlayers.ipm.width import W
 from cvxlayers.program import Array
 
 __all__ = ["FIELDS", "FURTHER_FIELDS", "Layout"]
@@ -47,7 +49,7 @@ Numba does not take the one record for a special case of the other."""
 
 
 Space = tuple[NDArray[np.int32], Array]
-"""The plan, and V (rows, W)."""
+"""The plan, and V (rows, W) or (rows,)."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,8 @@ class Layout:
     seconds W problems take, and their derivatives, and their residuals; whether there are PSD, exponential or power
     cones, and the alphas.
 
-    Work space that is not in use waits in ``idle``; it holds nothing from call to call that anyone reads.
+    Work space that is not in use waits in ``idle``, that of single problems in ``idle[1]``; it holds nothing from call
+    to call that anyone reads.
     """
 
     plan: NDArray[np.int32]
@@ -69,7 +72,7 @@ class Layout:
     measure_seconds: float
     further: bool
     exponents: tuple[float, ...]
-    idle: deque[Space]
+    idle: tuple[deque[Space], deque[Space]]
 
     @classmethod
     def of(cls, analysis: Analysis) -> Layout:
@@ -95,31 +98,33 @@ class Layout:
             rows, fields = int(more[-1]), FURTHER_FIELDS
         record = np.array([numbers], dtype=fields)
         seconds = (analysis.seconds, analysis.derivative_seconds, analysis.measure_seconds)
-        return cls(np.concatenate(indices), record, rows, n, m, *seconds, further, cones.power, deque())
+        return cls(np.concatenate(indices), record, rows, n, m, *seconds, further, cones.power, (deque(), deque()))
 
-    def take(self) -> Space:
-        """Work space for one thread, to be given back if nothing fails. Each row of V is one cache line; the plan's
-        ``slot`` is written to."""
+    def take(self, single: bool = False) -> Space:
+        """Work space for one thread, for a single problem or for W, to be given back if nothing fails. In the latter
+        each row of V is one cache line; the plan's ``slot`` is written to."""
         try:
-            return self.idle.pop()
+            return self.idle[single].pop()
         except IndexError:
-            return _space(self)
+            return _space(self, single)
 
     def give(self, space: Space) -> None:
         """Let later calls have the work space."""
-        if self.rows <= KEPT_ROWS and len(self.idle) < KEPT_SPACES:
-            self.idle.append(space)
+        idle = self.idle[space[1].ndim == 1]
+        if self.rows <= KEPT_ROWS and len(idle) < KEPT_SPACES:
+            idle.append(space)
 
 
-def _space(layout: Layout) -> Space:
-    block = np.zeros((layout.rows + 1) * 8)
-    begin = -(block.ctypes.data // block.itemsize) % 8
-    V = block[begin : begin + layout.rows * 8].reshape(layout.rows, 8)
+def _space(layout: Layout, single: bool) -> Space:
+    lanes = 1 if single else W
+    block = np.zeros(layout.rows * lanes + W)
+    begin = -(block.ctypes.data // block.itemsize) % W
+    V = block[begin : begin + layout.rows * lanes].reshape(layout.rows, lanes)
     at, size = layout.record[0], layout.n + layout.m
     V[at["probe"] : at["probe"] + size] = np.random.default_rng(0).standard_normal((size, 1))
     if layout.exponents:
         V[at["alpha"] : at["alpha"] + len(layout.exponents)] = np.array(layout.exponents)[:, None]
-    return layout.plan.copy(), V
+    return layout.plan.copy(), V.reshape(-1) if single else V
 
 
 def _further_lengths(cones: Cones) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cvxlayers.ipm.kernel import kernel
-from cvxlayers.ipm.lanes import apart, fill, index, load_from, scatter_to, store_to
+from cvxlayers.ipm.lanes import apart, columns_of, fill, index, load_from, scatter_to, store_to
 
 __all__ = ["map_group", "map_group_apart"]
 
@@ -28,7 +28,7 @@ def map_group_apart(maps: Any, weights: Any, which: Any, source: Any, ends: Any,
     rows ends[0], ..., ends[1] - 1, and so on.
     """
     apart()
-    start, batch = 0, target.shape[1]
+    start, batch = 0, columns_of(target)
     for part in range(len(ends)):
         end = index(ends, part)
         size = end - start
@@ -44,7 +44,7 @@ def mapped_row(maps: Any, weights: Any, which: Any, row: Any, source: Any, colum
     at, place = index(maps, 2 * which), index(maps, 2 * which + 1)
     rows = index(maps, at)
     starts, columns, nonzeros = at + 1, at + rows + 2, place + rows
-    total = fill(weights[place + row])
+    total = fill(source, weights[place + row])
     for k in range(index(maps, starts + row), index(maps, starts + row + 1)):
         total += load_from(source, index(maps, columns + k), column) * weights[nonzeros + k]
     return total

@@ -75,11 +75,11 @@ def place_centre(plan: Any, at: Any, V: Any, v: Any) -> None:
     for k in range(at.exponentials):
         row = v + first_row(plan, at, k)
         for i in range(3):
-            store(V, row + i, fill(exponential.CENTRE[i]))
+            store(V, row + i, fill(V, exponential.CENTRE[i]))
     for k in range(at.powers):
         row = v + first_row(plan, at, at.exponentials + k)
         alpha = load(V, at.alpha + k)
-        put(V, row, sqrt(1.0 + alpha), sqrt(2.0 - alpha), fill(0.0))
+        put(V, row, sqrt(1.0 + alpha), sqrt(2.0 - alpha), fill(V, 0.0))
 
 
 @kernel
@@ -111,8 +111,9 @@ def scale_cone(at: Any, V: Any, k: Any, row: Any) -> None:
     v1, v2, v3 = cross(y1, y2, y3, z1, z2, z3)
     w1, w2, w3 = divided(V, barrier, v1, v2, v3)
     length = v1 * w1 + v2 * w2 + v3 * w3
-    zero, one = fill(0.0), fill(1.0)
-    primal_dual = pick(excess, fill(CENTRAL), pick(length, zero, pick(fill(1e300), excess, one, zero), zero), zero)
+    zero, one = fill(V, 0.0), fill(V, 1.0)
+    bounded = pick(fill(V, 1e300), excess, one, zero)
+    primal_dual = pick(excess, fill(V, CENTRAL), pick(length, zero, bounded, zero), zero)
     for j in range(3):
         if j == 0:
             size, a1, a2, a3 = 1.0 / product, s1, s2, s3
@@ -154,7 +155,7 @@ def write_scaling(plan: Any, at: Any, V: Any, eps: Any) -> None:
         e = at.cone_map + index(plan, at.cone_entry + at.count + at.matrices + k)
         for j in range(3):
             for i in range(j, 3):
-                total = fill(0.0)
+                total = fill(V, 0.0)
                 for c in range(3):
                     total += load(V, factor + 3 * c + i) * load(V, factor + 3 * c + j)
                 if i == j:
@@ -171,7 +172,7 @@ def H_times(plan: Any, at: Any, V: Any, v: Any, Hv: Any) -> None:
     for k in range(at.exponentials + at.powers):
         row, factor = first_row(plan, at, k), at.factor + 9 * k
         v1, v2, v3 = triple(V, v + row)
-        h1, h2, h3 = fill(0.0), fill(0.0), fill(0.0)
+        h1, h2, h3 = fill(V, 0.0), fill(V, 0.0), fill(V, 0.0)
         for c in range(3):
             f1, f2, f3 = triple(V, factor + 3 * c)
             along = f1 * v1 + f2 * v2 + f3 * v3
@@ -209,7 +210,7 @@ def reach(plan: Any, at: Any, V: Any, alpha: Any, dtau: Any, dkappa: Any, near: 
     apart()
     if at.exponentials + at.powers == 0:
         return alpha
-    zero, one = fill(0.0), fill(1.0)
+    zero, one = fill(V, 0.0), fill(V, 1.0)
     # mu' = mu + alpha slope + alpha^2 bow.
     degree, mu = 1.0 + at.degree, load(V, at.mu)
     slope = dot(V, at.s, at.dy, at.m) + dot(V, at.y, at.ds, at.m)
@@ -244,7 +245,7 @@ def at_end(plan: Any, at: Any, V: Any, k: Any, alpha: Any, floor: Any, central: 
     else:
         exponent = load(V, at.alpha + k - at.exponentials)
         m, n = power.margin(exponent, s1, s2, s3), power.dual_margin(exponent, y1, y2, y3)
-    zero, one = fill(0.0), fill(1.0)
+    zero, one = fill(V, 0.0), fill(V, 1.0)
     if not central:
         return pick(m, zero, pick(n, zero, one, zero), zero)
     if k < at.exponentials:

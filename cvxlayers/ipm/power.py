@@ -42,7 +42,7 @@ ROOT_STEPS = 6
 @kernel
 def margin(alpha: Any, s1: Any, s2: Any, s3: Any) -> Any:
     """Positive inside K: the smallest of s1, s2, 2 log(s1^alpha s2^beta / |s3|). Outside it is not positive, or NaN."""
-    size = maximum(absolute(s3), fill(SMALLEST))
+    size = maximum(absolute(s3), fill(s3, SMALLEST))
     room = 2.0 * (alpha * log(s1) + (1.0 - alpha) * log(s2) - log(size))
     return minimum(minimum(s1, s2), room)
 
@@ -73,8 +73,8 @@ def shadow(alpha: Any, s1: Any, s2: Any, s3: Any) -> Any:
     """The point z inside K* with -f*'(z) = s, for s inside K."""
     apart()
     beta = 1.0 - alpha
-    size = maximum(absolute(s3), fill(SMALLEST))
-    room = maximum(2.0 * (alpha * log(s1) + beta * log(s2) - log(size)), fill(1e-300))
+    size = maximum(absolute(s3), fill(s3, SMALLEST))
+    room = maximum(2.0 * (alpha * log(s1) + beta * log(s2) - log(size)), fill(s3, 1e-300))
     by_alpha, by_beta = 0.5 * beta / alpha, 0.5 * alpha / beta
     # The left side is concave in h, with slope 2 at 0: Newton's method climbs from half the right side to the root.
     h = 0.5 * room
@@ -84,7 +84,7 @@ def shadow(alpha: Any, s1: Any, s2: Any, s3: Any) -> Any:
         slope = 1.0 + (1.0 - e) * (beta / (1.0 + by_alpha * e) + alpha / (1.0 + by_beta * e))
         h = maximum(h - (value - room) / slope, 0.5 * room)
     e = fall(h)
-    signed = pick(fill(0.0), s3, -size, size)
+    signed = pick(fill(s3, 0.0), s3, -size, size)
     return (2.0 * alpha + beta * e) / (e * s1), (2.0 * beta + alpha * e) / (e * s2), -2.0 * exp(-h) / (e * signed)
 
 
@@ -116,14 +116,14 @@ def expand(alpha: Any, V: Any, row: Any, y1: Any, y2: Any, y3: Any) -> None:
     lean = -2.0 * y3 * rho / twice
     store(V, row + 6, lean * sigma1)
     store(V, row + 7, lean * sigma2)
-    store(V, row + 8, fill(2.0))
+    store(V, row + 8, fill(V, 2.0))
     store(V, row + 9, sigma1)
     store(V, row + 10, sigma2)
-    store(V, row + 11, fill(0.0))
+    store(V, row + 11, fill(V, 0.0))
     lean = slant / by_delta
     store(V, row + 12, 1.0 / y1 + lean * sigma1)
     store(V, row + 13, lean * sigma2 - 1.0 / y2)
-    store(V, row + 14, fill(0.0))
+    store(V, row + 14, fill(V, 0.0))
 
 
 @kernel

@@ -17,7 +17,7 @@ def P_times(plan: Any, at: Any, V: Any, x: Any, Px: Any) -> None:
     starts, rows, P = at.P_start, at.P_row, at.P
     for j in range(at.n):
         xj = load(V, x + j)
-        total = fill(0.0)
+        total = fill(V, 0.0)
         for k in range(index(plan, starts + j), index(plan, starts + j + 1)):
             i = index(plan, rows + k)
             p = load(V, P + k)
@@ -32,12 +32,12 @@ def A_and_transpose_times(plan: Any, at: Any, V: Any, x: Any, y: Any, Ax: Any, A
     """Ax and A'y in one pass over A, by columns."""
     apart()
     starts, rows, A = at.A_start, at.A_row, at.A
-    zero = fill(0.0)
+    zero = fill(V, 0.0)
     for i in range(at.m):
         store(V, Ax + i, zero)
     for j in range(at.n):
         xj = load(V, x + j)
-        total = fill(0.0)
+        total = fill(V, 0.0)
         for k in range(index(plan, starts + j), index(plan, starts + j + 1)):
             i = index(plan, rows + k)
             a = load(V, A + k)
@@ -49,7 +49,7 @@ def A_and_transpose_times(plan: Any, at: Any, V: Any, x: Any, y: Any, Ax: Any, A
 @kernel
 def dot(V: Any, u: Any, v: Any, size: Any) -> Any:
     """u'v in each lane."""
-    total = fill(0.0)
+    total = fill(V, 0.0)
     for i in range(size):
         total += load(V, u + i) * load(V, v + i)
     return total
@@ -58,7 +58,7 @@ def dot(V: Any, u: Any, v: Any, size: Any) -> Any:
 @kernel
 def largest(V: Any, u: Any, size: Any) -> Any:
     """The largest absolute value in each lane; NaN does not count."""
-    found = fill(0.0)
+    found = fill(V, 0.0)
     for i in range(size):
         found = maximum(absolute(load(V, u + i)), found)
     return found

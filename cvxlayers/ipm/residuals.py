@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from cvxlayers.ipm.kernel import kernel
-from cvxlayers.ipm.lanes import absolute, apart, fill, load, load_from, maximum, pick, sqrt, store, store_to
+from cvxlayers.ipm.lanes import absolute, apart, fill, highest, load, load_from, maximum, pick, sqrt, store, store_to
+from cvxlayers.ipm.method import SOLVED
 from cvxlayers.ipm.products import A_and_transpose_times, P_times, dot, largest
 from cvxlayers.ipm.scaling import cone, tail_dot
 
-__all__ = ["measure_group"]
+__all__ = ["largest_of", "measure_group", "verdict"]
 
 
 @kernel
@@ -25,13 +28,13 @@ def measure_group(plan: Any, at: Any, V: Any, P: Any, q: Any, A: Any, b: Any, x:
     load_points(at, V, P, q, A, b, x, y, s, column)
     P_times(plan, at, V, at.x, at.Px)
     A_and_transpose_times(plan, at, V, at.x, at.y, at.Ax, at.Aty)
-    total, rest = fill(0.0), fill(0.0)
+    total, rest = fill(V, 0.0), fill(V, 0.0)
     for i in range(at.n):
         r = load(V, at.Px + i) + load(V, at.Aty + i) + load(V, at.q + i)
         rest, total = maximum(absolute(r), rest), total + r
     size = maximum(maximum(largest(V, at.Px, at.n), largest(V, at.Aty, at.n)), largest(V, at.q, at.n))
     dual = rest / (1.0 + size) + 0.0 * total  # NaN where there is one
-    rest = fill(0.0)
+    rest = fill(V, 0.0)
     for i in range(at.m):
         r = load(V, at.Ax + i) + load(V, at.s + i) - load(V, at.b + i)
         rest, total = maximum(absolute(r), rest), total + r
@@ -49,6 +52,27 @@ def measure_group(plan: Any, at: Any, V: Any, P: Any, q: Any, A: Any, b: Any, x:
     store_to(out, 2, column, gap)
     store_to(out, 3, column, outside)
     store_to(out, 4, column, cost)
+
+
+@kernel
+def verdict(out: Any, info: Any, column: Any, measured: Any) -> Any:
+    """The largest of the residuals below row info + 2 (if they were measured) in the W columns from this one on;
+    infinity if one of them is NaN, or the state in row info is not SOLVED."""
+    state, zero, never = load_from(out, info, column), fill(out, 0.0), fill(out, np.inf)
+    unsolved = highest(pick(state, fill(out, SOLVED), never, zero))
+    return max(unsolved, largest_of(out, info + 3, info + 7, column)) if measured else unsolved
+
+
+@kernel
+def largest_of(out: Any, first: Any, end: Any, column: Any) -> Any:
+    """The largest number, at least 0, in rows first, ..., end - 1 of the W columns from this one on; infinity if one
+    is NaN."""
+    never = fill(out, np.inf)
+    found, total = fill(out, 0.0), fill(out, 0.0)
+    for i in range(first, end):
+        value = load_from(out, i, column)
+        found, total = maximum(value, found), total + value
+    return highest(pick(never, total, found, never))
 
 
 @kernel
@@ -72,7 +96,7 @@ def load_points(at: Any, V: Any, P: Any, q: Any, A: Any, b: Any, x: Any, y: Any,
 def distance(plan: Any, at: Any, V: Any, v: Any) -> Any:
     """How far v is from its nonnegative and second-order cones, in the infinity norm."""
     apart()
-    zero = fill(0.0)
+    zero = fill(V, 0.0)
     found = zero
     for i in range(at.first, at.cones):
         found = maximum(found, -load(V, v + i))

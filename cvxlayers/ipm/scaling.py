@@ -40,7 +40,7 @@ TINY = 1e-300
 @kernel
 def tail_dot(V: Any, u: Any, v: Any, start: Any, stop: Any) -> Any:
     """The sum of u_i v_i over start < i < stop: a cone's rows without its first."""
-    total = fill(0.0)
+    total = fill(V, 0.0)
     for i in range(start + 1, stop):
         total += load(V, u + i) * load(V, v + i)
     return total
@@ -51,7 +51,7 @@ def determinant(V: Any, v: Any, start: Any, stop: Any) -> Any:
     """v'Jv = (v0 - |v1|) (v0 + |v1|) of a cone's rows, kept positive."""
     size = sqrt(tail_dot(V, v, v, start, stop))
     v0 = load(V, v + start)
-    return maximum((v0 - size) * (v0 + size), fill(TINY))
+    return maximum((v0 - size) * (v0 + size), fill(V, TINY))
 
 
 @kernel
@@ -65,11 +65,11 @@ def unit_scaling(plan: Any, at: Any, V: Any) -> None:
     """H = I, and 0 for equalities."""
     apart()
     for i in range(at.m):
-        store(V, at.h + i, fill(1.0 if at.first <= i < at.cones else 0.0))
-        store(V, at.w + i, fill(0.0))
+        store(V, at.h + i, fill(V, 1.0 if at.first <= i < at.cones else 0.0))
+        store(V, at.w + i, fill(V, 0.0))
     for c in range(at.count):
-        store(V, at.w + index(plan, at.cone_start + c), fill(1.0))
-        store(V, at.eta + c, fill(1.0))
+        store(V, at.w + index(plan, at.cone_start + c), fill(V, 1.0))
+        store(V, at.eta + c, fill(V, 1.0))
     further.unit_scaling(plan, at, V)
 
 
@@ -87,7 +87,7 @@ def rescale(plan: Any, at: Any, V: Any) -> None:
         product = load(V, s + start) * load(V, y + start) + tail_dot(V, s, y, start, stop)
         g = 0.5 / sqrt(0.5 * (1.0 + product / (size_s * size_y)))
         over_s, over_y = g / size_s, g / size_y
-        total = fill(0.0)
+        total = fill(V, 0.0)
         for i in range(start + 1, stop):
             value = load(V, s + i) * over_s - load(V, y + i) * over_y
             total += value * value
@@ -170,8 +170,8 @@ def write_large(plan: Any, at: Any, V: Any, c: Any, eps: Any) -> None:
         e += 1
         store(V, at.entries + index(plan, e), u1 * load(V, at.w + i))
     extra = at.place + index(plan, at.cone_extra + c)
-    store(V, at.diagonal + index(plan, extra), fill(-1.0))
-    store(V, at.diagonal + index(plan, extra + 1), fill(1.0))
+    store(V, at.diagonal + index(plan, extra), fill(V, -1.0))
+    store(V, at.diagonal + index(plan, extra + 1), fill(V, 1.0))
 
 
 @kernel
@@ -228,7 +228,7 @@ def correct_cone(plan: Any, at: Any, V: Any, k: Any, sigma_mu: Any) -> None:
     l0, u0 = load(V, l + start), load(V, u + start)
     # p = -(l + u) o u, with a o b = (a'b, a0 b1 + b0 a1); then r = l \ p, the solution of l o r = p.
     p0 = -((l0 + u0) * u0 + tail_dot(V, l, u, start, stop) + tail_dot(V, u, u, start, stop))
-    along = fill(0.0)
+    along = fill(V, 0.0)
     for i in range(start + 1, stop):
         li, ui = load(V, l + i), load(V, u + i)
         p = -((l0 + u0) * ui + u0 * (li + ui))
@@ -249,7 +249,7 @@ def correct_cone(plan: Any, at: Any, V: Any, k: Any, sigma_mu: Any) -> None:
 def rate(plan: Any, at: Any, V: Any, v: Any, dv: Any) -> Any:
     """The inverse of the longest step for which v + step dv stays in the cones; 0 if it may be of any length."""
     apart()
-    found = fill(0.0)
+    found = fill(V, 0.0)
     for i in range(at.first, at.cones):
         found = maximum(found, -(load(V, dv + i) / load(V, v + i)))
     for c in range(at.count):
@@ -259,7 +259,7 @@ def rate(plan: Any, at: Any, V: Any, v: Any, dv: Any) -> Any:
         v0, d0 = over * load(V, v + start), load(V, dv + start)
         r0 = v0 * d0 - over * tail_dot(V, v, dv, start, stop)
         factor = over * (r0 + d0) / (v0 + 1.0)
-        total = fill(0.0)
+        total = fill(V, 0.0)
         for i in range(start + 1, stop):
             r = load(V, dv + i) - factor * load(V, v + i)
             total += r * r
@@ -271,7 +271,7 @@ def rate(plan: Any, at: Any, V: Any, v: Any, dv: Any) -> Any:
 def inside(plan: Any, at: Any, V: Any, v: Any) -> Any:
     """The smallest of v_i and v0 - |v1| over the cones, and the sum of those that are positive."""
     apart()
-    zero = fill(0.0)
+    zero = fill(V, 0.0)
     least, total = further.inside(plan, at, V, v)
     for i in range(at.first, at.cones):
         margin = load(V, v + i)
@@ -291,8 +291,8 @@ def shift(plan: Any, at: Any, V: Any, v: Any) -> None:
     if degree == 0:
         return
     least, total = inside(plan, at, V, v)
-    goal = maximum(fill(1.0), total * (0.1 / degree))
-    length = pick(least, goal, fill(0.0), goal - least)
+    goal = maximum(fill(V, 1.0), total * (0.1 / degree))
+    length = pick(least, goal, fill(V, 0.0), goal - least)
     for i in range(at.first, at.cones):
         store(V, v + i, load(V, v + i) + length)
     for c in range(at.count):

@@ -40,7 +40,7 @@ def unit_scaling(plan: Any, at: Any, V: Any) -> None:
         _, order, R = place_of(plan, at, k)
         for i in range(order):
             for j in range(order):
-                store(V, R + order * order + i * order + j, fill(1.0 if i == j else 0.0))
+                store(V, R + order * order + i * order + j, fill(V, 1.0 if i == j else 0.0))
 
 
 @kernel
@@ -59,11 +59,11 @@ def rescale(plan: Any, at: Any, V: Any) -> None:
         transpose_times(V, N, R, order, M)
         orthogonalize(V, M, R, order)
         for j in range(order):
-            total = fill(0.0)
+            total = fill(V, 0.0)
             for i in range(order):
                 value = load(V, M + i * order + j)
                 total += value * value
-            total = maximum(sqrt(total), fill(1e-150))
+            total = maximum(sqrt(total), fill(V, 1e-150))
             store(V, l + j, total)
             over = 1.0 / sqrt(total)
             for i in range(order):
@@ -77,7 +77,7 @@ def transpose_times(V: Any, A: Any, B: Any, k: Any, C: Any) -> None:
     apart()
     for i in range(k):
         for j in range(k):
-            total = fill(0.0)
+            total = fill(V, 0.0)
             for p in range(k):
                 total += load(V, A + p * k + i) * load(V, B + p * k + j)
             store(V, C + i * k + j, total)
@@ -89,7 +89,7 @@ def times_transpose(V: Any, A: Any, B: Any, k: Any, C: Any) -> None:
     apart()
     for i in range(k):
         for j in range(i + 1):
-            total = fill(0.0)
+            total = fill(V, 0.0)
             for p in range(k):
                 total += load(V, A + i * k + p) * load(V, B + j * k + p)
             store(V, C + i * k + j, total)
@@ -102,7 +102,7 @@ def times(V: Any, A: Any, B: Any, k: Any, C: Any) -> None:
     apart()
     for i in range(k):
         for j in range(k):
-            total = fill(0.0)
+            total = fill(V, 0.0)
             for p in range(k):
                 total += load(V, A + i * k + p) * load(V, B + p * k + j)
             store(V, C + i * k + j, total)
@@ -188,7 +188,7 @@ def correct(plan: Any, at: Any, V: Any, sigma_mu: Any) -> None:
 def rate(plan: Any, at: Any, V: Any, v: Any, dv: Any) -> Any:
     """The inverse of the longest step for which v + step dv stays in the cones, or a little more; at least 0."""
     apart()
-    found = fill(0.0)
+    found = fill(V, 0.0)
     for k in range(at.matrices):
         row, order, _ = place_of(plan, at, k)
         M, N = at.work, at.work + order * order
@@ -204,13 +204,13 @@ def rate(plan: Any, at: Any, V: Any, v: Any, dv: Any) -> Any:
 def inside(plan: Any, at: Any, V: Any, v: Any) -> Any:
     """The least eigenvalue of all, and the sum of those that are positive; nearly."""
     apart()
-    least, total = fill(1e300), fill(0.0)
+    least, total = fill(V, 1e300), fill(V, 0.0)
     for k in range(at.matrices):
         row, order, _ = place_of(plan, at, k)
         unpack(V, v + row, order, at.work)
         least = minimum(eigenvalues(V, at.work, order), least)
         for i in range(order):
-            total += maximum(load(V, at.work + i * order + i), fill(0.0))
+            total += maximum(load(V, at.work + i * order + i), fill(V, 0.0))
     return least, total
 
 

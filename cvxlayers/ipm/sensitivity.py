@@ -82,19 +82,19 @@ def differentiate_group(plan: Any, at: Any, V: Any, y: Any, state: Any, mu: Any,
         store(V, at.out + i, load(V, at.x + i) * load(V, at.D + i))
     for i in range(at.m):
         store(V, at.out + at.n + i, load(V, at.y + i) * load(V, at.E + i))
-    store_to(info, 0, column, pick(healthy, fill(0.0), error, fill(HUGE)))
+    store_to(info, 0, column, pick(healthy, fill(V, 0.0), error, fill(V, HUGE)))
 
 
 @kernel
 def load_system(plan: Any, at: Any, V: Any, y: Any, state: Any, mu: Any, column: Any) -> None:
     """Put zeros into the rows that are left out (s is their mask), and write K."""
     apart()
-    one, zero = fill(1.0), fill(0.0)
+    one, zero = fill(V, 1.0), fill(V, 0.0)
     for i in range(at.cones):
         v, e = load_from(y, i, column) - load_from(state, i, column), load(V, at.E + i)
         d = one if i < at.first else slope(v, mu)
         store(V, at.s + i, pick(d, zero, one, zero))
-        store(V, at.h + i, pick(d, zero, (1.0 - d) / maximum(d, fill(1e-300)) * e * e, one))
+        store(V, at.h + i, pick(d, zero, (1.0 - d) / maximum(d, fill(V, 1e-300)) * e * e, one))
     store(V, at.error, one)
     for c in range(at.count):
         load_cone(plan, at, V, y, state, column, c)
@@ -116,16 +116,16 @@ def load_system(plan: Any, at: Any, V: Any, y: Any, state: Any, mu: Any, column:
         store(V, at.diagonal + index(plan, at.place + j), own)
     for k in range(at.A_nnz):
         store(V, at.entries + index(plan, at.A_entry + k), load(V, at.A + k))
-    write_symmetric(plan, at, V, fill(REGULARIZATION))
-    spectral.write_blocks(plan, at, V, fill(REGULARIZATION))
+    write_symmetric(plan, at, V, fill(V, REGULARIZATION))
+    spectral.write_blocks(plan, at, V, fill(V, REGULARIZATION))
 
 
 @kernel
 def slope(v: Any, mu: Any) -> Any:
     """D in a row of the nonnegative orthant: 1, 0, or 1/2 at the kink; smoothed, y / (y + s) with s y = mu."""
-    zero = fill(0.0)
+    zero = fill(v, 0.0)
     if mu == 0.0:
-        return pick(v, zero, fill(1.0), pick(zero, v, zero, fill(0.5)))
+        return pick(v, zero, fill(v, 1.0), pick(zero, v, zero, fill(v, 0.5)))
     root = sqrt(v * v + 4.0 * mu)
     return pick(v, zero, 0.5 * (v + root), 2.0 * mu / (root - v)) / root
 
@@ -137,7 +137,7 @@ def load_cone(plan: Any, at: Any, V: Any, y: Any, s: Any, column: Any, c: Any) -
     Lanes at a kink of the projection, which others see to, get a 0 in ``error``.
     """
     apart()
-    one, zero, tiny = fill(1.0), fill(0.0), fill(1e-300)
+    one, zero, tiny = fill(V, 1.0), fill(V, 0.0), fill(V, 1e-300)
     start, stop = cone(plan, at, c)
     t, size = load_from(y, start, column) - load_from(s, start, column), zero
     for i in range(start + 1, stop):
@@ -152,9 +152,9 @@ def load_cone(plan: Any, at: Any, V: Any, y: Any, s: Any, column: Any, c: Any) -
     store(V, at.error, load(V, at.error) * kink)
     e = load(V, at.E + start)
     h = between * maximum(-low, zero) / maximum(high, tiny) * e * e
-    top = maximum(fill(LARGE), OVER * h)
+    top = maximum(fill(V, LARGE), OVER * h)
     # In lanes that are not between: eta^2 = 1e-12 inside and 1 outside, where w = (1, 0).
-    scale = pick(between, zero, maximum(h, fill(1e-12)), pick(outside, zero, one, fill(1e-12)))
+    scale = pick(between, zero, maximum(h, fill(V, 1e-12)), pick(outside, zero, one, fill(V, 1e-12)))
     rho = sqrt(top / scale)
     half = 0.5 * (rho - 1.0 / rho) * between / maximum(size, tiny)
     total, over = zero, between / maximum(size, tiny)
@@ -189,8 +189,8 @@ def judge_probe(plan: Any, at: Any, V: Any) -> Any:
     The random r is in V (see ``layout``), in scaled units.
     """
     apart()
-    zero, one = fill(0.0), fill(1.0)
-    size = 1.0 / sqrt(fill(1.0 * (at.n + at.m)))
+    zero, one = fill(V, 0.0), fill(V, 1.0)
+    size = 1.0 / sqrt(fill(V, 1.0 * (at.n + at.m)))
     for i in range(at.n):
         store(V, at.rx + i, load(V, at.probe + i) * load(V, at.x2 + i))
     for i in range(at.m):
@@ -198,21 +198,21 @@ def judge_probe(plan: Any, at: Any, V: Any) -> Any:
     substitute(plan, at, V, at.rx, at.ry, at.x, at.y)
     remove_idle(plan, at, V, at.y)
     worst, _ = residual(plan, at, V)
-    return load(V, at.error) * pick(fill(HARMLESS) * size, worst, one, zero)
+    return load(V, at.error) * pick(fill(V, HARMLESS) * size, worst, one, zero)
 
 
 @kernel
 def refine(plan: Any, at: Any, V: Any) -> Any:
     """x and y such that J z = (rx, ry), lane by lane as far as refinement goes; return the relative residual."""
     apart()
-    zero, one = fill(0.0), fill(1.0)
+    zero, one = fill(V, 0.0), fill(V, 1.0)
     for i in range(at.n):
         store(V, at.x + i, zero)
         store(V, at.ex + i, load(V, at.rx + i))
     for i in range(at.m):
         store(V, at.y + i, zero)
         store(V, at.ey + i, load(V, at.ry + i))
-    before = fill(HUGE)
+    before = fill(V, HUGE)
     for k in range(ROUNDS):
         substitute(plan, at, V, at.ex, at.ey, at.tx, at.ty)
         remove_idle(plan, at, V, at.ty)
@@ -226,7 +226,7 @@ def refine(plan: Any, at: Any, V: Any) -> Any:
             add(V, at.y, at.ty, at.m, -back)
             if k + 1 < ROUNDS:
                 residual(plan, at, V)
-        going = pick(now, fill(SETTLED), pick(GAIN * before, now, one, zero), zero)
+        going = pick(now, fill(V, SETTLED), pick(GAIN * before, now, one, zero), zero)
         before = pick(before, now, now, before)
         if highest(going) == 0.0:
             break
@@ -258,7 +258,7 @@ def residual(plan: Any, at: Any, V: Any) -> Any:
     apart()
     P_times(plan, at, V, at.x, at.Pt)
     A_and_transpose_times(plan, at, V, at.x, at.y, at.ey, at.ex)
-    worst, total, Px, Aty, Hy = fill(0.0), fill(0.0), fill(0.0), fill(0.0), fill(0.0)
+    worst, total, Px, Aty, Hy = fill(V, 0.0), fill(V, 0.0), fill(V, 0.0), fill(V, 0.0), fill(V, 0.0)
     for i in range(at.n):
         p, a = load(V, at.Pt + i), load(V, at.ex + i)
         e = load(V, at.rx + i) - p - a

@@ -66,14 +66,14 @@ def remove_idle(plan: Any, at: Any, V: Any, y: Any) -> None:
         remove_triple(plan, at, V, k, y)
 
 
-@kernel_where(FIELD, lambda plan, at, V: (fill(0.0), fill(0.0), fill(0.0)))
+@kernel_where(FIELD, lambda plan, at, V: (fill(V, 0.0), fill(V, 0.0), fill(V, 0.0)))
 def residual(plan: Any, at: Any, V: Any) -> Any:
     """share (ry - A x) + min(h, CAP) y in the rows of these cones, from ry - A x, in ey.
 
     The largest entry of it along the eigenvectors, and of its last term, both over 1 + min(h, CAP); and the sum of its
     entries, which tells of NaN.
     """
-    worst, Hy, total = fill(0.0), fill(0.0), fill(0.0)
+    worst, Hy, total = fill(V, 0.0), fill(V, 0.0), fill(V, 0.0)
     for k in range(at.matrices):
         error, term = matrix_residual(plan, at, V, k)
         worst, Hy = maximum(error, worst), maximum(term, Hy)
@@ -88,16 +88,16 @@ def residual(plan: Any, at: Any, V: Any) -> Any:
 @kernel
 def ratio_of(d: Any, unit: Any) -> Any:
     """min(h, CAP) and share for an eigenvalue d, with h in scaled units; share is 0 where d is."""
-    zero, one, cap = fill(0.0), fill(1.0), fill(CAP)
-    h = pick(d, zero, (one - d) / maximum(d, fill(1e-300)) * unit, cap)
+    zero, one, cap = fill(d, 0.0), fill(d, 1.0), fill(d, CAP)
+    h = pick(d, zero, (one - d) / maximum(d, fill(d, 1e-300)) * unit, cap)
     return minimum(h, cap), pick(d, zero, cap / maximum(h, cap), zero)
 
 
 @kernel
 def note_broken(at: Any, V: Any, d: Any) -> None:
     """A 0 into ``error`` where d is NaN."""
-    zero, one = fill(0.0), fill(1.0)
-    store(V, at.error, load(V, at.error) * pick(d, fill(-1.0), one, zero))
+    zero, one = fill(V, 0.0), fill(V, 1.0)
+    store(V, at.error, load(V, at.error) * pick(d, fill(V, -1.0), one, zero))
 
 
 @kernel
@@ -105,7 +105,7 @@ def load_triple(plan: Any, at: Any, V: Any, state: Any, column: Any, k: Any, bas
     """Of an exponential or power cone: q_j, min(h, CAP) and share into its 15 rows, and the columns of F, H = F F'."""
     apart()
     row, place, factor = first_row(plan, at, k), at.barrier + 15 * k, at.factor + 9 * k
-    zero, one = fill(0.0), fill(1.0)
+    zero, one = fill(V, 0.0), fill(V, 1.0)
     unit = load(V, at.E + row) * load(V, at.E + row)
     d1, d2, d3 = (
         load_from(state, base + 9, column), load_from(state, base + 10, column), load_from(state, base + 11, column),
@@ -130,7 +130,7 @@ def remove_triple(plan: Any, at: Any, V: Any, k: Any, y: Any) -> None:
     apart()
     row, place = first_row(plan, at, k), at.barrier + 15 * k
     y1, y2, y3 = triple(V, y + row)
-    z1, z2, z3, zero, one = fill(0.0), fill(0.0), fill(0.0), fill(0.0), fill(1.0)
+    z1, z2, z3, zero, one = fill(V, 0.0), fill(V, 0.0), fill(V, 0.0), fill(V, 0.0), fill(V, 1.0)
     for j in range(3):
         q1, q2, q3 = triple(V, place + 6 + 3 * j)
         along = (q1 * y1 + q2 * y2 + q3 * y3) * pick(load(V, place + 3 + j), zero, one, zero)
@@ -145,7 +145,7 @@ def triple_residual(plan: Any, at: Any, V: Any, k: Any) -> Any:
     row, place = first_row(plan, at, k), at.barrier + 15 * k
     y1, y2, y3 = triple(V, at.y + row)
     e1, e2, e3 = triple(V, at.ey + row)
-    z1, z2, z3, worst, Hy = fill(0.0), fill(0.0), fill(0.0), fill(0.0), fill(0.0)
+    z1, z2, z3, worst, Hy = fill(V, 0.0), fill(V, 0.0), fill(V, 0.0), fill(V, 0.0), fill(V, 0.0)
     for j in range(3):
         q1, q2, q3 = triple(V, place + 6 + 3 * j)
         along, term, over = parts_of(
@@ -160,7 +160,7 @@ def triple_residual(plan: Any, at: Any, V: Any, k: Any) -> Any:
 @kernel
 def parts_of(V: Any, g: Any, share: Any, e: Any, y: Any) -> Any:
     """share e + g y along an eigenvector, the last term, which is 0 for an idle one, and 1 / (1 + g)."""
-    zero, weight, own = fill(0.0), load(V, share), load(V, g)
+    zero, weight, own = fill(V, 0.0), load(V, share), load(V, g)
     term = pick(weight, zero, own * y, zero)
     return weight * e + term, term, 1.0 / (1.0 + own)
 
@@ -171,7 +171,7 @@ def load_matrix(plan: Any, at: Any, V: Any, state: Any, column: Any, k: Any, bas
     apart()
     row, order, Q = place_of(plan, at, k)
     square, d = order * order, order * (order + 1) // 2
-    zero, one, used = fill(0.0), fill(1.0), fill(0.0)
+    zero, one, used = fill(V, 0.0), fill(V, 1.0), fill(V, 0.0)
     unit = load(V, at.E + row) * load(V, at.E + row)
     for i in range(square):
         store(V, Q + i, load_from(state, base + i, column))
@@ -209,7 +209,7 @@ def remove_matrix(plan: Any, at: Any, V: Any, k: Any, y: Any) -> None:
     apart()
     row, order, Q = place_of(plan, at, k)
     square, d = order * order, order * (order + 1) // 2
-    M, N, zero = at.work, at.work + square, fill(0.0)
+    M, N, zero = at.work, at.work + square, fill(V, 0.0)
     share = Q + square + d
     turn_in(V, Q, y + row, order, M, N)
     for j in range(order):
@@ -227,7 +227,7 @@ def matrix_residual(plan: Any, at: Any, V: Any, k: Any) -> Any:
     apart()
     row, order, Q = place_of(plan, at, k)
     square, d = order * order, order * (order + 1) // 2
-    M, N, U, worst, Hy = at.work, at.work + square, at.work + 2 * square, fill(0.0), fill(0.0)
+    M, N, U, worst, Hy = at.work, at.work + square, at.work + 2 * square, fill(V, 0.0), fill(V, 0.0)
     turn_in(V, Q, at.y + row, order, U, N)
     turn_in(V, Q, at.ey + row, order, M, N)
     g = Q + square
@@ -256,7 +256,7 @@ def write_matrix(plan: Any, at: Any, V: Any, k: Any, eps: Any) -> None:
     square = order * order
     T, R = at.work, at.work + square
     e, a = at.cone_map + index(plan, at.cone_entry + at.count + k), row
-    used, one = load(V, at.s + row), fill(1.0)
+    used, one = load(V, at.s + row), fill(V, 1.0)
     for j in range(order):
         gather(V, Q, order, j, T)
         for i in range(j + 1):
@@ -265,7 +265,7 @@ def write_matrix(plan: Any, at: Any, V: Any, k: Any, eps: Any) -> None:
                 for l in range(order):  # noqa: E741 - the letter of the formula
                     store(V, R + p * order + l, q * load(V, T + p * order + l))
             own = column_entry(V, Q, R, order, i, j)
-            own = pick(used, fill(0.5), own * (0.5 if i == j else 1.0), one)
+            own = pick(used, fill(V, 0.5), own * (0.5 if i == j else 1.0), one)
             store(V, at.diagonal + index(plan, at.place + at.n + a), -(own + eps))
             e = write_column(plan, at, V, Q, R, order, i, j, e, used)
             a += 1
@@ -278,7 +278,7 @@ def gather(V: Any, Q: Any, order: Any, j: Any, T: Any) -> None:
     h = Q + order * order
     for p in range(order):
         for l in range(order):  # noqa: E741 - the letter of the formula
-            total = fill(0.0)
+            total = fill(V, 0.0)
             for q in range(order):
                 place = h + (q * (q + 1) // 2 + p if p <= q else p * (p + 1) // 2 + q)
                 total += load(V, place) * load(V, Q + j * order + q) * load(V, Q + l * order + q)
@@ -288,7 +288,7 @@ def gather(V: Any, Q: Any, order: Any, j: Any, T: Any) -> None:
 @kernel
 def column_entry(V: Any, Q: Any, R: Any, order: Any, k: Any, l: Any) -> Any:  # noqa: E741
     """sum_p Q_kp R_pl + Q_lp R_pk."""
-    total = fill(0.0)
+    total = fill(V, 0.0)
     for p in range(order):
         total += load(V, Q + k * order + p) * load(V, R + p * order + l)
         total += load(V, Q + l * order + p) * load(V, R + p * order + k)
@@ -300,7 +300,7 @@ def write_column(plan: Any, at: Any, V: Any, Q: Any, R: Any, order: Any, i: Any,
     """The entries of column (i, j) below the diagonal; return where the next column begins."""
     apart()
     weight = 1.0 if i == j else 2.0 * HALF_ROOT
-    zero = fill(0.0)
+    zero = fill(V, 0.0)
     for q in range(j, order):
         for p in range(i + 1 if q == j else 0, q + 1):
             value = column_entry(V, Q, R, order, p, q) * (weight * (0.5 if p == q else HALF_ROOT))

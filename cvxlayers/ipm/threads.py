@@ -6,8 +6,11 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
-__all__ = ["spread"]
+__all__ = ["WORTH_A_THREAD", "spread"]
+
+Found = TypeVar("Found")
 
 WORTH_A_THREAD = 2e-4
 """Seconds of work for which another thread is woken."""
@@ -16,8 +19,8 @@ _lock = threading.Lock()
 _pool: ThreadPoolExecutor | None = None
 
 
-def spread(work_on: Callable[[int, int], None], groups: int, seconds: float, threads: int) -> None:
-    """Share groups 0, ..., groups - 1 among threads; this one works as well.
+def spread(work_on: Callable[[int, int], Found], groups: int, seconds: float, threads: int) -> list[Found]:
+    """Share groups 0, ..., groups - 1 among threads, of which this one works as well; what became of each part.
 
     Parameters
     ----------
@@ -29,18 +32,18 @@ def spread(work_on: Callable[[int, int], None], groups: int, seconds: float, thr
     threads : int
         How many may work at most.
     """
+    if groups == 1:
+        return [work_on(0, 1)]
     count = min(threads, groups, 1 + int(groups * seconds / WORTH_A_THREAD))
     if count < 2:
-        if groups:
-            work_on(0, groups)
-        return
+        return [work_on(0, groups)] if groups else []
     bounds = [groups * k // count for k in range(count + 1)]
     others = [_workers().submit(work_on, bounds[k], bounds[k + 1]) for k in range(1, count)]
     try:
-        work_on(0, bounds[1])
+        own = work_on(0, bounds[1])
     finally:
-        for other in others:
-            other.result()
+        found = [other.result() for other in others]
+    return [own, *found]
 
 
 def _workers() -> ThreadPoolExecutor:

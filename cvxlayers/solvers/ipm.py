@@ -16,10 +16,9 @@ from cvxlayers.ipm import certificate
 from cvxlayers.ipm.layout import Layout
 from cvxlayers.ipm.method import INFEASIBLE, SOLVED, UNBOUNDED, Method
 from cvxlayers.ipm.symbolic import analysis_of
-from cvxlayers.ipm.width import W
 from cvxlayers.linear import alike, repeat
 from cvxlayers.program import Array, Structure, Values
-from cvxlayers.solution import Residuals, Solution, Status
+from cvxlayers.solution import Residuals, Solution, Status, all_optimal
 from cvxlayers.solvers.base import Settings, Solver
 
 if TYPE_CHECKING:
@@ -32,10 +31,11 @@ GOOD, USABLE = 1e-8, 1e-5
 
 
 class IPM(Solver):
-    """Solves a batch, eight elements at a time in the lanes of vector registers, on several threads (see ``ipm``).
+    """Solves a batch, eight elements at a time in the lanes of vector registers, on several threads; a few elements one
+    by one (see ``ipm``).
 
-    The first use compiles the kernels, which takes about half a minute, and a minute more for PSD, exponential and
-    power cones; Numba keeps them on disk for later processes.
+    The first use compiles the kernels, which takes about half a minute for single problems and for batches, and a
+    minute with PSD, exponential or power cones; Numba keeps them on disk for later processes.
 
     Examples
     --------
@@ -112,27 +112,28 @@ class IPM(Solver):
         self, compiled: CompiledProblem, theta: Array, shared: frozenset[int]
     ) -> tuple[Values, Solution, Array]:
         kernels, evaluation, size = self._kernels, compiled.evaluation(shared), theta.shape[1]
-        made = np.empty((evaluation.stack.rows[0], -(-size // W) * W))
-        parts, given = evaluation.at(theta, made), kernels.Given(evaluation.stack, theta)
-        answer = kernels.solve_mapped_batch(self._layout, parts, made, given, self._method, self.settings.threads)
-        values = Values(*[part[:, :size] if part.shape[1] >= size else repeat(part, size) for part in parts])
+        layout, threads, given = self._layout, self.settings.threads, kernels.Given(evaluation.stack, theta)
+        made = kernels.room(layout, evaluation.stack.rows[0], size, threads)
+        parts = evaluation.at(theta, made)
+        answer = kernels.solve_mapped_batch(layout, parts, made, given, self._method, threads)
+        if size != 1:
+            parts = [part[:, :size] if part.shape[1] >= size else repeat(part, size) for part in parts]
+        values = Values(*parts)
         return values, self._solution(values, answer), answer.recovered
 
     def _solution(self, values: Values, answer: Answer) -> Solution:
-        status = self._statuses(values, answer)
+        status = all_optimal(values.batch) if answer.worst < np.inf else self._statuses(values, answer)
         if status is None:  # those that are not finite may have kept others from their last digits
             elements = np.flatnonzero(_finite(values))
             return _scattered(self.solve(values.select(elements)), elements, values.batch)
         iterations, measured = answer.iterations.astype(np.int64), answer.measured
         if self.settings.verbose:
             sys.stdout.write(_log(status, iterations, answer.error))
-        residuals = None if measured is None else Residuals(measured)
+        residuals = None if measured is None else Residuals(measured, answer.worst)
         return Solution(answer.x, answer.y, answer.s, status, iterations, alike(self.name, status.size), residuals)
 
     def _statuses(self, values: Values, answer: Answer) -> NDArray[np.int8] | None:
         """The statuses, with NaN for the points of certified elements; None if some values are not finite."""
-        if answer.state.max(initial=SOLVED) == SOLVED:  # the least of what can have become of an element
-            return np.zeros(values.batch, dtype=np.int8)  # Status.OPTIMAL
         if not _finite(values).all():
             return None
         status = self._judged(values, answer)
@@ -145,7 +146,7 @@ class IPM(Solver):
     def measure(self, values: Values, x: Array, y: Array, s: Array) -> Residuals:
         if self._layout.further:  # the kernels do not know the distance from these cones
             return super().measure(values, x, y, s)
-        return Residuals(self._kernels.measure_batch(self._layout, values, x, y, s, self.settings.threads))
+        return Residuals(*self._kernels.measure_batch(self._layout, values, x, y, s, self.settings.threads))
 
     def _judged(self, values: Values, answer: Answer) -> NDArray[np.int8]:
         """The statuses: what came to rest counts by its error, and a certificate if the numbers given bear it out."""

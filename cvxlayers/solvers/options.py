@@ -26,7 +26,6 @@ from typing import Any
 import numpy as np
 
 from cvxlayers.errors import OptionError
-from cvxlayers.ipm.choice import pays
 from cvxlayers.program import Structure
 from cvxlayers.solvers.base import Settings, Solver
 from cvxlayers.solvers.registry import SOLVERS, choose, solver_class
@@ -96,10 +95,8 @@ def tolerance(settings: Settings) -> float:
     return max([TOLERANCE, *(10 * value for value in asked)])
 
 
-def preferred(structure: Structure, solver_args: Mapping[str, Any], batch: int | None = None) -> type[Solver]:
-    """The default solver: IPM where it probably is the fastest and has all of the options, else the registry's choice.
-
-    ``batch`` is the number of elements that are solved at a time; None stands for many.
+def preferred(structure: Structure, solver_args: Mapping[str, Any]) -> type[Solver]:
+    """The default solver: IPM where it takes the problem and has all of the options, else the registry's choice.
 
     >>> from cvxlayers.cones.product import Cones
     >>> from cvxlayers.program import Pattern, Structure
@@ -110,7 +107,7 @@ def preferred(structure: Structure, solver_args: Mapping[str, Any], batch: int |
     """
     batched = SOLVERS["IPM"]
     known = all(name in COMMON or name in batched.options for name in solver_args)
-    if known and batched.installed() and pays(structure, batch):
+    if known and batched.installed() and batched.takes(structure):
         return batched
     return choose(structure.cones.kinds(), structure.quadratic)
 

@@ -250,16 +250,17 @@ def test_where_the_kernels_do_not_serve() -> None:
     assert Fused.of(layout(Cones(second_order=(3,), psd=(2,))), 1e-3) is None
 
 
+@pytest.mark.parametrize("batch", [9, 1])
 @pytest.mark.parametrize("name", ["second_order", "every_cone"])
-def test_what_is_left_in_the_work_space_does_not_matter(name: str, rng: np.random.Generator) -> None:
-    problem = made(name, batch=9)
+def test_what_is_left_in_the_work_space_does_not_matter(name: str, batch: int, rng: np.random.Generator) -> None:
+    problem = made(name, batch=batch)
     exact, cotangent = kernels(problem.structure), cotangents(problem, rng)
     assert exact.fused is not None
     places = exact.fused._places
     answers = []
     for filler in (0.0, np.nan, 1e200):
-        places.idle.clear()
-        _, V = space = places.take()
+        places.idle[batch == 1].clear()
+        _, V = space = places.take(batch == 1)
         at, size = places.record[0], len(places.exponents)
         fixed = {"probe": places.n + places.m, **({"alpha": size} if size else {})}
         kept = {name: V[at[name] : at[name] + rows].copy() for name, rows in fixed.items()}

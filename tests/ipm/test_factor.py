@@ -43,9 +43,10 @@ def bordered(n: int, m: int, rng: np.random.Generator) -> tuple[Array, Array]:
     return np.kron(np.eye(n // 7 + 1), np.ones((7, 7)))[:n, :n], (rng.random((m, n)) < 0.7).astype(float)
 
 
+@pytest.mark.parametrize("single", [False, True])
 @pytest.mark.parametrize("pattern", [dense, sparse, bounded, bordered])
 @pytest.mark.parametrize(("n", "m"), [(1, 1), (5, 4), (23, 11), (40, 30), (67, 52)])
-def test_it_solves_what_dense_algebra_solves(pattern: Any, n: int, m: int) -> None:
+def test_it_solves_what_dense_algebra_solves(pattern: Any, n: int, m: int, single: bool) -> None:
     rng = np.random.default_rng(n)
     P, A = pattern(n, m, rng)
     structure = structure_of(P + P.T, A, Cones(zero=len(A) // 3, nonneg=len(A) - len(A) // 3))
@@ -54,16 +55,18 @@ def test_it_solves_what_dense_algebra_solves(pattern: Any, n: int, m: int) -> No
     layout, plan = Layout.of(analysis), analysis.plan
     K, right = random_systems(structure, rng), rng.normal(size=(structure.n + structure.m, 8))
     rows, columns = structure.P.rows, structure.P.columns
-    numbers, V = layout.take()
+    numbers, V = layout.take(single)
+    if single:
+        K, right = K[..., 0], right[:, 0]
     at = layout.record[0]
-    V[at["diagonal"] + plan.place] = np.einsum("iik->ik", K)
+    V[at["diagonal"] + plan.place] = np.einsum("ii...->i...", K)
     off = rows != columns
     V[at["entries"] + plan.P_entry[off]] = K[rows[off], columns[off]]
     V[at["entries"] + plan.A_entry] = K[structure.n + structure.A.rows, structure.A.columns]
     V[at["v"] + plan.place] = right
     factorize_and_solve(numbers, at, V)
     found = V[at["v"] + plan.place]
-    np.testing.assert_allclose(np.einsum("ijk,jk->ik", K, found), right, atol=1e-11)
+    np.testing.assert_allclose(np.einsum("ij...,j...->i...", K, found), right, atol=1e-11)
 
 
 def random_systems(structure: Structure, rng: np.random.Generator) -> Array:
@@ -80,12 +83,13 @@ def random_systems(structure: Structure, rng: np.random.Generator) -> Array:
     ).transpose(1, 2, 0)
 
 
-def test_a_pivot_of_the_wrong_sign_is_replaced() -> None:
+@pytest.mark.parametrize("single", [False, True])
+def test_a_pivot_of_the_wrong_sign_is_replaced(single: bool) -> None:
     structure = structure_of(np.ones((12, 12)), np.zeros((0, 12)), Cones())
     analysis = analyse_structure(structure)
     assert analysis is not None
     layout = Layout.of(analysis)
-    numbers, V = layout.take()
+    numbers, V = layout.take(single)
     at = layout.record[0]
     V[at["diagonal"] : at["diagonal"] + 12] = -1.0
     V[at["entries"] : at["entries"] + 66] = 0.0
