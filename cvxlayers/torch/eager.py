@@ -23,13 +23,13 @@ __all__ = ["solve"]
 _TYPES = (torch.Tensor, torch.nn.Parameter)
 
 
-def solve(parameters: Sequence[torch.Tensor], layer: str, options: str) -> list[torch.Tensor]:
+def solve(parameters: Sequence[torch.Tensor], layer: str, options: str) -> tuple[torch.Tensor, ...]:
     """The outputs of a layer."""
     if not _plain(parameters):
-        return operators.solve(parameters, layer, options)
+        return tuple(operators.solve(parameters, layer, options))
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in parameters):
-        return list(_Solve.apply(layer, options, *parameters))
-    return operators.solved_call(parameters, layer, options)[1]
+        return _Solve.apply(layer, options, *parameters)
+    return tuple(operators.solved_call(parameters, layer, options)[1])
 
 
 def _plain(tensors: Sequence[torch.Tensor]) -> bool:
@@ -44,13 +44,13 @@ def _plain(tensors: Sequence[torch.Tensor]) -> bool:
     )
 
 
-class _Solve(torch.autograd.Function):
+class _Solve(operators.OneLevel):
     """The solved call hangs on the graph; its gradient needs no rule beyond the record's."""
 
     @staticmethod
     def forward(ctx: Any, layer: str, options: str, *parameters: torch.Tensor) -> tuple[torch.Tensor, ...]:
         ctx.record, outputs = operators.solved_call(parameters, layer, options)
-        ctx.call, ctx.like = (layer, options, 0), [operators.Like(output) for output in outputs]
+        ctx.call = layer, options, 0
         ctx.save_for_backward(*parameters)
         ctx.set_materialize_grads(False)
         return tuple(outputs)
@@ -62,7 +62,7 @@ class _Solve(torch.autograd.Function):
         if not given:
             return None, None, *(None for _ in parameters)
         if torch.is_grad_enabled() or not _plain(given):
-            weights = operators.filled(cotangents, ctx.like)
+            weights = operators.filled(cotangents, operators.like_outputs(ctx.record, parameters))
             found = operators.differentiate(parameters, keep(ctx.record), weights, [], "vjp", *ctx.call)
         else:
             arrays = ctx.record.vjp([None if c is None else to_numpy(c) for c in cotangents])

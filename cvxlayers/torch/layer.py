@@ -68,7 +68,7 @@ class CvxpyLayer(Adapter, torch.nn.Module):
         ParameterError, SolveError
             See ``cvxlayers.Layer.solve``.
         """
-        tensors = self._convert(parameters, torch.as_tensor)
+        tensors = self._convert(parameters, _tensor)
         for number, tensor in enumerate(tensors[1:], start=1):
             if tensor.device != tensors[0].device:
                 first, other = self.compiled.parameters[0], self.compiled.parameters[number]
@@ -76,7 +76,7 @@ class CvxpyLayer(Adapter, torch.nn.Module):
                     f"parameter '{other.name}': it is on {tensor.device}, while '{first.name}' is on "
                     f"{tensors[0].device}; move all parameters to one device."
                 )
-        return tuple(solve(tensors, self._handle, encode(solver_args) if solver_args else ""))
+        return solve(tensors, self._handle, encode(solver_args) if solver_args else "")
 
     def extra_repr(self) -> str:
         """Shown by ``print(layer)``."""
@@ -84,3 +84,7 @@ class CvxpyLayer(Adapter, torch.nn.Module):
         given = ", ".join(f"{p.name}{list(p.shape)}" for p in compiled.parameters)
         returned = ", ".join(f"{v.name}{list(v.shape)}" for v in compiled.outputs)
         return f"{given or 'no parameters'} -> {returned}; solver={self.core.solver or 'default'}"
+
+
+def _tensor(value: Any) -> torch.Tensor:
+    return value if isinstance(value, torch.Tensor) else torch.as_tensor(value)

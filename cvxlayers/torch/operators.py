@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from types import MappingProxyType, SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -45,7 +45,7 @@ from cvxlayers.torch.arrays import result_dtype, to_numpy, to_tensor
 from cvxlayers.torch.handles import keep, layer_of, record_of
 from cvxlayers.torch.old_vmap import under_old_vmap
 
-__all__ = ["Like", "differentiate", "encode", "filled", "solve", "solved_call"]
+__all__ = ["Like", "OneLevel", "differentiate", "encode", "filled", "like_outputs", "solve", "solved_call"]
 
 Tensors = Sequence[torch.Tensor]
 
@@ -98,6 +98,8 @@ def solve(parameters: Tensors, layer: str, options: str) -> list[torch.Tensor]:
 def solved_call(parameters: Tensors, layer: str, options: str) -> tuple[Record, list[torch.Tensor]]:
     """A layer's call, and its outputs as tensors."""
     record = layer_of(layer).solve([to_numpy(p) for p in parameters], _decoded(options))
+    if all(p.dtype is torch.float64 and p.is_cpu for p in parameters) and not record.compiled.complex:
+        return record, [torch.from_numpy(output) for output in record.outputs]
     device = parameters[0].device if parameters else torch.device("cpu")
     dtypes = _output_dtypes(record.compiled, parameters)
     return record, [to_tensor(o, dtype, device) for o, dtype in zip(record.outputs, dtypes, strict=True)]
@@ -148,6 +150,12 @@ def _batch(compiled: CompiledProblem, parameters: Tensors) -> torch.Size:
 def _output_dtypes(compiled: CompiledProblem, parameters: Tensors) -> list[torch.dtype]:
     real = result_dtype(parameters)
     return [real.to_complex() if spec.complex else real for spec in compiled.outputs]
+
+
+def like_outputs(record: Record, parameters: Tensors) -> list[Like]:
+    """What the outputs of a solved call are like."""
+    dtypes, device = _output_dtypes(record.compiled, parameters), parameters[0].device
+    return [Like(o.shape, dtype, device) for o, dtype in zip(record.outputs, dtypes, strict=True)]
 
 
 def _like(
@@ -219,6 +227,14 @@ def _differentiate_differentiably(
         return differentiate(parameters, point, first, second, kind, layer, options, depth)
 
 
+class Like(NamedTuple):
+    """Shape, dtype and device of a tensor, without the tensor."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+
 def filled(given: Sequence[torch.Tensor | None], like: Sequence[Any]) -> list[torch.Tensor]:
     """Zeros for what is None."""
     return [
@@ -227,13 +243,13 @@ def filled(given: Sequence[torch.Tensor | None], like: Sequence[Any]) -> list[to
     ]
 
 
-class _OneLevel(_SingleLevelFunction):
+class OneLevel(_SingleLevelFunction):
     """A function of autograd that serves one level of transforms, whatever the others are."""
 
     apply: ClassVar[Callable[..., tuple[torch.Tensor, ...]]]
 
 
-class _Solve(_OneLevel):
+class _Solve(OneLevel):
     """One level's rules for ``solve``."""
 
     @staticmethod
@@ -245,7 +261,7 @@ class _Solve(_OneLevel):
         ctx.mark_non_differentiable(point)
         ctx.set_materialize_grads(False)
         ctx.call = layer, options, 0
-        ctx.like = [Like(output) for output in outputs]
+        ctx.like = [Like(output.shape, output.dtype, output.device) for output in outputs]
         return *outputs, point
 
     @staticmethod
@@ -263,18 +279,11 @@ class _Solve(_OneLevel):
             return *differentiate(parameters, point, filled(tangents[2:], parameters), [], "jvp", *ctx.call), None
 
 
-class Like:
-    """Shape, dtype and device of a tensor, without the tensor."""
-
-    def __init__(self, tensor: torch.Tensor) -> None:
-        self.shape, self.dtype, self.device = tensor.shape, tensor.dtype, tensor.device
-
-
 def _without_tangents(saved: Tensors) -> list[torch.Tensor]:
     return [forward_ad.unpack_dual(tensor, level=0).primal for tensor in saved]
 
 
-class _Differentiate(_OneLevel):
+class _Differentiate(OneLevel):
     """One level's rules for ``differentiate``.
 
     <w, J2[t, u]>, with J2 the second derivative, is symmetric in t and u. So the gradients of <u, J'w> are J u in w and
