@@ -61,7 +61,10 @@ def run(
     counts, errors, steps = np.zeros(len(Status), dtype=int), 0, 0.0
     for trial in range(trials):
         n = int(rng.integers(2, 20))
-        structure, values = make(rng, n, random_cones(rng, n, *kinds[trial % len(kinds)]), BATCH, trial % 4 < 2)
+        cones = random_cones(rng, n, *kinds[trial % len(kinds)])
+        while not cones.m:  # without rows nothing is infeasible
+            cones = random_cones(rng, n, *kinds[trial % len(kinds)])
+        structure, values = make(rng, n, cones, BATCH, trial % 4 < 2)
         solver = IPM(structure, Settings(threads=2))
         for part in [values.select(np.array([j])) for j in range(BATCH)] if alone else [values]:
             found = solver.solve(part)

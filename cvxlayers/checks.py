@@ -13,7 +13,7 @@ from cvxlayers.errors import ParameterError
 
 __all__ = ["all_finite", "check_attributes", "finite_elements", "refuse_infinite"]
 
-# So many numbers are multiplied on one thread.
+# For more numbers BLAS wakes threads of its own, which would take the processors from the solver's.
 _SMALL = 4096
 
 Condition = Callable[[np.ndarray], NDArray[np.bool_]]
@@ -24,8 +24,7 @@ _RELATIVE = 1e-5
 
 def all_finite(numbers: NDArray[np.float64]) -> bool:
     """Whether there is neither NaN nor infinity among some numbers."""
-    flat = numbers.reshape(-1)
-    if flat.size <= _SMALL and math.isfinite(flat.dot(flat)):  # in a fourth of the time of the other way
+    if numbers.size <= _SMALL and math.isfinite(np.vdot(numbers, numbers)):  # in a third of the time of the other way
         return True
     return bool(np.isfinite(numbers).all())
 

@@ -241,9 +241,9 @@ def _summed(part: np.ndarray, shape: tuple[int, ...], batch: tuple[int, ...], le
 
 
 def _batch_first(rows: np.ndarray, shape: tuple[int, ...], batch: tuple[int, ...]) -> np.ndarray:
-    """(size, B) -> batch + shape."""
+    """(size, B) -> batch + shape, a copy: the rows may be a part of something larger."""
     if len(shape) < 2:
-        return np.ascontiguousarray(rows.T).reshape(batch + shape)
+        return rows.T.copy().reshape(batch + shape)
     folded = rows.reshape((*reversed(shape), rows.shape[1]))
     return np.ascontiguousarray(folded.transpose(range(folded.ndim - 1, -1, -1))).reshape(batch + shape)
 

@@ -35,7 +35,7 @@ class Seconds:
 
 
 class Stopwatch:
-    """Tells which part of a call the time went to, by a word after each."""
+    """Measures the parts of a call that follow each other: ``lap`` ends each and names it."""
 
     __slots__ = ("_since", "seconds")
 

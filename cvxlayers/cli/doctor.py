@@ -114,6 +114,13 @@ class Diagnosis:
         return bool(counted) and all(test.passed for test in counted)
 
 
+Kernel = tuple[str, str, tuple[Any, ...] | None]
+"""A module, and a kernel there; or a function, and the arguments with which it makes one or some."""
+
+PROCESSES = 4
+"""So many at most compile side by side: each takes some hundred megabytes."""
+
+
 @dataclass(frozen=True)
 class Warmth:
     """How many seconds it took to have the kernels at hand, and whether they had to be compiled."""
@@ -135,33 +142,22 @@ def warm_up() -> Warmth:
             "--warm compiles the kernels of the solver IPM, which need Numba: install it with "
             "`pip install 'cvxlayers[fast]'`."
         )
-    start, (first, *others) = perf_counter(), _kernels()
-    there = [_loaded(first)]
-    if not there[0]:
-        _compile_side_by_side(others)
-        others.append(first)
-    there += [_loaded(kernel) for kernel in others]
-    return Warmth(perf_counter() - start, not there[0])
-
-
-Kernel = tuple[str, str, tuple[Any, ...] | None]
-"""A module, and a kernel there; or a function, and the arguments with which it makes one or some."""
-
-PROCESSES = 4
-"""So many at most compile side by side: each takes some hundred megabytes."""
+    start = perf_counter()
+    there = _loaded_side_by_side(_kernels())
+    return Warmth(perf_counter() - start, not all(there))
 
 
 def _kernels() -> list[Kernel]:
-    """All kernels, those that take longest to compile first, but one that takes little before them."""
+    """All kernels, those that take longest to compile first."""
     cones, ipm = "cvxlayers.cones.kernels.entry", "cvxlayers.ipm.entry"
-    found: list[Kernel] = [(ipm, "measure_groups", (False,))]
+    found: list[Kernel] = []
     for further in (True, False):
         found += [(ipm, name, (further, single))
                   for name, single in product(("solve_groups", "differentiate_groups"), (False, True))]  # fmt: skip
     found += [(cones, "compiled_cone", (kind,)) for kind in ("exponential", "power")]
     if find_spec("torch") is not None:  # without it there are no nodes
         found.append(("cvxlayers.nodes.eigen_kernel", "decompose", None))
-    return [*found, (ipm, "measure_groups", (True,))]
+    return [*found, *((ipm, "measure_groups", (single,)) for single in (False, True))]
 
 
 def _loaded(kernel: Kernel) -> bool:
@@ -173,14 +169,14 @@ def _loaded(kernel: Kernel) -> bool:
     return all(part.stats.cache_hits for part in getattr(made, "kernels", (made,)))
 
 
-def _compile_side_by_side(kernels: Sequence[Kernel]) -> None:
-    """Compile kernels in several processes, as far as such processes can be had."""
+def _loaded_side_by_side(kernels: Sequence[Kernel]) -> list[bool]:
+    """The same for some kernels, in several processes, or in this one where such processes cannot be had."""
     workers = min(os.cpu_count() or 1, PROCESSES)
     try:
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_hush) as pool:
-            list(pool.map(_loaded, kernels))
-    except (OSError, BrokenProcessPool):  # they are compiled here then
-        return
+            return list(pool.map(_loaded, kernels))
+    except (OSError, BrokenProcessPool):
+        return [_loaded(kernel) for kernel in kernels]
 
 
 def _hush() -> None:

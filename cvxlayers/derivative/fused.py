@@ -142,8 +142,9 @@ def _spectrum(group: Group, part: BlockDerivative, batch: int) -> Array:
     count, d = group.count, group.dimension
     if isinstance(part, PsdDerivative):
         rows, columns, _ = triangle(part.Q.shape[1])
-        both = np.concatenate([part.Q.reshape(count * batch, -1), part.Omega[:, rows, columns]], axis=1)
-        return both.reshape(count, batch, -1).swapaxes(1, 2)
+        flat = part.Q.reshape(count * batch, part.Q.shape[1] ** 2)
+        both = np.concatenate([flat, part.Omega[:, rows, columns]], axis=1)
+        return both.reshape(count, batch, _size(group)).swapaxes(1, 2)
     assert isinstance(part, EigenBlocks)
     vectors = part.Q.swapaxes(0, 1).reshape(d * d, count, batch)
     return np.concatenate([vectors, part.eigenvalues.reshape(d, count, batch)]).swapaxes(0, 1)

@@ -35,9 +35,11 @@ __all__ = [
 
 _RESIDUALS, _INFO = 5, 3
 
-NEAR, FAR, CACHED = 2, 4, 2**14
-"""For fewer elements than the first number on each thread it pays to take them one by one; for fewer than the second,
-where the work space has more rows than the third (a MiB in groups of W)."""
+NEAR = 2
+"""Where each thread has fewer elements it pays to take them one by one."""
+
+FAR, CACHED = 4, 2**14
+"""The same where the work space has more rows than ``CACHED``, which take a MiB for W problems."""
 
 
 class Answer(NamedTuple):
@@ -153,8 +155,8 @@ def _solved(
     solve, record, index, weights = solve_groups(layout.further, apart), layout.record, stack.index, stack.weights
 
     def call(plan: Any, V: Array, begin: int, end: int, *arrays: Array) -> float:
-        *given, points = arrays
-        worst: float = solve(plan, record, V, index, weights, *given, begin, end, numbers, points)
+        *values, points = arrays
+        worst: float = solve(plan, record, V, index, weights, *values, begin, end, numbers, points)
         return worst
 
     arrays = given.source, made, *parts, out
@@ -165,7 +167,7 @@ def _solved(
 def differentiate_batch(layout: Layout, point: Point, f: Array, g: Array, threads: int) -> Sensitivity:
     """Solve J (dx, dv) = (f, g) for every element, with u = D dv (see ``sensitivity``)."""
     n, size, given = layout.n, f.shape[1], Given(_NO_MAPS, np.concatenate([f, g]))
-    result, worst = _differentiated(layout, point, given, n + layout.m, -1, _NO_ENDS, threads)
+    result, worst, _ = _differentiated(layout, point, given, n + layout.m, -1, _NO_ENDS, threads)
     return Sensitivity(result[1 : 1 + n, :size], result[1 + n :, :size], result[0, :size], worst)
 
 
@@ -176,13 +178,12 @@ def pull_batch(layout: Layout, point: Point, pairs: int, given: Given, ends: NDA
     cotangents of P if ``pairs`` has the bit 1 and of A if it has the bit 2, to those of the parameters, of which the
     first are those before ends[0], and so on.
     """
-    result, worst = _differentiated(layout, point, given, given.stack.rows[1], pairs, ends, threads)
-    size, columns = given.source.shape[1], result.shape[1]
-    apart, numbers = result.flags.f_contiguous, result.ravel("K")
+    result, worst, apart = _differentiated(layout, point, given, given.stack.rows[1], pairs, ends, threads)
+    size, columns, numbers = given.source.shape[1], result.shape[1], result.ravel("K")
     parts, start = [], 0
     for end in ends.tolist():
         if apart:
-            parts.append(result.T[:, 1 + start : 1 + end])
+            parts.append(np.ascontiguousarray(result.T[:, 1 + start : 1 + end]))
         else:
             part = numbers[(1 + start) * columns : (1 + end) * columns]
             parts.append(part.reshape(columns, end - start)[:size])
@@ -192,8 +193,9 @@ def pull_batch(layout: Layout, point: Point, pairs: int, given: Given, ends: NDA
 
 def _differentiated(
     layout: Layout, point: Point, given: Given, rows: int, pairs: int, ends: NDArray[np.int32], threads: int
-) -> tuple[Array, float]:
-    """The residuals, and below them so many rows of what the kernel makes of what is given; the largest residual."""
+) -> tuple[Array, float, bool]:
+    """The residuals, and below them so many rows of what the kernel makes of what is given; the largest residual; and
+    whether each column is for itself in memory."""
     (mu, *parts), stack, size = point, given.stack, given.source.shape[1]
     seconds = layout.derivative_seconds
     apart = _apart(layout, seconds, size, threads)
@@ -208,7 +210,8 @@ def _differentiated(
         )
         return worst
 
-    return result, _each(layout, call, (*parts, given.source, result), size, apart, seconds, threads)
+    worst = _each(layout, call, (*parts, given.source, result), size, apart, seconds, threads)
+    return result, worst, apart
 
 
 def measure_batch(layout: Layout, values: Values, x: Array, y: Array, s: Array, threads: int) -> Measured:
@@ -273,8 +276,13 @@ def _room(rows: int, size: int, apart: bool) -> Array:
 
 
 def _by_columns(part: Array) -> Array:
-    """An array (rows, batch), each column for itself in memory, or one column that is the same for all elements."""
-    return np.asarray(part[:, :1] if part.shape[1] > 1 and part.strides[1] == 0 else part, dtype=float, order="F")
+    """An array (rows, batch), each column for itself in memory, or one column that is the same for all elements.
+
+    Rows of an array that is so already stay where they are: the kernels write values to it, and read them there.
+    """
+    if part.shape[1] > 1 and part.strides[1] == 0:
+        part = part[:, :1]
+    return part if part.strides[0] == part.itemsize else np.asarray(part, dtype=float, order="F")
 
 
 def _padded(part: Array, width: int) -> Array:

@@ -52,9 +52,10 @@ FALLS, PATIENCE, SMALL_ERROR, SMALL_PATIENCE = 0.9, 15.0, 1e-8, 2.0
 """A lane stops when more than ``PATIENCE`` steps in a row have not made its error fall by the first factor; fewer
 suffice once the error is small."""
 
-BACK = 0.01
+BACK, LEAST = 0.01, 1e-12
 """Steps end before the boundary, by this part of the way; without curved cones, by a tenth of mu if that is less,
-which makes the last steps converge faster. (Close to the boundary of a second-order cone there is no way back.)"""
+which makes the last steps converge faster, but by no less than the second number, lest rounding leads beyond it. (Close
+to the boundary of a second-order cone there is no way back.)"""
 
 NEAR = 1e-3
 """At the end of a step no exponential or power cone may be closer to its boundary than the others by more than this."""
@@ -193,11 +194,12 @@ def measure(plan: Any, at: Any, V: Any) -> None:
     half = 0.5 * xPx * over
     balance = qx + by + xPx * over
     gap = absolute(balance) * unit / (1.0 + maximum(absolute(half + qx), absolute(half + by)) * unit)
-    store(V, at.error, maximum(maximum(dual, primal), gap))
+    worst, zero = maximum(maximum(dual, primal), gap), fill(V, 0.0)
+    store(V, at.error, pick(tau, zero, worst, fill(V, HUGE)))  # where rounding has taken tau beyond 0 nothing holds
     store(V, at.gap, kappa + balance)
     store(V, at.mu, (dot(V, at.s, at.y, at.m) + tau * kappa) / (1.0 + at.degree))
     # y proves that no x is feasible if A'y = 0 and b'y < 0, x that there is no minimum if Px = 0, Ax + s = 0, q'x < 0.
-    never, zero, tiny = fill(V, HUGE), fill(V, 0.0), fill(V, 1e-300)
+    never, tiny = fill(V, HUGE), fill(V, 1e-300)
     y_size, x_size = maximum(largest(V, at.y, at.m), tiny), maximum(x_size, tiny)
     low, down = maximum(-by, tiny), maximum(-qx, tiny)
     infeasible = maximum(scaled_slope / y_size, FAR * slope / low)
@@ -306,7 +308,7 @@ def step(plan: Any, at: Any, V: Any, eps: Any, rounds: Any, active: Any) -> None
     dkappa = -(product + kappa * dtau) * over
     add(V, at.x1, at.x2, at.n, dtau)
     fastest = step_rate(plan, at, V, tau, kappa, dtau, dkappa)
-    back = fill(V, BACK) if at.blocks else minimum(fill(V, BACK), 0.1 * mu)
+    back = fill(V, BACK) if at.blocks else maximum(minimum(fill(V, BACK), 0.1 * mu), fill(V, LEAST))
     alpha = minimum(one, (1.0 - back) / maximum(fastest, fill(V, 1e-300)))
     alpha = further.reach(plan, at, V, alpha, dtau, dkappa, 0.0, active)  # which is cheaper to find out
     alpha = further.reach(plan, at, V, alpha, dtau, dkappa, NEAR, active)

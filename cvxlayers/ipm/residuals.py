@@ -59,7 +59,7 @@ def verdict(out: Any, info: Any, column: Any, measured: Any) -> Any:
     """The largest of the residuals below row info + 2 (if they were measured) in the W columns from this one on;
     infinity if one of them is NaN, or the state in row info is not SOLVED."""
     state, zero, never = load_from(out, info, column), fill(out, 0.0), fill(out, np.inf)
-    unsolved = highest(pick(state, fill(out, SOLVED), never, zero))
+    unsolved = highest(pick(fill(out, SOLVED + 0.5), state, zero, never))
     return max(unsolved, largest_of(out, info + 3, info + 7, column)) if measured else unsolved
 
 

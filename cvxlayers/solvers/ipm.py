@@ -1,4 +1,4 @@
-"""IPM: cvxlayers' own interior-point solver, for whole batches of small and middle-sized problems."""
+"""IPM: cvxlayers' own interior-point solver, for single problems and whole batches of small and middle-sized ones."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class IPM(Solver):
     """Solves a batch, eight elements at a time in the lanes of vector registers, on several threads; a few elements one
     by one (see ``ipm``).
 
-    The first use compiles the kernels, which takes about half a minute for single problems and for batches, and a
+    The first use compiles the kernels, which takes about half a minute each for single problems and for batches, and a
     minute with PSD, exponential or power cones; Numba keeps them on disk for later processes.
 
     Examples

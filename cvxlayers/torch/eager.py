@@ -40,8 +40,13 @@ def _plain(tensors: Sequence[torch.Tensor]) -> bool:
         and torch._C._len_torch_dispatch_stack() == 0
         and forward_ad._current_level < 0
         and not torch._C._get_tracing_state()
-        and all(type(tensor) in _TYPES and not _functorch.is_legacy_batchedtensor(tensor) for tensor in tensors)
+        and all(type(tensor) in _TYPES and not _wrapped(tensor) for tensor in tensors)
     )
+
+
+def _wrapped(tensor: torch.Tensor) -> bool:
+    """Whether it belongs to a transform: of the old kind, or one that is over, from which the tensor has escaped."""
+    return _functorch.is_legacy_batchedtensor(tensor) or _functorch.is_functorch_wrapped_tensor(tensor)
 
 
 class _Solve(operators.OneLevel):

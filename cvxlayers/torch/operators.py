@@ -45,7 +45,7 @@ from cvxlayers.torch.arrays import result_dtype, to_numpy, to_tensor
 from cvxlayers.torch.handles import keep, layer_of, record_of
 from cvxlayers.torch.old_vmap import under_old_vmap
 
-__all__ = ["Like", "OneLevel", "differentiate", "encode", "filled", "like_outputs", "solve", "solved_call"]
+__all__ = ["OneLevel", "differentiate", "encode", "filled", "like_outputs", "solve", "solved_call"]
 
 Tensors = Sequence[torch.Tensor]
 
@@ -98,7 +98,7 @@ def solve(parameters: Tensors, layer: str, options: str) -> list[torch.Tensor]:
 def solved_call(parameters: Tensors, layer: str, options: str) -> tuple[Record, list[torch.Tensor]]:
     """A layer's call, and its outputs as tensors."""
     record = layer_of(layer).solve([to_numpy(p) for p in parameters], _decoded(options))
-    if all(p.dtype is torch.float64 and p.is_cpu for p in parameters) and not record.compiled.complex:
+    if parameters and all(p.dtype is torch.float64 and p.is_cpu for p in parameters) and not record.compiled.complex:
         return record, [torch.from_numpy(output) for output in record.outputs]
     device = parameters[0].device if parameters else torch.device("cpu")
     dtypes = _output_dtypes(record.compiled, parameters)

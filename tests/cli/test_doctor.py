@@ -99,3 +99,14 @@ def test_the_kernels_are_compiled_ahead_of_time(run, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(registry.SOLVERS["IPM"], "installed", classmethod(lambda cls: False))
     without = run("doctor", "--warm")
     assert without.code == 1 and "pip install 'cvxlayers[fast]'" in without.said
+
+
+def test_where_no_processes_can_be_had_this_one_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object, **options: object) -> object:
+        raise OSError("no more processes")
+
+    monkeypatch.setattr(doctor, "ProcessPoolExecutor", refuse)
+    monkeypatch.setattr(doctor, "_loaded", lambda kernel: kernel[1] != "decompose")
+    assert doctor.warm_up().compiled
+    monkeypatch.setattr(doctor, "_loaded", lambda kernel: True)
+    assert not doctor.warm_up().compiled

@@ -206,3 +206,22 @@ def test_values_that_are_no_real_numbers(value: object) -> None:
 def test_integers_and_lists_are_fine() -> None:
     (x,) = attribute_layer()([[1, 2], [3, 4]])
     assert_close(x, np.array([[1.0, 2.0], [3.0, 4.0]]), 1e-8, "x")
+
+
+@pytest.mark.parametrize("on_failure", ["nan", "zero_grad"])
+def test_a_single_problem_that_fails_has_a_gradient(on_failure: str) -> None:
+    """Semidefinite, so that the kernels are given the spectra of no matrices at all."""
+    X, C, b = cp.Variable((3, 3), PSD=True), cp.Parameter((3, 3)), cp.Parameter()
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(X - C)), [cp.trace(X) <= b])
+    record = Layer.from_problem(problem, [C, b], [X], on_failure=on_failure).solve([np.eye(3), -1.0])
+    assert record.info.statuses.tolist() == ["infeasible"]
+    for gradient in record.vjp([np.ones((3, 3))]):
+        assert np.isnan(gradient).all() if on_failure == "nan" else (gradient == 0).all()
+
+
+def test_numbers_whose_squares_overflow_raise_no_warning() -> None:
+    x, c = cp.Variable(2), cp.Parameter(2)
+    single = Layer.from_problem(cp.Problem(cp.Minimize(cp.sum(x)), [x >= c * 1e-200]), [c], [x])
+    with np.errstate(all="raise"):
+        record = single.solve([[1e200, 3e200]])
+    assert_close(record.outputs[0], np.array([1.0, 3.0]), 1e-9, "solution")

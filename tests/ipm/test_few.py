@@ -11,6 +11,7 @@ from cvxlayers.derivative.exact import ExactDerivative
 from cvxlayers.ipm import batch
 from cvxlayers.layer import Layer
 from cvxlayers.program import Array, Values
+from cvxlayers.solution import Status, measure
 from cvxlayers.solvers.base import Settings
 from cvxlayers.solvers.ipm import IPM
 from tests.ipm.problems import feasible, infeasible, random_cones, unbounded
@@ -74,6 +75,49 @@ def test_residuals_of_a_few(apart: bool) -> None:
     assert measured.largest == pytest.approx(expected.parts[:4].max(), rel=1e-12)
     point[0][0, 1] = np.nan
     assert solver.measure(values, *point).largest == np.inf
+
+
+@pytest.mark.parametrize("varying", ["P", "q", "A", "b", "qA", "qb", "Ab", "PqAb"])
+def test_what_varies_comes_from_the_parameters(varying: str, apart: bool) -> None:
+    """Whatever varies together, new numbers in every call reach the kernels; the gradients' memory is in order."""
+    rng = np.random.default_rng(14)
+    n, m = 4, 3
+    x = cp.Variable(n)
+    shapes = {"P": n, "q": n, "A": (m, n), "b": m}
+    given = {name: cp.Parameter(shapes[name], nonneg=name == "P") for name in varying}
+    fixed = {"P": np.ones(n), "q": rng.normal(size=n), "A": rng.normal(size=(m, n)), "b": np.ones(m)}
+    P, q, A, b = (given.get(name, fixed[name]) for name in "PqAb")
+    objective = cp.Minimize(cp.sum(cp.multiply(P, cp.square(x))) + q @ x)
+    threads = {"n_jobs_forward": 2, "n_jobs_backward": 2}
+    problem = cp.Problem(objective, [A @ x <= b, cp.norm_inf(x) <= 3])
+    layer = Layer.from_problem(problem, list(given.values()), [x], solver_args=threads)
+    for _ in range(3):
+        data = [rng.uniform(0.5, 2.0, (5, *np.atleast_1d(shapes[name]))) for name in varying]
+        weights = rng.normal(size=(5, n))
+        record = layer.solve(data)
+        gradients = record.vjp([weights])
+        assert set(record.info.engines) == {"IPM"}
+        for j in range(5):
+            one = layer.solve([part[j] for part in data])
+            assert_close(record.outputs[0][j], one.outputs[0], 1e-8, "solution")
+            for found, right in zip(gradients, one.vjp([weights[j]]), strict=True):
+                assert_close(found[j], right, 1e-7, "gradient")
+        assert all(gradient.flags.c_contiguous for gradient in gradients)
+
+
+def test_a_step_does_not_lead_beyond_the_boundary() -> None:
+    """A linear program in which rounding took tau below 0, where every residual is negative: that is no solution."""
+    rng = np.random.default_rng([2, 2])
+    for trial in range(17):
+        n = int(rng.integers(2, 20))
+        cones = random_cones(rng, n, *((), ("second_order",))[trial % 2])
+        structure, values = feasible(rng, n, cones, 16, trial % 4 < 2, 3.0)
+    solver = IPM(structure, Settings())
+    for j in range(16):
+        element = values.select(np.array([j]))
+        found = solver.solve(element)
+        assert found.status[0] == Status.OPTIMAL
+        assert measure(structure, element, found.x, found.y, found.s).worst[0] <= 1e-9
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 9, 15])

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import cvxpy as cp
 import numpy as np
 import pytest
 
@@ -193,3 +194,32 @@ def test_data_parallel_on_two_processes(tmp_path: Path) -> None:
     for rank in range(2):
         gradients = torch.load(tmp_path / f"gradients-{rank}.pt")
         assert_all_close([g.numpy() for g in gradients], whole, 1e-5, f"process {rank}")
+
+
+def test_a_layer_without_parameters_has_the_default_dtype() -> None:
+    x = cp.Variable(3)
+    layer = CvxpyLayer(cp.Problem(cp.Minimize(cp.sum_squares(x - 1)), [x >= 0]), parameters=[], variables=[x])
+    (found,) = layer()
+    assert found.dtype is torch.float32
+    assert_close(found @ torch.ones(3), torch.tensor(3.0), 1e-6, "solution")
+
+
+@pytest.mark.parametrize("requires_grad", [True, False])
+def test_a_tensor_that_has_escaped_from_a_transform(requires_grad: bool) -> None:
+    """Its gradient goes to the tensor that it stood for, as through PyTorch's own functions."""
+    x, c = cp.Variable(5), cp.Parameter(5)
+    layer = CvxpyLayer(cp.Problem(cp.Minimize(cp.sum_squares(x - c)), [x >= 0]), parameters=[c], variables=[x])
+    w = torch.arange(-2.5, 2.5, dtype=torch.float64, requires_grad=requires_grad)
+    escaped: list[torch.Tensor] = []
+
+    def keep(z: torch.Tensor) -> torch.Tensor:
+        escaped.append(z)
+        return z.sum()
+
+    torch.func.grad(keep)(w)
+    (found,) = layer(escaped[0])
+    assert found.requires_grad is requires_grad
+    assert_close(found.detach(), w.detach().clamp(min=0), 1e-8, "solution")
+    if requires_grad:
+        found.sum().backward()
+        assert_close(w.grad, (w > 0).double(), 1e-8, "gradient")
