@@ -200,7 +200,7 @@ def _engine(problem: cp.Problem, gp: bool, compiled: CompiledProblem, chosen: ty
     if chosen is not None:
         reason = "asked for with --solver; it takes"
     elif runs.name == "IPM":
-        reason = "the package's own solver, installed and the fastest; it takes"
+        reason = "the package's own solver, whose memory the factors fit into; it takes"
     else:
         reason = "the first installed solver that takes"
     linear = _linear_form(problem, gp) if structure.quadratic else structure

@@ -20,7 +20,7 @@ def test_a_valid_problem(run) -> None:
     assert "weight scalar nonneg 1" in answer.said
     assert "nonnegative 6" in answer.said
     assert "A 10 10 28 12" in answer.said  # rows, columns, nonzeros, those from parameters
-    assert "IPM chosen as the package's own solver" in answer.said
+    assert "IPM chosen the package's own solver" in answer.said
 
 
 def test_every_problem_of_a_file_is_checked_once(run) -> None:
