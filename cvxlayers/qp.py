@@ -26,9 +26,8 @@ from cvxlayers.layer import Layer
 from cvxlayers.program import Pattern, Structure
 from cvxlayers.record import Record
 from cvxlayers.report import Info
-from cvxlayers.solvers.registry import SOLVERS
 
-__all__ = ["QP", "Form", "Matrix", "batched_solver", "compile_qp", "read_form", "read_patterns"]
+__all__ = ["QP", "Form", "Matrix", "compile_qp", "read_form", "read_patterns"]
 
 ARGUMENTS = ("Q", "p", "G", "h", "A", "b")
 MATRICES = ("Q", "G", "A")
@@ -173,7 +172,7 @@ class QP:
 
     def _make(self, form: Form) -> Layer:
         compiled = compile_qp(form)
-        return Layer(compiled, batched_solver(compiled.structure, self.solver, self.options), **self.options)
+        return Layer(compiled, self.solver, **self.options)
 
     @property
     def info(self) -> Info | None:
@@ -219,14 +218,6 @@ class QP:
         layer = self._layer(form)
         self._local.layer = layer
         return layer.solve([given[name] for name in form.present], solver_args)
-
-
-def batched_solver(structure: Structure, solver: str | None, options: Mapping[str, Any]) -> str | None:
-    """The solver for batches of this structure: the one asked for, or IPM where it can run, or the layer's default."""
-    ipm = SOLVERS["IPM"]
-    if solver is None and "solve_method" not in (options.get("solver_args") or {}):
-        return ipm.name if ipm.installed() and ipm.takes(structure) else None
-    return solver
 
 
 def read_patterns(patterns: Mapping[str, Any] | None) -> dict[str, Matrix]:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from cvxlayers.errors import OptionError, ParameterError
-from cvxlayers.qp import ARGUMENTS, CACHED, Form, Matrix, batched_solver, compile_qp, read_form, read_patterns
+from cvxlayers.qp import ARGUMENTS, CACHED, Form, Matrix, compile_qp, read_form, read_patterns
 from cvxlayers.report import Info
 from cvxlayers.torch.layer import CvxpyLayer
 
@@ -107,8 +107,7 @@ class QPLayer(torch.nn.Module):
 
     def _make(self, form: Form) -> CvxpyLayer:
         compiled = compile_qp(form)
-        solver = batched_solver(compiled.structure, self.solver, self.options)
-        return CvxpyLayer.from_compiled(compiled, solver=solver, **self.options)
+        return CvxpyLayer.from_compiled(compiled, solver=self.solver, **self.options)
 
     @property
     def info(self) -> Info | None:
