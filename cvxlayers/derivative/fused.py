@@ -81,7 +81,7 @@ class Fused:
 
     def solve(self, values: Values, y: Array, s: Array, f: Array, g: Array, threads: int) -> tuple[Solved, Index]:
         """Solutions of J (dx, dv) = (f, g), and the elements of which they are not good enough."""
-        point = self._kernels.Point(self._mu, values.P, values.A, f[:0], y, self._state(y, s))
+        point = self._kernels.Point(self._mu, *values, f[:0], y, self._state(y, s))
         found = self._kernels.differentiate_batch(self._places, point, f, g, threads)
         return Solved(*found[:-1]), _unsure(found)
 
@@ -90,7 +90,7 @@ class Fused:
     ) -> tuple[list[Array], Array, Index]:
         """``Linearization.pull``, with the systems' residuals and the elements for which it is not good enough."""
         kernels = self._kernels
-        point = kernels.Point(self._mu, values.P, values.A, x, y, self._state(y, s))
+        point = kernels.Point(self._mu, *values, x, y, self._state(y, s))
         given = kernels.Given(compiled.adjoint, drows)
         found = kernels.pull_batch(self._places, point, self._pairs, given, compiled.ends, threads)
         return found.parts, found.residual, _unsure(found)

@@ -103,12 +103,14 @@ class Pulled(NamedTuple):
 
 
 class Point(NamedTuple):
-    """Where a derivative is taken: the smoothing's mu or 0; and (rows, B) each, P and A, x (see ``pairing``) and y, and
-    what ``sensitivity`` calls the state: s and more."""
+    """Where a derivative is taken: the smoothing's mu or 0; and (rows, B) each, P, q, A and b, x (see ``pairing``) and
+    y, and what ``sensitivity`` calls the state: s and more."""
 
     mu: float
     P: Array
+    q: Array
     A: Array
+    b: Array
     x: Array
     y: Array
     state: Array
@@ -203,10 +205,10 @@ def _differentiated(
     differentiate, record = differentiate_groups(layout.further, apart), layout.record
     index, weights = stack.index, stack.weights
 
-    def call(plan: Any, V: Array, begin: int, end: int, P: Array, A: Array, *others: Array) -> float:
-        x, y, state, source, out = others
+    def call(plan: Any, V: Array, begin: int, end: int, *arrays: Array) -> float:
+        P, q, A, b, x, y, state, source, out = arrays
         worst: float = differentiate(
-            plan, record, V, P, A, mu, x, y, state, index, weights, source, ends, pairs, begin, end, out
+            plan, record, V, P, q, A, b, mu, x, y, state, index, weights, source, ends, pairs, begin, end, out
         )
         return worst
 

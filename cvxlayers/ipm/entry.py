@@ -15,10 +15,10 @@ from typing import Any
 import numba
 from numba import types
 
-from cvxlayers.ipm.equilibrate import equilibrate, load_scaled
+from cvxlayers.ipm.equilibrate import equilibrate
 from cvxlayers.ipm.iteration import solve_group
 from cvxlayers.ipm.kernel import FINGERPRINT, compiled
-from cvxlayers.ipm.lanes import columns_of, load, load_from, store, store_to
+from cvxlayers.ipm.lanes import load, load_from, store, store_to
 from cvxlayers.ipm.layout import FIELDS, FURTHER_FIELDS
 from cvxlayers.ipm.mapping import map_group, map_group_apart
 from cvxlayers.ipm.pairing import pair_A, pair_P
@@ -72,15 +72,12 @@ def _make_solve(fingerprint: int, measuring: bool, record: Any, matrix: Any, giv
         """
         if fingerprint < 0:
             return 0.0
-        at, shared = records[0], columns_of(P) == 1 and columns_of(A) == 1
-        y, s, info, worst = at.n, at.n + at.m, at.n + 2 * at.m, 0.0
+        at, worst = records[0], 0.0
+        y, s, info = at.n, at.n + at.m, at.n + 2 * at.m
         for group in range(begin, end):
             map_group(maps, weights, 0, theta, group * W, values, group * W)
-            if group == begin or not shared:
-                equilibrate(plan, at, V, P, A, group * W)
-            else:
-                load_scaled(plan, at, V, P, A, group * W)
-            solve_group(plan, at, V, q, b, group * W, settings, out[:y], out[y:s], out[s:info], out[info:])
+            equilibrate(plan, at, V, P, q, A, b, group * W)
+            solve_group(plan, at, V, group * W, settings, out[:y], out[y:s], out[s:info], out[info:])
             if measuring:
                 measure_group(plan, at, V, P, q, A, b, out[:y], out[y:s], out[s:info], group * W, out[info + 3 :])
             worst = max(worst, verdict(out, info, group * W, measuring))
@@ -95,9 +92,9 @@ def _make_solve(fingerprint: int, measuring: bool, record: Any, matrix: Any, giv
 
 
 def _make_differentiate(fingerprint: int, record: Any, matrix: Any, given: Any) -> Any:
-    def differentiate_groups(plan: Any, records: Any, V: Any, P: Any, A: Any, mu: float, x: Any, y: Any, state: Any,
-                             maps: Any, weights: Any, source: Any, ends: Any, pairs: int, begin: int, end: int,
-                             result: Any) -> float:  # fmt: skip
+    def differentiate_groups(plan: Any, records: Any, V: Any, P: Any, q: Any, A: Any, b: Any, mu: float, x: Any,
+                             y: Any, state: Any, maps: Any, weights: Any, source: Any, ends: Any, pairs: int,
+                             begin: int, end: int, result: Any) -> float:  # fmt: skip
         """Solve the derivative's system for groups begin, ..., end - 1 (see ``sensitivity``).
 
         The first row of result receives the relative residuals. If pairs is negative, source (n + m, B) is the right
@@ -108,7 +105,7 @@ def _make_differentiate(fingerprint: int, record: Any, matrix: Any, given: Any) 
         """
         if fingerprint < 0:
             return 0.0
-        worst, at, shared = 0.0, records[0], columns_of(P) == 1 and columns_of(A) == 1
+        worst, at = 0.0, records[0]
         size, right, out = at.n + at.m, V[at.right :], V[at.out :]
         for group in range(begin, end):
             column = group * W
@@ -117,10 +114,7 @@ def _make_differentiate(fingerprint: int, record: Any, matrix: Any, given: Any) 
                     store(right, i, load_from(source, i, column))
             else:
                 map_group(maps, weights, 0, source, column, right, 0)
-            if group == begin or not shared:
-                equilibrate(plan, at, V, P, A, column)
-            else:
-                load_scaled(plan, at, V, P, A, column)
+            equilibrate(plan, at, V, P, q, A, b, column)
             differentiate_group(plan, at, V, y, state, mu, column, result)
             if pairs < 0:
                 for i in range(size):
@@ -135,7 +129,7 @@ def _make_differentiate(fingerprint: int, record: Any, matrix: Any, given: Any) 
         return worst
 
     signature = _NUMBER(
-        _PLAN, record, matrix, given, given, _NUMBER, given, given, given, _PLAN, _NUMBERS, given, _PLAN,
+        _PLAN, record, matrix, given, given, given, given, _NUMBER, given, given, given, _PLAN, _NUMBERS, given, _PLAN,
         _INTEGER, _INTEGER, _INTEGER, matrix,
     )  # fmt: skip
     return compiled(signature, differentiate_groups)

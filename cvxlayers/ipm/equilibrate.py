@@ -1,4 +1,18 @@
-"""Scaling of variables and rows, so that the entries of P and A have comparable sizes (Ruiz 2001)."""
+"""Scaling of variables, rows and the objective, the same whatever the units that the caller has chosen.
+
+Equilibrated in the infinity norm (Ruiz 2001) is the symmetric matrix of the homogeneous embedding,
+
+    [[P, A', q], [A, 0, b], [q', b', 0]],
+
+by scales (d, e, t) of its rows and columns. Every change of units of a variable, of a row, of all variables and rows
+together, or of the objective is such a scaling itself, so that the scaled problem (nearly) does not depend on them. And
+a row whose b_i is very large, a bound that means "none", becomes a row whose entries are small, and no measure for the
+others. In the usual terms, D = d / t scales the variables, E = e t the rows, and cost = t^2 the objective:
+
+    P <- cost D P D,    q <- cost D q,    A <- E A D,    b <- E b,
+
+with the solutions x = D x, s = s / E and y = E y / cost.
+"""
 
 from __future__ import annotations
 
@@ -20,65 +34,96 @@ from cvxlayers.ipm.lanes import (
     store,
 )
 
-__all__ = ["equilibrate", "load_scaled", "norms"]
+__all__ = ["equilibrate", "load_matrices", "norms"]
 
-ROUNDS, NEAR_ONE, LIMIT = 10, 0.5, 1e4
+ROUNDS, NEAR_ONE, LIMIT = 10, 0.5, 1e60
 """At most so many rounds; fewer if no norm is further from one than the second; no scaling beyond the third."""
 
 
 @kernel
-def equilibrate(plan: Any, at: Any, V: Any, P: Any, A: Any, column: Any) -> None:
-    """Find D and E, the scalings of variables and rows, and load D P D and E A D.
+def equilibrate(plan: Any, at: Any, V: Any, P: Any, q: Any, A: Any, b: Any, column: Any) -> None:
+    """Find D, E and cost, and load the scaled P, q, A and b.
 
-    In the scaled matrices the largest entry of each column of [[P, A'], [A, 0]] is about one; the rows of a curved cone
-    share their scaling. The batch, in which an element's entries lie far apart, is read once.
+    The rows of a curved cone share their scaling. The batch, in which an element's entries lie far apart, is read once.
     """
     apart()
+    one = fill(V, 1.0)
     for i in range(at.n):
-        store(V, at.D + i, fill(V, 1.0))
-        store(V, at.D_inverse + i, fill(V, 1.0))
+        store(V, at.D + i, one)
+        store(V, at.D_inverse + i, one)
+        store(V, at.q + i, load_from(q, i, column))
     for i in range(at.m):
-        store(V, at.E + i, fill(V, 1.0))
-        store(V, at.E_inverse + i, fill(V, 1.0))
-    load_scaled(plan, at, V, P, A, column)
+        store(V, at.E + i, one)
+        store(V, at.E_inverse + i, one)
+        store(V, at.b + i, load_from(b, i, column))
+    load_matrices(plan, at, V, P, A, column)
+    t = one
     for _ in range(ROUNDS):
         norms(plan, at, V)
+        whole = with_vectors(plan, at, V)
         x_off = rescale_by(V, at.x1, at.D, at.D_inverse, at.n)
         off = maximum(x_off, rescale_by(V, at.y1, at.E, at.E_inverse, at.m))
-        scale_further(plan, at, V)
-        if highest(off) < NEAR_ONE:
+        found = pick(whole, fill(V, 0.0), whole, one)
+        change = 1.0 / sqrt(found)
+        t = t * change
+        scale_further(plan, at, V, change)
+        if highest(maximum(off, absolute(found - 1.0))) < NEAR_ONE:
             break
+    store(V, at.cost, t * t)
+    over = 1.0 / t
+    for i in range(at.n):
+        store(V, at.D + i, load(V, at.D + i) * over)
+        store(V, at.D_inverse + i, load(V, at.D_inverse + i) * t)
+    for i in range(at.m):
+        store(V, at.E + i, load(V, at.E + i) * t)
+        store(V, at.E_inverse + i, load(V, at.E_inverse + i) * over)
 
 
 @kernel
-def load_scaled(plan: Any, at: Any, V: Any, P: Any, A: Any, column: Any) -> None:
-    """The matrices of W elements, from this column of the batch on: D P D and E A D."""
+def load_matrices(plan: Any, at: Any, V: Any, P: Any, A: Any, column: Any) -> None:
+    """The matrices of W elements, from this column of the batch on, as they are."""
     apart()
-    for j in range(at.n):
-        scale = load(V, at.D + j)
-        for k in range(index(plan, at.P_start + j), index(plan, at.P_start + j + 1)):
-            other = load(V, at.D + index(plan, at.P_row + k))
-            store(V, at.P + k, load_from(P, k, column) * (scale * other))
-        for k in range(index(plan, at.A_start + j), index(plan, at.A_start + j + 1)):
-            other = load(V, at.E + index(plan, at.A_row + k))
-            store(V, at.A + k, load_from(A, k, column) * (scale * other))
+    for k in range(at.P_nnz):
+        store(V, at.P + k, load_from(P, k, column))
+    for k in range(at.A_nnz):
+        store(V, at.A + k, load_from(A, k, column))
 
 
 @kernel
-def scale_further(plan: Any, at: Any, V: Any) -> None:
-    """Multiply the matrices by the changes of the scalings, which are in x1 and y1."""
+def scale_further(plan: Any, at: Any, V: Any, last: Any) -> None:
+    """Multiply the parts by the changes of the scalings, which are in x1 and y1, and the last row's."""
     apart()
     for j in range(at.n):
         scale = load(V, at.x1 + j)
+        store(V, at.q + j, load(V, at.q + j) * (scale * last))
         for k in range(index(plan, at.P_start + j), index(plan, at.P_start + j + 1)):
             store(V, at.P + k, load(V, at.P + k) * (scale * load(V, at.x1 + index(plan, at.P_row + k))))
         for k in range(index(plan, at.A_start + j), index(plan, at.A_start + j + 1)):
             store(V, at.A + k, load(V, at.A + k) * (scale * load(V, at.y1 + index(plan, at.A_row + k))))
+    for i in range(at.m):
+        store(V, at.b + i, load(V, at.b + i) * (load(V, at.y1 + i) * last))
+
+
+@kernel
+def with_vectors(plan: Any, at: Any, V: Any) -> Any:
+    """Let the norms in x1 and y1 count q and b as well; return the last column's, the largest entry of q and b."""
+    apart()
+    whole = fill(V, 0.0)
+    for j in range(at.n):
+        size = absolute(load(V, at.q + j))
+        whole = maximum(size, whole)
+        store(V, at.x1 + j, maximum(load(V, at.x1 + j), size))
+    for i in range(at.m):
+        size = absolute(load(V, at.b + i))
+        whole = maximum(size, whole)
+        store(V, at.y1 + i, maximum(load(V, at.y1 + i), size))
+    share_norms(plan, at, V)
+    return whole
 
 
 @kernel
 def norms(plan: Any, at: Any, V: Any) -> None:
-    """The largest entries of the columns of [[P, A'], [A, 0]], into x1 and y1; the mean over a cone's rows."""
+    """The largest entries of the columns of [[P, A'], [A, 0]], into x1 and y1."""
     apart()
     x, y = at.x1, at.y1
     for i in range(at.n):
@@ -99,6 +144,13 @@ def norms(plan: Any, at: Any, V: Any) -> None:
             own = maximum(own, a)
             store(V, i, maximum(load(V, i), a))
         store(V, x + j, own)
+
+
+@kernel
+def share_norms(plan: Any, at: Any, V: Any) -> None:
+    """Let all rows of a curved cone have the mean of their norms."""
+    apart()
+    y = at.y1
     for c in range(at.blocks):
         start, stop = index(plan, at.cone_start + c), index(plan, at.cone_start + c + 1)
         total = fill(V, 0.0)

@@ -34,16 +34,19 @@ from cvxlayers.ipm.lanes import (
     store_to,
 )
 from cvxlayers.ipm.method import INFEASIBLE, SOLVED, STOPPED, UNBOUNDED
+from cvxlayers.ipm.sharpen import sharpen
 from cvxlayers.ipm.products import A_and_transpose_times, P_times, dot, largest
 from cvxlayers.ipm.scaling import H_times, correct, rate, rescale, shift, unit_scaling
 
 __all__ = ["solve_group"]
 
-CERTIFIED, FAR = 3e-8, 1e-2
-"""A certificate of infeasibility y has |A'y| <= 3e-8 |y| where A's columns are scaled to one, and |A'y| <= 3e-6 |b'y|
-in the units given: A with a relative change of 3e-8 is infeasible, and no x of moderate size is feasible for A itself.
-The second alone would condemn x1 + x2 = 10^9. Likewise Ax + s beside x and q'x for a problem without a minimum; and Px,
-which may be larger by another factor, as it falls only like the root of x'Px, which is what counts."""
+CERTIFIED, WEAK, FAR = 1e-11, 3e-8, 1e-1
+"""A certificate of infeasibility y has |A'y| <= CERTIFIED |y| and FAR |A'y| <= CERTIFIED |b'y| in scaled units: no x of
+less than the inverse is feasible. Likewise Ax + s, and Px, beside x and q'x for a problem without a minimum. Where no
+progress is made a weaker one is kept; whether it proves anything is for ``certificate`` to say."""
+
+EARLY = 1e-8
+"""The error at which the active rows of a problem without curved cones are found out, and the exact point on them."""
 
 KEPT = 1e-4
 """Points of smaller error are kept while others are tried."""
@@ -64,14 +67,12 @@ HUGE = 1e300
 
 
 @part
-def solve_group(plan: Any, at: Any, V: Any, q: Any, b: Any, column: Any, settings: Any, x: Any, y: Any, s: Any,
-                info: Any) -> None:  # fmt: skip
-    """Solve the elements column, ..., column + W - 1 of the batch; D and E and the scaled matrices are in V.
+def solve_group(plan: Any, at: Any, V: Any, column: Any, settings: Any, x: Any, y: Any, s: Any, info: Any) -> None:
+    """Solve the elements column, ..., column + W - 1 of the batch, of which the scaled problem is in V.
 
     settings: tolerance, static regularization, largest number of iterations, rounds of refinement.
     """
     tol, eps, limit, rounds = settings[0], settings[1], int(settings[2]), int(settings[3])
-    load_problem(plan, at, V, q, b, column)
     constant_entries(plan, at, V, eps)
     if further.lopsided(at):
         begin_at_centre(plan, at, V)
@@ -79,47 +80,21 @@ def solve_group(plan: Any, at: Any, V: Any, q: Any, b: Any, column: Any, setting
         begin_nearby(plan, at, V, eps, rounds)
     begin_count(at, V)
     one, zero = fill(V, 1.0), fill(V, 0.0)
-    active = one
+    active, goal = one, fill(V, tol if at.blocks else max(tol, EARLY))
     for iteration in range(limit + 1):
         measure(plan, at, V)
-        state = judge(at, V, tol, iteration == limit)
+        state = judge(at, V, goal, iteration == limit)
         active = pick(state, zero, zero, one)
         if highest(active) == 0.0:
-            break
+            if at.blocks:
+                break
+            goal = sharpen(plan, at, V, goal, tol, eps, iteration == limit)
+            active = pick(load(V, at.state), zero, zero, one)
+            if highest(active) == 0.0:
+                break
         store(V, at.steps, load(V, at.steps) + active)
         step(plan, at, V, eps, rounds, active)
     write(at, V, column, x, y, s, info)
-
-
-@kernel
-def load_problem(plan: Any, at: Any, V: Any, q: Any, b: Any, column: Any) -> None:
-    """Load and scale q and b of W elements, and scale their objectives; keep the norms of q and b as given."""
-    apart()
-    q_norm, b_norm, size = fill(V, 0.0), fill(V, 0.0), fill(V, 0.0)
-    for i in range(at.n):
-        value = load_from(q, i, column)
-        q_norm = maximum(absolute(value), q_norm)
-        value = value * load(V, at.D + i)
-        size = maximum(absolute(value), size)
-        store(V, at.q + i, value)
-    for i in range(at.m):
-        value = load_from(b, i, column)
-        b_norm = maximum(absolute(value), b_norm)
-        store(V, at.b + i, value * load(V, at.E + i))
-    size = maximum(size, largest(V, at.P, at.P_nnz))
-    cost = 1.0 / minimum(maximum(pick(size, fill(V, 0.0), size, fill(V, 1.0)), fill(V, 1e-4)), fill(V, 1e4))
-    for k in range(at.P_nnz):
-        store(V, at.P + k, load(V, at.P + k) * cost)
-    for i in range(at.n):
-        store(V, at.q + i, load(V, at.q + i) * cost)
-    for j in range(at.n):
-        size = fill(V, 0.0)
-        for k in range(index(plan, at.A_start + j), index(plan, at.A_start + j + 1)):
-            size = maximum(absolute(load(V, at.A + k)), size)
-        store(V, at.A_size + j, maximum(size, fill(V, 1e-300)))
-    store(V, at.cost, cost)
-    store(V, at.q_norm, q_norm)
-    store(V, at.b_norm, b_norm)
 
 
 @kernel
@@ -177,23 +152,22 @@ def begin_nearby(plan: Any, at: Any, V: Any, eps: Any, rounds: Any) -> None:
 
 @kernel
 def measure(plan: Any, at: Any, V: Any) -> None:
-    """Residuals, gap, mu, and how far the point is from a solution or a certificate, in the units given."""
+    """Residuals, gap, mu, and how far the point is from a solution or a certificate, in scaled units."""
     apart()
-    tau, kappa, cost = load(V, at.tau), load(V, at.kappa), load(V, at.cost)
+    tau, kappa = load(V, at.tau), load(V, at.kappa)
     over = 1.0 / tau
-    unit = over / cost
     P_times(plan, at, V, at.x, at.Px)
     A_and_transpose_times(plan, at, V, at.x, at.y, at.Ax, at.Aty)
     xPx = dot(V, at.x, at.Px, at.n)
     qx = dot(V, at.q, at.x, at.n)
     by = dot(V, at.b, at.y, at.m)
-    dual, slope, curved, scaled_slope, x_size = dual_residual(at, V, tau)
-    primal, ray, scaled_ray, primal_size = primal_residual(at, V, tau)
-    dual = dual * unit / (1.0 + maximum(maximum(slope, curved) * unit, load(V, at.q_norm)))
-    primal = primal * over / (1.0 + maximum(primal_size * over, load(V, at.b_norm)))
+    dual, slope, curved, x_size = dual_residual(at, V, tau)
+    primal, ray, primal_size = primal_residual(at, V, tau)
+    dual = dual * over / (1.0 + maximum(slope, curved) * over)
+    primal = primal * over / (1.0 + primal_size * over)
     half = 0.5 * xPx * over
     balance = qx + by + xPx * over
-    gap = absolute(balance) * unit / (1.0 + maximum(absolute(half + qx), absolute(half + by)) * unit)
+    gap = absolute(balance) * over / (1.0 + maximum(absolute(half + qx), absolute(half + by)) * over)
     worst, zero = maximum(maximum(dual, primal), gap), fill(V, 0.0)
     store(V, at.error, pick(tau, zero, worst, fill(V, HUGE)))  # where rounding has taken tau beyond 0 nothing holds
     store(V, at.gap, kappa + balance)
@@ -202,52 +176,47 @@ def measure(plan: Any, at: Any, V: Any) -> None:
     never, tiny = fill(V, HUGE), fill(V, 1e-300)
     y_size, x_size = maximum(largest(V, at.y, at.m), tiny), maximum(x_size, tiny)
     low, down = maximum(-by, tiny), maximum(-qx, tiny)
-    infeasible = maximum(scaled_slope / y_size, FAR * slope / low)
-    flat = FAR * maximum(largest(V, at.Px, at.n) / x_size, FAR * curved / down)
-    unbounded = maximum(maximum(scaled_ray / x_size, FAR * cost * ray / down), flat)
+    infeasible = slope * maximum(1.0 / y_size, FAR / low)
+    unbounded = maximum(ray, FAR * curved) * maximum(1.0 / x_size, FAR / down)
     store(V, at.infeasible, pick(-by, zero, infeasible, never))
     store(V, at.unbounded, pick(-qx, zero, unbounded, never))
 
 
 @kernel
 def dual_residual(at: Any, V: Any, tau: Any) -> Any:
-    """rx = -(Px + A'y + q tau); the largest entries of it, of A'y and of Px over D; of A'y over, and of x times, the
-    sizes of A's columns."""
+    """rx = -(Px + A'y + q tau); the largest entries of it, of A'y, of Px and of x."""
     apart()
-    worst, slope, curved, scaled_slope, x_size = fill(V, 0.0), fill(V, 0.0), fill(V, 0.0), fill(V, 0.0), fill(V, 0.0)
+    worst, slope, curved, x_size = fill(V, 0.0), fill(V, 0.0), fill(V, 0.0), fill(V, 0.0)
     for i in range(at.n):
-        d, Px, Aty = load(V, at.D_inverse + i), load(V, at.Px + i), load(V, at.Aty + i)
+        Px, Aty = load(V, at.Px + i), load(V, at.Aty + i)
         r = -(Px + Aty + load(V, at.q + i) * tau)
         store(V, at.rx + i, r)
-        worst = maximum(absolute(r) * d, worst)
-        slope = maximum(absolute(Aty) * d, slope)
-        curved = maximum(absolute(Px) * d, curved)
-        size = load(V, at.A_size + i)
-        scaled_slope = maximum(absolute(Aty) / size, scaled_slope)
-        x_size = maximum(absolute(load(V, at.x + i)) * size, x_size)
-    return worst, slope, curved, scaled_slope, x_size
+        worst = maximum(absolute(r), worst)
+        slope = maximum(absolute(Aty), slope)
+        curved = maximum(absolute(Px), curved)
+        x_size = maximum(absolute(load(V, at.x + i)), x_size)
+    return worst, slope, curved, x_size
 
 
 @kernel
 def primal_residual(at: Any, V: Any, tau: Any) -> Any:
-    """ry = b tau - Ax - s; the largest entries of it over E; how far -Ax lies outside K (for second-order cones a bound
-    of that), over E and in scaled units; and the largest entries of Ax and s over E."""
+    """ry = b tau - Ax - s; the largest entry of it; how far -Ax lies outside K (for curved cones a bound of that); and
+    the largest entries of Ax and s."""
     apart()
-    worst, ray, scaled_ray, size = fill(V, 0.0), fill(V, 0.0), fill(V, 0.0), fill(V, 0.0)
+    worst, ray, size = fill(V, 0.0), fill(V, 0.0), fill(V, 0.0)
     for i in range(at.m):
-        e, Ax, s = load(V, at.E_inverse + i), load(V, at.Ax + i), load(V, at.s + i)
+        Ax, s = load(V, at.Ax + i), load(V, at.s + i)
         r = load(V, at.b + i) * tau - Ax - s
         store(V, at.ry + i, r)
-        worst = maximum(absolute(r) * e, worst)
+        worst = maximum(absolute(r), worst)
         outside = maximum(Ax, fill(V, 0.0)) if at.first <= i < at.cones else absolute(Ax + s)
-        scaled_ray = maximum(outside, scaled_ray)
-        ray = maximum(outside * e, ray)
-        size = maximum(maximum(absolute(Ax), absolute(s)) * e, size)
-    return worst, ray, scaled_ray, size
+        ray = maximum(outside, ray)
+        size = maximum(maximum(absolute(Ax), absolute(s)), size)
+    return worst, ray, size
 
 
 @kernel
-def judge(at: Any, V: Any, tol: Any, last: Any) -> Any:
+def judge(at: Any, V: Any, goal: Any, last: Any) -> Any:
     """Keep the points that are the best so far, and decide which lanes go on; return the states."""
     apart()
     one, zero = fill(V, 1.0), fill(V, 0.0)
@@ -266,9 +235,11 @@ def judge(at: Any, V: Any, tol: Any, last: Any) -> Any:
     store(V, at.merit, minimum(merit, now))
     patience = pick(fill(V, SMALL_ERROR), best, fill(V, SMALL_PATIENCE), fill(V, PATIENCE))
     verdict = fill(V, STOPPED) if last else pick(waiting, patience, fill(V, STOPPED), zero)
-    verdict = pick(fill(V, CERTIFIED), load(V, at.unbounded), fill(V, UNBOUNDED), verdict)
-    verdict = pick(fill(V, CERTIFIED), load(V, at.infeasible), fill(V, INFEASIBLE), verdict)
-    verdict = pick(fill(V, tol), error, fill(V, SOLVED), verdict)
+    # Where nothing more is gained a weaker certificate is put forward, if the point is no better as a solution.
+    weak = pick(verdict, zero, pick(best, fill(V, KEPT), fill(V, WEAK), fill(V, CERTIFIED)), fill(V, CERTIFIED))
+    verdict = pick(weak, load(V, at.unbounded), fill(V, UNBOUNDED), verdict)
+    verdict = pick(weak, load(V, at.infeasible), fill(V, INFEASIBLE), verdict)
+    verdict = pick(goal, error, fill(V, SOLVED), verdict)
     state = pick(active, zero, verdict, state)
     store(V, at.state, state)
     return state

@@ -29,11 +29,11 @@ _INDICES = (
     "place", "sign", "panel", "panel_row", "update", "k_entry", "P_start", "P_row", "P_entry", "A_start", "A_row",
     "A_entry", "cone_start", "cone_extra", "cone_entry", "cone_map", "matrix_order", "matrix_start", "slot",
 )  # fmt: skip
-_OF_VARIABLES = ("q", "D", "D_inverse", "A_size", "x", "kept_x", "Px", "Aty", "rx", "x1", "x2", "ex", "tx", "Pt")
+_OF_VARIABLES = ("q", "D", "D_inverse", "x", "kept_x", "Px", "Aty", "rx", "x1", "x2", "ex", "tx", "Pt")
 _OF_ROWS = ("b", "E", "E_inverse", "y", "s", "kept_y", "kept_s", "Ax", "ry", "r", "c", "y1", "y2", "dy", "ds", "ey",
             "ty", "Ht", "h", "w", "l")  # fmt: skip
 _OF_PLACES = ("diagonal", "pivot", "inverse", "v")
-_OF_LANES = ("tau", "kappa", "gap", "mu", "cost", "q_norm", "b_norm", "error", "infeasible", "unbounded", "state",
+_OF_LANES = ("tau", "kappa", "gap", "mu", "cost", "error", "infeasible", "unbounded", "state",
              "best", "merit", "waiting", "steps")  # fmt: skip
 _OTHERS = ("P", "A", "entries", "L", "strip", "eta", "l_det", "probe", "right", "out")
 _SIZES = ("n", "m", "first", "cones", "count", "blocks", "degree", "size", "panels", "P_nnz", "A_nnz")

@@ -77,11 +77,11 @@ def differentiate_group(plan: Any, at: Any, V: Any, y: Any, state: Any, mu: Any,
     factorize(plan, at, V)
     healthy = judge_probe(plan, at, V)
     load_right(at, V)
-    error = refine(plan, at, V)
+    error, over = refine(plan, at, V), 1.0 / load(V, at.cost)
     for i in range(at.n):
         store(V, at.out + i, load(V, at.x + i) * load(V, at.D + i))
     for i in range(at.m):
-        store(V, at.out + at.n + i, load(V, at.y + i) * load(V, at.E + i))
+        store(V, at.out + at.n + i, load(V, at.y + i) * load(V, at.E + i) * over)
     store_to(info, 0, column, pick(healthy, fill(V, 0.0), error, fill(V, HUGE)))
 
 
@@ -89,12 +89,12 @@ def differentiate_group(plan: Any, at: Any, V: Any, y: Any, state: Any, mu: Any,
 def load_system(plan: Any, at: Any, V: Any, y: Any, state: Any, mu: Any, column: Any) -> None:
     """Put zeros into the rows that are left out (s is their mask), and write K."""
     apart()
-    one, zero = fill(V, 1.0), fill(V, 0.0)
+    one, zero, over = fill(V, 1.0), fill(V, 0.0), 1.0 / load(V, at.cost)
     for i in range(at.cones):
         v, e = load_from(y, i, column) - load_from(state, i, column), load(V, at.E + i)
         d = one if i < at.first else slope(v, mu)
         store(V, at.s + i, pick(d, zero, one, zero))
-        store(V, at.h + i, pick(d, zero, (1.0 - d) / maximum(d, fill(V, 1e-300)) * e * e, one))
+        store(V, at.h + i, pick(d, zero, (1.0 - d) / maximum(d, fill(V, 1e-300)) * e * e * over, one))
     store(V, at.error, one)
     for c in range(at.count):
         load_cone(plan, at, V, y, state, column, c)
@@ -139,9 +139,11 @@ def load_cone(plan: Any, at: Any, V: Any, y: Any, s: Any, column: Any, c: Any) -
     apart()
     one, zero, tiny = fill(V, 1.0), fill(V, 0.0), fill(V, 1e-300)
     start, stop = cone(plan, at, c)
-    t, size = load_from(y, start, column) - load_from(s, start, column), zero
+    e = load(V, at.E + start)
+    over = load(V, at.cost) / e
+    t, size = load_from(y, start, column) * over - load_from(s, start, column) * e, zero
     for i in range(start + 1, stop):
-        z = load_from(y, i, column) - load_from(s, i, column)
+        z = load_from(y, i, column) * over - load_from(s, i, column) * e
         store(V, at.l + i, z)
         size += z * z
     size = sqrt(size)
@@ -150,8 +152,7 @@ def load_cone(plan: Any, at: Any, V: Any, y: Any, s: Any, column: Any, c: Any) -
     outside = pick(high, zero, zero, one)
     kink = pick(absolute(high), zero, pick(absolute(low), zero, one, zero), zero)
     store(V, at.error, load(V, at.error) * kink)
-    e = load(V, at.E + start)
-    h = between * maximum(-low, zero) / maximum(high, tiny) * e * e
+    h = between * maximum(-low, zero) / maximum(high, tiny)
     top = maximum(fill(V, LARGE), OVER * h)
     # In lanes that are not between: eta^2 = 1e-12 inside and 1 outside, where w = (1, 0).
     scale = pick(between, zero, maximum(h, fill(V, 1e-12)), pick(outside, zero, one, fill(V, 1e-12)))
@@ -174,10 +175,11 @@ def load_cone(plan: Any, at: Any, V: Any, y: Any, s: Any, column: Any, c: Any) -
 
 @kernel
 def load_right(at: Any, V: Any) -> None:
-    """D f and E g into rx and ry, without the rows that are left out."""
+    """cost D f and E g into rx and ry, without the rows that are left out."""
     apart()
+    cost = load(V, at.cost)
     for i in range(at.n):
-        store(V, at.rx + i, load(V, at.right + i) * load(V, at.D + i))
+        store(V, at.rx + i, load(V, at.right + i) * load(V, at.D + i) * cost)
     for i in range(at.m):
         store(V, at.ry + i, load(V, at.right + at.n + i) * load(V, at.E + i) * load(V, at.s + i))
 

@@ -106,7 +106,7 @@ def load_triple(plan: Any, at: Any, V: Any, state: Any, column: Any, k: Any, bas
     apart()
     row, place, factor = first_row(plan, at, k), at.barrier + 15 * k, at.factor + 9 * k
     zero, one = fill(V, 0.0), fill(V, 1.0)
-    unit = load(V, at.E + row) * load(V, at.E + row)
+    unit = load(V, at.E + row) * load(V, at.E + row) / load(V, at.cost)
     d1, d2, d3 = (
         load_from(state, base + 9, column), load_from(state, base + 10, column), load_from(state, base + 11, column),
     )  # fmt: skip
@@ -172,7 +172,7 @@ def load_matrix(plan: Any, at: Any, V: Any, state: Any, column: Any, k: Any, bas
     row, order, Q = place_of(plan, at, k)
     square, d = order * order, order * (order + 1) // 2
     zero, one, used = fill(V, 0.0), fill(V, 1.0), fill(V, 0.0)
-    unit = load(V, at.E + row) * load(V, at.E + row)
+    unit = load(V, at.E + row) * load(V, at.E + row) / load(V, at.cost)
     for i in range(square):
         store(V, Q + i, load_from(state, base + i, column))
     for i in range(d):

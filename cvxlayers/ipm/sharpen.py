@@ -1,0 +1,171 @@
+"""The exact point on the active rows, where all cones are polyhedral: what an interior-point method only approaches.
+
+Near a solution the scaled y_i exceeds s_i where row i is active. On these rows s = 0, on the others y = 0, and
+
+    Px + A'y = -q,    A x = b  (active rows)
+
+is solved by corrections of the present point, with the factors of the iteration's matrix for H = 0 in active rows and a
+large H in the others. Where multipliers or points are not unique the corrections, being small, keep them near those of
+the central path. The point is taken where it is no worse than the one it came from (Ye 1992 on finite termination).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cvxlayers.ipm.direction import add, factorize_kkt, substitute
+from cvxlayers.ipm.kernel import kernel, part
+from cvxlayers.ipm.lanes import absolute, apart, fill, highest, load, maximum, minimum, pick, store
+from cvxlayers.ipm.method import SOLVED, STOPPED
+from cvxlayers.ipm.products import A_and_transpose_times, P_times, largest
+
+__all__ = ["sharpen"]
+
+IDLE = 1e8
+"""H of rows that are not active."""
+
+ROUNDS, SETTLED, GAIN = 6, 1e-15, 0.5
+"""Corrections end after so many, at the first residual, or where one does not gain the second factor."""
+
+EXACT = 1e-12
+"""A point of such an error (or the method's tolerance, if that is larger) needs no more iterations."""
+
+WORTH = 1e-5
+"""The error up to which a point that the method has come to rest at is worth the attempt."""
+
+
+@part
+def sharpen(plan: Any, at: Any, V: Any, goal: Any, tol: Any, eps: Any, last: Any) -> Any:
+    """Sharpen the points that are kept of lanes that have come to rest; let those go on of which the active rows were
+    not right and that were stopped early. Return the errors at which lanes are to end."""
+    one, zero = fill(V, 1.0), fill(V, 0.0)
+    state, best = load(V, at.state), load(V, at.best)
+    asked = pick(fill(V, 1.5), state, one, pick(state, fill(V, STOPPED - 0.5), one, zero))
+    asked = asked * pick(fill(V, WORTH), best, one, zero)
+    if highest(asked) == 0.0:
+        return goal
+    place_active(plan, at, V)
+    factorize_kkt(plan, at, V, eps)
+    correct_point(plan, at, V)
+    before, after = natural_error(at, V), exact_error(plan, at, V)
+    better = asked * pick(before, after, one, zero)
+    take(at, V, better)
+    best = pick(better, zero, minimum(after, best), best)
+    store(V, at.best, best)
+    exact = better * pick(fill(V, max(EXACT, tol)), after, one, zero)
+    early = zero if last else asked * pick(goal, fill(V, tol), one, zero) * (1.0 - exact)
+    state = pick(exact, zero, fill(V, SOLVED), pick(early, zero, zero, state))
+    store(V, at.state, state)
+    return fill(V, tol)
+
+
+@kernel
+def place_active(plan: Any, at: Any, V: Any) -> None:
+    """Start from the kept points, with H and y for the active rows, which c marks with 1."""
+    apart()
+    one, zero = fill(V, 1.0), fill(V, 0.0)
+    for i in range(at.n):
+        store(V, at.x1 + i, load(V, at.kept_x + i))
+    for i in range(at.m):
+        y = load(V, at.kept_y + i)
+        active = one if i < at.first else pick(y, load(V, at.kept_s + i), one, zero)
+        store(V, at.c + i, active)
+        store(V, at.h + i, fill(V, IDLE) * (1.0 - active))
+        store(V, at.y1 + i, y * active)
+
+
+@kernel
+def correct_point(plan: Any, at: Any, V: Any) -> None:
+    """x1 and y1 such that the equations hold, lane by lane as far as corrections go."""
+    apart()
+    one, zero = fill(V, 1.0), fill(V, 0.0)
+    before = equations(plan, at, V)
+    for k in range(ROUNDS):
+        substitute(plan, at, V, at.ex, at.ey, at.tx, at.ty)
+        for i in range(at.m):
+            store(V, at.ty + i, load(V, at.ty + i) * load(V, at.c + i))
+        add(V, at.x1, at.tx, at.n, one)
+        add(V, at.y1, at.ty, at.m, one)
+        now = equations(plan, at, V)
+        back = pick(before, now, zero, one)
+        if highest(back) > 0.0:
+            add(V, at.x1, at.tx, at.n, -back)
+            add(V, at.y1, at.ty, at.m, -back)
+            equations(plan, at, V)
+        going = pick(now, fill(V, SETTLED), pick(GAIN * before, now, one, zero), zero)
+        before = pick(before, now, now, before)
+        if highest(going) == 0.0:
+            break
+
+
+@kernel
+def equations(plan: Any, at: Any, V: Any) -> Any:
+    """-(Px + A'y + q) and, in active rows, b - Ax, into ex and ey, and b - Ax into Ht; return the largest entry."""
+    apart()
+    P_times(plan, at, V, at.x1, at.Pt)
+    A_and_transpose_times(plan, at, V, at.x1, at.y1, at.Ht, at.x2)
+    worst, total = fill(V, 0.0), fill(V, 0.0)
+    for i in range(at.n):
+        r = -(load(V, at.Pt + i) + load(V, at.x2 + i) + load(V, at.q + i))
+        store(V, at.ex + i, r)
+        worst, total = maximum(absolute(r), worst), total + r
+    for i in range(at.m):
+        rest = load(V, at.b + i) - load(V, at.Ht + i)
+        store(V, at.Ht + i, rest)
+        r = rest * load(V, at.c + i)
+        store(V, at.ey + i, r)
+        worst, total = maximum(absolute(r), worst), total + r
+    return worst + 0.0 * total  # NaN where there is one
+
+
+@kernel
+def natural_error(at: Any, V: Any) -> Any:
+    """The error of the points that are kept, where the smaller of s and y counts in each row."""
+    apart()
+    found = load(V, at.best)
+    for i in range(at.first, at.cones):
+        found = maximum(minimum(load(V, at.kept_s + i), load(V, at.kept_y + i)), found)
+    return found
+
+
+@kernel
+def exact_error(plan: Any, at: Any, V: Any) -> Any:
+    """The error of the points (x1, y1), with s into dy: what the equations lack, and negative entries of s and y, which
+    become zero."""
+    apart()
+    zero = fill(V, 0.0)
+    total = sum_of(V, at.ex, at.n) + sum_of(V, at.Ht, at.m)
+    size = maximum(largest(V, at.Pt, at.n), largest(V, at.x2, at.n))
+    found, s_size, y_lacks = largest(V, at.ey, at.m), zero, zero
+    for i in range(at.m):
+        s = load(V, at.Ht + i) * (1.0 - load(V, at.c + i))
+        s_size = maximum(s, s_size)
+        if i >= at.first:
+            y = load(V, at.y1 + i)
+            found, y_lacks = maximum(-s, found), maximum(-y, y_lacks)
+            store(V, at.y1 + i, maximum(y, zero))
+            s = maximum(s, zero)
+        store(V, at.dy + i, s)
+    dual = maximum(largest(V, at.ex, at.n), y_lacks) / (1.0 + size)
+    return maximum(dual, found / (1.0 + s_size)) + 0.0 * total
+
+
+@kernel
+def sum_of(V: Any, u: Any, size: Any) -> Any:
+    """The sum of the entries."""
+    total = fill(V, 0.0)
+    for i in range(size):
+        total += load(V, u + i)
+    return total
+
+
+@kernel
+def take(at: Any, V: Any, which: Any) -> None:
+    """Keep the sharpened points in these lanes."""
+    apart()
+    zero = fill(V, 0.0)
+    for i in range(at.n):
+        store(V, at.kept_x + i, pick(which, zero, load(V, at.x1 + i), load(V, at.kept_x + i)))
+    for i in range(at.m):
+        store(V, at.kept_y + i, pick(which, zero, load(V, at.y1 + i), load(V, at.kept_y + i)))
+        store(V, at.kept_s + i, pick(which, zero, load(V, at.dy + i), load(V, at.kept_s + i)))
