@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cvxlayers import checks, packing, verification
+from cvxlayers.answer import answer
 from cvxlayers.compiled import CompiledProblem
 from cvxlayers.engine import Engine, Workshop
 from cvxlayers.errors import OptionError, ParameterError, SolveError
 from cvxlayers.linear import alike
 from cvxlayers.packing import Packed
-from cvxlayers.polish import complementary, natural_residual, polish
 from cvxlayers.program import Array, Values
 from cvxlayers.record import Record
 from cvxlayers.report import Info, Seconds, Stopwatch
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["Layer", "Record"]
 
 POLICIES = ("raise", "nan", "zero_grad")
-
-# The natural residual above which a solution is polished, and by how many Newton steps at the most.
-COMPLEMENTARY, STEPS = 1e-9, 2
 
 
 class Layer:
@@ -57,9 +54,8 @@ class Layer:
     check_parameters : bool
         Whether values are checked against their parameters' attributes (PSD, nonneg, ...).
     polish : bool, optional
-        Whether Newton steps on the optimality conditions take solutions that are not complementary (see
-        ``cvxlayers.polish``) nearer to machine precision. Default: for all cones but the polyhedral ones, on which
-        interior-point methods end exactly enough.
+        Whether Newton steps on the optimality conditions take points that are not quite solutions nearer to machine
+        precision (see ``cvxlayers.polish``). Default: yes; where a solver's points are exact, nothing is to be done.
     smoothing : float, optional
         With mu > 0 the derivative is that of the solution map smoothed along the central path, with complementarity
         products of mu: useful at the vertices of linear programs and at kinks, where the exact one is zero or
@@ -289,29 +285,9 @@ class Layer:
         return values, solution, None
 
     def _verified(self, engine: Engine, values: Values, solution: Solution, watch: Stopwatch) -> Solution:
-        structure = self.compiled.structure
-        solution = verification.verify(engine.measure, values, solution, engine.tolerance)
-        watch.lap("verification")
-        if not solution.whole:
-            others = (self._workshop.engine(name, {}).solver.solve for name in engine.fallbacks)
-            solution = verification.retry(engine.measure, values, solution, engine.tolerance, others)
-            watch.lap("solving")
-        if self.polish or (self.polish is None and not structure.cones.polyhedral):
-            solution = self._polished(engine, values, solution)
-            watch.lap("polishing")
-        return solution
-
-    def _polished(self, engine: Engine, values: Values, solution: Solution) -> Solution:
-        """Sharpen the optimal elements that are not complementary, which the gap alone does not show."""
-        structure = self.compiled.structure
-        nearby = complementary(structure, solution)
-        elements = np.flatnonzero(solution.ok & (natural_residual(solution, nearby) > COMPLEMENTARY))
-        if not elements.size:
-            return solution
-        if elements.size < solution.batch:
-            values, nearby = values.select(elements), nearby.select(elements)
-        better = polish(structure, values, nearby, engine.newton, STEPS)
-        return verification.improve(engine.measure, values, solution, engine.tolerance, elements, better)
+        others = (self._workshop.engine(name, {}).solver.solve for name in engine.fallbacks)
+        sharpen = self.polish is not False
+        return answer(self.compiled.structure, engine, others, values, solution, sharpen, watch)
 
     def _recover(self, solution: Solution) -> Array:
         rows = self.compiled.recover(solution.x, solution.y)

@@ -1,8 +1,9 @@
-"""Solutions closer to machine precision than interior-point methods end: Newton's method on the optimality conditions.
+"""Solutions closer to machine precision than solvers end: Newton's method on the optimality conditions.
 
 An interior-point method stops at a complementarity s'y of about its tolerance; x may then still be off by the root of
 that, most of all on exponential and power cones, where more iterations gain little. A point is first made
-complementary: with v = y - s, y = Proj_{K*}(v) and s = y - v. Then only
+complementary, in scaled units (see ``cvxlayers.scales``), in which s and y are comparable: with v = y - s, it is
+y = Proj_{K*}(v) and s = y - v. Then only
 
     R1 = Px + q + A'y,    R2 = Ax + s - b
 
@@ -20,38 +21,35 @@ import numpy as np
 from cvxlayers.cones.projection import project_dual
 from cvxlayers.derivative.base import Derivative
 from cvxlayers.program import Array, Structure, Values
+from cvxlayers.scales import scales
 from cvxlayers.solution import Solution
 
-__all__ = ["complementary", "natural_residual", "polish"]
+__all__ = ["polish"]
 
 # Residual of a complementary point, relative to 1 + the size of x and y - s, at which no further step is worth it.
-ENOUGH = 1e-12
+ENOUGH = 1e-13
 
 
-def complementary(structure: Structure, solution: Solution) -> Solution:
-    """The points with y and s replaced by the two parts of v = y - s; without residuals."""
-    return _split(structure, solution, solution.x, solution.y - solution.s)
-
-
-def natural_residual(solution: Solution, nearby: Solution) -> Array:
-    """|y - Proj_{K*}(y - s)| / (1 + |y - s|) in the largest entry, (B,), where ``nearby`` is ``complementary``.
-
-    It bounds the error of a point as the duality gap does not: near a solution it grows like the root of s'y (Facchinei
-    and Pang 2003, section 6.2, on the natural map).
-    """
-    return _largest(solution.y - nearby.y) / (1 + _largest(solution.y - solution.s))
-
-
-def polish(structure: Structure, values: Values, now: Solution, derivative: Derivative, steps: int) -> Solution:
-    """Improve the points of a solved batch by up to ``steps`` steps; one that does not improve stays as it is.
+def polish(structure: Structure, values: Values, solution: Solution, derivative: Derivative, steps: int) -> Solution:
+    """Improve finite points by up to ``steps`` steps; one that does not improve stays the complementary one.
 
     Parameters
     ----------
-    now : Solution
-        Finite points near their solutions, ``complementary``.
+    solution : Solution
+        Finite points near their solutions.
     derivative : Derivative
         Of the same structure.
     """
+    found = scales(structure, values)
+    values = found.scaled(structure, values)
+    x, y, s = found.to(solution.x, solution.y, solution.s)
+    now = _steps(structure, values, _split(structure, solution, x, y - s), derivative, steps)
+    x, y, s = found.back(now.x, now.y, now.s)
+    return replace(now, x=x, y=y, s=s)
+
+
+def _steps(structure: Structure, values: Values, now: Solution, derivative: Derivative, steps: int) -> Solution:
+    """Newton's steps on the scaled problem."""
     v, (R1, R2) = now.y - now.s, _residuals(structure, values, now)
     size = np.maximum(_largest(R1), _largest(R2))
     unchanged = [np.broadcast_to(np.zeros((part.shape[0], 1)), part.shape) for part in (values.P, values.A)]

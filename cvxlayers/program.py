@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from cvxlayers.cones.product import Cones
 from cvxlayers.linear import LinearMap, repeat
 
-__all__ = ["Array", "Pattern", "Structure", "Values"]
+__all__ = ["Array", "Pattern", "Structure", "Values", "is_shared"]
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int32]
@@ -62,6 +62,13 @@ class Pattern:
         """Column of each nonzero."""
         return np.repeat(np.arange(self.shape[1], dtype=np.int32), np.diff(self.indptr))
 
+    @cached_property
+    def by_rows(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """The nonzeros' order by rows, and where each row begins in it, (rows + 1,)."""
+        order = np.argsort(self.rows, kind="stable")
+        starts = np.concatenate([[0], np.cumsum(np.bincount(self.rows, minlength=self.shape[0]))])
+        return order, starts.astype(np.intp)
+
     def matrix(self, values: Array) -> sp.csc_array:
         """The matrix with these values, (nnz,); it shares the pattern's arrays."""
         return _filled(self._matrix, values)
@@ -102,7 +109,7 @@ class Pattern:
 
     def _worth_sharing(self, values: Array) -> bool:
         """Whether one matrix serves the whole batch and pays for being made and multiplied with."""
-        return values.shape[1] > 8 and _is_shared(values)
+        return values.shape[1] > 8 and is_shared(values)
 
 
 def _filled(matrix: Any, values: Array) -> Any:
@@ -112,7 +119,7 @@ def _filled(matrix: Any, values: Array) -> Any:
     return found
 
 
-def _is_shared(values: Array) -> bool:
+def is_shared(values: Array) -> bool:
     """Whether one column of values stands for the whole batch (a broadcast view)."""
     return values.shape[1] > 0 and values.strides[1] == 0
 
@@ -159,7 +166,7 @@ class Structure:
         """P x from the upper triangle's values (nnz, B): (n, B)."""
         if not self.quadratic:
             return np.zeros_like(x)
-        above = values[self._off_diagonal] if not _is_shared(values) else _shared_rows(values, self._off_diagonal)
+        above = values[self._off_diagonal] if not is_shared(values) else _shared_rows(values, self._off_diagonal)
         return self.P.times(values, x) + self._strict.transpose_times(above, x)
 
     @cached_property
@@ -194,6 +201,6 @@ class Values(NamedTuple):
 
 
 def _take(part: Array, indices: NDArray[np.integer]) -> Array:
-    if _is_shared(part):
+    if is_shared(part):
         return repeat(np.ascontiguousarray(part[:, 0]), len(indices))
     return part[:, indices]

@@ -9,11 +9,10 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from cvxlayers.cones import projection
 from cvxlayers.once import once
-from cvxlayers.program import Array, Structure, Values
+from cvxlayers.program import Array
 
-__all__ = ["Residuals", "Solution", "Status", "all_optimal", "measure"]
+__all__ = ["Residuals", "Solution", "Status", "all_optimal"]
 
 
 class Status(IntEnum):
@@ -39,10 +38,10 @@ def all_optimal(batch: int) -> NDArray[np.int8]:
 
 @dataclass(frozen=True)
 class Residuals:
-    """How far a point is from optimality, each (B,), relative to the sizes of the terms involved (plus one).
+    """How far a point is from optimality, each (B,): the relative changes of the problem's numbers that would make it so.
 
-    primal: |Ax + s - b|, dual: |Px + A'y + q|, gap: |x'Px + q'x + b'y|, cone: distance of s to K and of y to K*.
-    Beside them stands cost, the value of 1/2 x'Px + q'x itself, (B,). ``parts`` (5, B) has all of them in this order.
+    primal: of Ax + s = b, in the worst row; dual: of Px + A'y + q = 0, in the worst column; gap: of s'y = 0, in the
+    worst cone; cone: of s in K and y in K*. They do not depend on units (see ``cvxlayers.measure``). Beside them stands cost, the value of 1/2 x'Px + q'x itself, (B,). ``parts`` (5, B) has all of them in this order.
     ``largest``, if it is given, is the largest entry of the four.
     """
 
@@ -128,31 +127,3 @@ class Solution:
             self, x=self.x[:, indices], y=self.y[:, indices], s=self.s[:, indices], status=self.status[indices],
             iterations=self.iterations[indices], engine=self.engine[indices], residuals=residuals,
         )  # fmt: skip
-
-
-def measure(structure: Structure, values: Values, x: Array, y: Array, s: Array) -> Residuals:
-    """The optimality residuals of points x (n, B), y and s (m, B)."""
-    Px = structure.P_times(values.P, x)
-    Ax = structure.A.times(values.A, x)
-    Ay = structure.A.transpose_times(values.A, y)
-    rows, columns = _sizes(Ax, s, values.b, Ax + s - values.b), _sizes(Px, Ay, values.q, Px + Ay + values.q)
-    xPx, qx, by = _dot(x, Px), _dot(values.q, x), _dot(values.b, y)
-    cost = xPx / 2 + qx
-    gap = np.abs(xPx + qx + by) / (1 + np.maximum(np.abs(cost), np.abs(xPx / 2 + by)))
-    outside_s = projection.distance(structure.cones, s) / (1 + rows[1])
-    outside_y = projection.dual_distance(structure.cones, y) / (1 + np.abs(y).max(axis=0, initial=0.0))
-    outside = np.maximum(outside_s, outside_y)
-    return Residuals(np.stack([_relative(rows), _relative(columns), gap, outside, cost]))
-
-
-def _sizes(*terms: Array) -> Array:
-    """The largest absolute entry of each term, (terms, B); the last term is what should be zero."""
-    return np.abs(np.stack(terms)).max(axis=1, initial=0.0)
-
-
-def _relative(sizes: Array) -> Array:
-    return sizes[-1] / (1 + sizes[:-1].max(axis=0))
-
-
-def _dot(u: Array, v: Array) -> Array:
-    return np.einsum("ib,ib->b", u, v)

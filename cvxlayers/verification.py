@@ -2,80 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cvxlayers.program import Array, Values
+from cvxlayers import certificate
+from cvxlayers.program import Array, Structure, Values
 from cvxlayers.solution import Residuals, Solution, Status
 
-__all__ = ["Measure", "improve", "retry", "spread", "verify"]
+__all__ = ["Measure", "keep_better", "pending", "spread", "verify"]
 
-# A point whose residuals are within this factor of the tolerance is called inaccurate, beyond it failed.
 _INACCURATE = 1e3
+"""A point whose residuals are within this factor of the tolerance is called inaccurate, beyond it failed."""
+
+_SHARP = 1e-3
+"""A point that a solver does not call a solution is one where its residuals are below this part of the tolerance."""
+
+_CLAIMS = (Status.INFEASIBLE, Status.UNBOUNDED)
 
 
 Measure = Callable[[Values, Array, Array, Array], Residuals]
 """Values and points x, y, s -> their residuals."""
 
 
-def verify(measure: Measure, values: Values, solution: Solution, tolerance: float) -> Solution:
-    """Measure the residuals of every element and let them decide between optimal, inaccurate and failed.
+def verify(
+    structure: Structure, measure: Measure, values: Values, solution: Solution, tolerance: float
+) -> Solution:
+    """Measure every element, and let that decide what it is, whatever the solver says.
 
-    A solver's certificate of infeasibility or unboundedness stands; its claim of optimality does not.
+    A claim that there is no solution has to be proved by the solver's ray (see ``certificate``); no point is left of
+    such an element. What cannot be proved is failed.
     """
+    if solution.whole:
+        residuals = solution.residuals or measure(values, solution.x, solution.y, solution.s)
+        if residuals.within(tolerance):
+            return solution if solution.residuals else solution.measured(residuals)
+    claimed = np.flatnonzero(np.isin(solution.status, _CLAIMS))
+    claims = _proved(structure, values, solution, claimed)
+    if claimed.size:
+        x, y, s = (np.array(part) for part in (solution.x, solution.y, solution.s))
+        x[:, claimed] = y[:, claimed] = s[:, claimed] = np.nan
+        solution = Solution(x, y, s, solution.status, solution.iterations, solution.engine)
     residuals = solution.residuals or measure(values, solution.x, solution.y, solution.s)
-    if solution.whole and residuals.within(tolerance):
-        return solution if solution.residuals else solution.measured(residuals)
     worst = residuals.worst
-    judged = np.where(
-        worst <= tolerance, Status.OPTIMAL, np.where(worst <= _INACCURATE * tolerance, Status.INACCURATE, Status.FAILED)
-    )
-    claimed = (solution.status == Status.INFEASIBLE) | (solution.status == Status.UNBOUNDED)
-    status = np.where(claimed, solution.status, judged).astype(np.int8)
+    good = (worst <= tolerance) & ((solution.status == Status.OPTIMAL) | (worst <= _SHARP * tolerance))
+    status = np.where(worst <= _INACCURATE * tolerance, Status.INACCURATE, Status.FAILED)
+    status = np.where(good, Status.OPTIMAL, status).astype(np.int8)
+    status[claimed] = claims
     return replace(solution, status=status, residuals=residuals)
 
 
-def improve(
-    measure: Measure,
-    values: Values,
-    solution: Solution,
-    tolerance: float,
-    elements: NDArray[np.intp],
-    better: Solution,
-) -> Solution:
-    """Put other points, of some elements and their values, in place where their residuals are smaller."""
-    return _keep_better(solution, verify(measure, values, better, tolerance), elements)
+def _proved(structure: Structure, values: Values, solution: Solution, claimed: NDArray[np.intp]) -> NDArray[np.int8]:
+    """What the rays of some elements prove: their status, or failed."""
+    found = np.full(claimed.size, Status.FAILED, dtype=np.int8)
+    for status, proves, ray in (
+        (Status.INFEASIBLE, certificate.proves_infeasible, solution.y),
+        (Status.UNBOUNDED, certificate.proves_unbounded, solution.x),
+    ):
+        own = np.flatnonzero(solution.status[claimed] == status)
+        if own.size:
+            elements = claimed[own]
+            found[own[proves(structure, values.select(elements), ray[:, elements])]] = status
+    return found
 
 
-def retry(
-    measure: Measure,
-    values: Values,
-    solution: Solution,
-    tolerance: float,
-    others: Iterable[Callable[[Values], Solution]],
-) -> Solution:
-    """Give the elements that are neither optimal nor certified to the next solvers, keeping the better point."""
-    for solve in others:
-        pending = np.flatnonzero(np.isin(solution.status, (Status.INACCURATE, Status.FAILED)))
-        if not pending.size:
-            break
-        subset = values.select(pending)
-        second = verify(measure, subset, solve(subset), tolerance)
-        solution = _keep_better(solution, second, pending)
-    return solution
+def pending(solution: Solution) -> NDArray[np.intp]:
+    """The elements that are neither optimal nor proved to have no solution."""
+    return np.flatnonzero(np.isin(solution.status, (Status.INACCURATE, Status.FAILED)))
 
 
-def _keep_better(first: Solution, second: Solution, where: NDArray[np.intp]) -> Solution:
+def keep_better(first: Solution, second: Solution, where: NDArray[np.intp]) -> Solution:
     """Put those elements of ``second`` in place that are better than what stands at ``where``."""
     assert first.residuals is not None and second.residuals is not None
     before, after = first.residuals.worst[where], second.residuals.worst
     if after.size == first.batch and (after < before).all():
         return second
-    certified = np.isin(second.status, (Status.INFEASIBLE, Status.UNBOUNDED))
-    better = certified | (after < before) | (np.isfinite(after) & ~np.isfinite(before))
+    proved = np.isin(second.status, _CLAIMS)
+    solved = (second.status == Status.OPTIMAL) & (first.status[where] != Status.OPTIMAL)
+    better = proved | solved | (after < before) | (np.isfinite(after) & ~np.isfinite(before))
+    better &= ~np.isin(first.status[where], _CLAIMS)
+    better &= solved | proved | ~((first.status[where] == Status.OPTIMAL) & (second.status != Status.OPTIMAL))
     source, target = np.flatnonzero(better), where[better]
     if not target.size:
         return first

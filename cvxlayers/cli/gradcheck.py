@@ -14,7 +14,7 @@ from cvxlayers.cli.sampling import allowed_direction, sample_value
 from cvxlayers.derivative.exact import ExactDerivative
 from cvxlayers.errors import ParameterError
 from cvxlayers.layer import Layer
-from cvxlayers.polish import complementary, polish
+from cvxlayers.polish import polish
 from cvxlayers.record import Record
 
 __all__ = ["GradientReport", "ParameterErrors", "Point", "SampleReport", "gradcheck", "sampled_points"]
@@ -220,8 +220,7 @@ def _exact_outputs(record: Record) -> tuple[np.ndarray, ...]:
     if good.size:
         values = record.values_of(good)
         structure = compiled.structure
-        point = complementary(structure, record.solution.select(good))
-        polished = polish(structure, values, point, ExactDerivative(structure), 6)
+        polished = polish(structure, values, record.solution.select(good), ExactDerivative(structure), 6)
         rows[:, good] = compiled.recover(polished.x, polished.y)
     return packing.unpack(compiled, rows, record.packed.batch)
 

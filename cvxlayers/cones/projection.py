@@ -31,6 +31,7 @@ __all__ = [
     "dual_distance",
     "dual_second_derivative",
     "group_derivative",
+    "group_distance",
     "groups",
     "margin",
     "project",
@@ -160,6 +161,13 @@ def group_derivative(group: Group, v: Array) -> BlockDerivative:
     """The blocks of D of one group of cones at v (m, B), its lanes those of ``group.fold(v)``."""
     part: BlockDerivative = _call(group, "linearize_dual", v)
     return part
+
+
+def group_distance(group: Group, v: Array, name: str) -> Array:
+    """How far each cone of a group is from holding v (m, B): (N, B); ``name`` is "distance" or "dual_distance"."""
+    with np.errstate(invalid="ignore"):
+        found: Array = group.unfold(_call(group, name, v), v.shape[1])
+    return found
 
 
 def dual_second_derivative(cones: Cones, v: Array, a: Array, b: Array) -> Array:

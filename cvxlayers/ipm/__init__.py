@@ -11,5 +11,5 @@ semidefinite, jacobi    PSD cones; small dense matrices
 nonsymmetric            exponential and power cones; their barriers: exponential, power; functions
 direction, iteration    linear solutions, refined; the method itself
 entry, batch            what Python calls; groups of lanes, single problems and threads
-certificate             proofs of infeasibility and unboundedness
+sharpen                 the exact point on the active rows
 """

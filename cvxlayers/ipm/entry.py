@@ -143,6 +143,7 @@ def _make_measure(fingerprint: int, record: Any, matrix: Any, given: Any) -> Any
             return 0.0
         at, worst = records[0], 0.0
         for group in range(begin, end):
+            equilibrate(plan, at, V, P, q, A, b, group * W)
             measure_group(plan, at, V, P, q, A, b, x, y, s, group * W, out)
             worst = max(worst, largest_of(out, 0, 4, group * W))
         return worst

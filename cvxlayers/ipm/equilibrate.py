@@ -57,18 +57,20 @@ def equilibrate(plan: Any, at: Any, V: Any, P: Any, q: Any, A: Any, b: Any, colu
         store(V, at.E_inverse + i, one)
         store(V, at.b + i, load_from(b, i, column))
     load_matrices(plan, at, V, P, A, column)
-    t = one
+    t, going, zero = one, one, fill(V, 0.0)
     for _ in range(ROUNDS):
         norms(plan, at, V)
-        whole = with_vectors(plan, at, V)
-        x_off = rescale_by(V, at.x1, at.D, at.D_inverse, at.n)
-        off = maximum(x_off, rescale_by(V, at.y1, at.E, at.E_inverse, at.m))
-        found = pick(whole, fill(V, 0.0), whole, one)
-        change = 1.0 / sqrt(found)
+        last = with_vectors(plan, at, V)
+        off = maximum(how_far(V, at.x1, at.n), how_far(V, at.y1, at.m))
+        off = maximum(off, absolute(pick(last, zero, last, one) - 1.0))
+        going = going * pick(fill(V, NEAR_ONE), off, zero, one)  # no element's scales depend on its neighbours
+        if highest(going) == 0.0:
+            break
+        rescale_by(V, at.x1, at.D, at.D_inverse, at.n, going)
+        rescale_by(V, at.y1, at.E, at.E_inverse, at.m, going)
+        change = pick(going * last, zero, 1.0 / sqrt(last), one)
         t = t * change
         scale_further(plan, at, V, change)
-        if highest(maximum(off, absolute(found - 1.0))) < NEAR_ONE:
-            break
     store(V, at.cost, t * t)
     over = 1.0 / t
     for i in range(at.n):
@@ -161,17 +163,26 @@ def share_norms(plan: Any, at: Any, V: Any) -> None:
 
 
 @kernel
-def rescale_by(V: Any, norm: Any, scale: Any, inverse: Any, size: Any) -> Any:
-    """Divide the scalings by the roots of the norms, which become the changes; return how far a norm was from one."""
-    off = fill(V, 0.0)
+def how_far(V: Any, norm: Any, size: Any) -> Any:
+    """How far a norm is from one at the most, where it is not zero."""
+    zero, one = fill(V, 0.0), fill(V, 1.0)
+    off = zero
     for i in range(size):
         found = load(V, norm + i)
-        found = pick(found, fill(V, 0.0), found, fill(V, 1.0))
-        off = maximum(off, absolute(found - 1.0))
+        off = maximum(off, absolute(pick(found, zero, found, one) - 1.0))
+    return off
+
+
+@kernel
+def rescale_by(V: Any, norm: Any, scale: Any, inverse: Any, size: Any, going: Any) -> None:
+    """Divide the scalings by the roots of the norms, which become the changes, in lanes that are still going."""
+    zero, one = fill(V, 0.0), fill(V, 1.0)
+    for i in range(size):
+        found = load(V, norm + i)
         before = load(V, scale + i)
         root = minimum(maximum(sqrt(found), before * (1.0 / LIMIT)), before * LIMIT)
+        root = pick(found * going, zero, root, one)
         change = 1.0 / root
         store(V, scale + i, before * change)
         store(V, inverse + i, load(V, inverse + i) * root)
         store(V, norm + i, change)
-    return off

@@ -1,6 +1,7 @@
-"""The optimality residuals of points, for W elements of a batch at a time: what ``solution.measure`` computes.
+"""The optimality residuals of points, for W elements of a batch at a time: what ``cvxlayers.measure`` computes.
 
-They are computed from the problem's own numbers, without anything that the method has left behind.
+They are computed from the problem's own numbers, without anything that the method has left behind but the problem's own
+scales, D and E, below which a number counts as nothing.
 """
 
 from __future__ import annotations
@@ -10,10 +11,25 @@ from typing import Any
 import numpy as np
 
 from cvxlayers.ipm.kernel import kernel
-from cvxlayers.ipm.lanes import absolute, apart, fill, highest, load, load_from, maximum, pick, sqrt, store, store_to
+from cvxlayers.ipm.lanes import (
+    absolute,
+    apart,
+    fill,
+    highest,
+    index,
+    load,
+    load_from,
+    maximum,
+    minimum,
+    pick,
+    sqrt,
+    store,
+    store_to,
+)
 from cvxlayers.ipm.method import SOLVED
-from cvxlayers.ipm.products import A_and_transpose_times, P_times, dot, largest
+from cvxlayers.ipm.products import dot, largest
 from cvxlayers.ipm.scaling import cone, tail_dot
+from cvxlayers.measure import FLOOR
 
 __all__ = ["largest_of", "measure_group", "verdict"]
 
@@ -21,37 +37,131 @@ __all__ = ["largest_of", "measure_group", "verdict"]
 @kernel
 def measure_group(plan: Any, at: Any, V: Any, P: Any, q: Any, A: Any, b: Any, x: Any, y: Any, s: Any, column: Any,
                   out: Any) -> None:  # fmt: skip
-    """The residuals of the elements column, ..., column + W - 1 into out (5, B).
+    """The residuals of the elements column, ..., column + W - 1 into out (5, B); D and E are in V.
 
     primal, dual, gap, cone, and the cost 1/2 x'Px + q'x.
     """
     load_points(at, V, P, q, A, b, x, y, s, column)
-    P_times(plan, at, V, at.x, at.Px)
-    A_and_transpose_times(plan, at, V, at.x, at.y, at.Ax, at.Aty)
-    total, rest = fill(V, 0.0), fill(V, 0.0)
-    for i in range(at.n):
-        r = load(V, at.Px + i) + load(V, at.Aty + i) + load(V, at.q + i)
-        rest, total = maximum(absolute(r), rest), total + r
-    size = maximum(maximum(largest(V, at.Px, at.n), largest(V, at.Aty, at.n)), largest(V, at.q, at.n))
-    dual = rest / (1.0 + size) + 0.0 * total  # NaN where there is one
-    rest = fill(V, 0.0)
-    for i in range(at.m):
-        r = load(V, at.Ax + i) + load(V, at.s + i) - load(V, at.b + i)
-        rest, total = maximum(absolute(r), rest), total + r
-    s_size = largest(V, at.s, at.m)
-    size = maximum(maximum(largest(V, at.Ax, at.m), s_size), largest(V, at.b, at.m))
-    primal = rest / (1.0 + size) + 0.0 * total
-    xPx, qx, by = dot(V, at.x, at.Px, at.n), dot(V, at.q, at.x, at.n), dot(V, at.b, at.y, at.m)
-    cost = 0.5 * xPx + qx
-    gap = absolute(xPx + qx + by) / (1.0 + maximum(absolute(cost), absolute(0.5 * xPx + by)))
-    outside = maximum(distance(plan, at, V, at.s), largest(V, at.s, at.first)) / (1.0 + s_size)
-    outside = maximum(outside, distance(plan, at, V, at.y) / (1.0 + largest(V, at.y, at.m)))
-    outside = outside + 0.0 * (total + dot(V, at.y, at.y, at.m))
+    products(plan, at, V)
+    primal, dual = equations(at, V)
+    if highest(crossed(at, V)) > 0.0 or at.count > 0:
+        find_prices(plan, at, V)
+    gap, outside = rows_apart(at, V)
+    for c in range(at.count):
+        lacks, product = cone_apart(plan, at, V, c)
+        outside, gap = maximum(lacks, outside), maximum(product, gap)
     store_to(out, 0, column, primal)
     store_to(out, 1, column, dual)
     store_to(out, 2, column, gap)
     store_to(out, 3, column, outside)
-    store_to(out, 4, column, cost)
+    store_to(out, 4, column, 0.5 * dot(V, at.x, at.Px, at.n) + dot(V, at.q, at.x, at.n))
+
+
+@kernel
+def products(plan: Any, at: Any, V: Any) -> None:
+    """Px, A'y and Ax, and the sums of the sizes of their terms: those of the columns into x1, of the rows into y1."""
+    apart()
+    zero = fill(V, 0.0)
+    for i in range(at.m):
+        store(V, at.Ax + i, zero)
+        store(V, at.y1 + i, zero)
+    for j in range(at.n):
+        xj, total, size = load(V, at.x + j), zero, absolute(load(V, at.q + j))
+        for k in range(index(plan, at.P_start + j), index(plan, at.P_start + j + 1)):
+            i, p = index(plan, at.P_row + k), load(V, at.P + k)
+            term, other = p * load(V, at.x + i), p * xj
+            if i != j:  # i < j: this row of Px has been begun
+                store(V, at.Px + i, load(V, at.Px + i) + other)
+                store(V, at.x1 + i, load(V, at.x1 + i) + absolute(other))
+            total, size = total + term, size + absolute(term)
+        store(V, at.Px + j, total)
+        total = zero
+        for k in range(index(plan, at.A_start + j), index(plan, at.A_start + j + 1)):
+            i, a = index(plan, at.A_row + k), load(V, at.A + k)
+            term, other = a * load(V, at.y + i), a * xj
+            store(V, at.Ax + i, load(V, at.Ax + i) + other)
+            store(V, at.y1 + i, load(V, at.y1 + i) + absolute(other))
+            total, size = total + term, size + absolute(term)
+        store(V, at.Aty + j, total)
+        store(V, at.x1 + j, size)
+
+
+@kernel
+def equations(at: Any, V: Any) -> Any:
+    """The worst relative residuals of the rows and of the columns, NaN where there is one. Their sizes become those of
+    all terms, and the floors."""
+    apart()
+    row_floor, column_floor = fill(V, FLOOR), fill(V, FLOOR) / load(V, at.cost)
+    primal, dual, total = fill(V, 0.0), fill(V, 0.0), fill(V, 0.0)
+    for j in range(at.n):
+        size = load(V, at.x1 + j) + column_floor * load(V, at.D_inverse + j)
+        r = (load(V, at.Px + j) + load(V, at.Aty + j) + load(V, at.q + j)) / size
+        store(V, at.x1 + j, size)
+        dual, total = maximum(absolute(r), dual), total + r
+    for i in range(at.m):
+        s, b = load(V, at.s + i), load(V, at.b + i)
+        size = load(V, at.y1 + i) + absolute(s) + absolute(b) + row_floor * load(V, at.E_inverse + i)
+        r = (load(V, at.Ax + i) + s - b) / size
+        store(V, at.y1 + i, size)
+        primal, total = maximum(absolute(r), primal), total + r
+    return primal + 0.0 * total, dual + 0.0 * total
+
+
+@kernel
+def crossed(at: Any, V: Any) -> Any:
+    """0 in lanes in which of s and y one is zero and none negative in every nonnegative row."""
+    apart()
+    found = fill(V, 0.0)
+    for i in range(at.first, at.cones):
+        s, y = load(V, at.s + i), load(V, at.y + i)
+        found = maximum(maximum(minimum(absolute(s), absolute(y)), -minimum(s, y)), found)
+    return found
+
+
+@kernel
+def find_prices(plan: Any, at: Any, V: Any) -> None:
+    """What a change of y_i costs in the columns, relative to their sizes, into y2."""
+    apart()
+    for i in range(at.m):
+        store(V, at.y2 + i, fill(V, 0.0))
+    for j in range(at.n):
+        over = 1.0 / load(V, at.x1 + j)
+        for k in range(index(plan, at.A_start + j), index(plan, at.A_start + j + 1)):
+            i = at.y2 + index(plan, at.A_row + k)
+            store(V, i, maximum(absolute(load(V, at.A + k)) * over, load(V, i)))
+
+
+@kernel
+def rows_apart(at: Any, V: Any) -> Any:
+    """The gap of the nonnegative rows, and what s and y lack of their cones in them and in the zero rows."""
+    apart()
+    zero = fill(V, 0.0)
+    gap, outside, total = zero, zero, zero
+    for i in range(at.first):
+        outside = maximum(absolute(load(V, at.s + i)) / load(V, at.y1 + i), outside)
+    for i in range(at.first, at.cones):
+        s, y = load(V, at.s + i) / load(V, at.y1 + i), load(V, at.y + i)
+        y = pick(absolute(y), zero, y * load(V, at.y2 + i), y)
+        gap = maximum(minimum(absolute(s), absolute(y)), gap)
+        outside, total = maximum(-minimum(s, y), outside), total + s * y
+    return gap, outside + 0.0 * total
+
+
+@kernel
+def cone_apart(plan: Any, at: Any, V: Any, c: Any) -> Any:
+    """What s and y lack of a second-order cone, and of being complementary (see ``cvxlayers.measure``)."""
+    apart()
+    start, stop = cone(plan, at, c)
+    zero, one, rows, price = fill(V, 0.0), fill(V, 1.0), fill(V, 0.0), fill(V, 0.0)
+    for i in range(start, stop):
+        rows, price = maximum(load(V, at.y1 + i), rows), maximum(load(V, at.y2 + i), price)
+    lacks = maximum(distance(V, at.s, start, stop) / rows, distance(V, at.y, start, stop) * price)
+    s0, y0 = load(V, at.s + start), load(V, at.y + start)
+    product = absolute(s0 * y0 + tail_dot(V, at.s, at.y, start, stop))
+    s_size, y_size = (s0 * s0 + tail_dot(V, at.s, at.s, start, stop)), (y0 * y0 + tail_dot(V, at.y, at.y, start, stop))
+    along_y = product / sqrt(pick(y_size, zero, y_size, one))
+    along_s = product / sqrt(pick(s_size, zero, s_size, one))
+    return lacks, minimum(along_y / rows, along_s * price) + 0.0 * (s_size + y_size)
 
 
 @kernel
@@ -93,17 +203,10 @@ def load_points(at: Any, V: Any, P: Any, q: Any, A: Any, b: Any, x: Any, y: Any,
 
 
 @kernel
-def distance(plan: Any, at: Any, V: Any, v: Any) -> Any:
-    """How far v is from its nonnegative and second-order cones, in the infinity norm."""
-    apart()
+def distance(V: Any, v: Any, start: Any, stop: Any) -> Any:
+    """How far v is from a second-order cone, in the infinity norm."""
     zero = fill(V, 0.0)
-    found = zero
-    for i in range(at.first, at.cones):
-        found = maximum(found, -load(V, v + i))
-    for c in range(at.count):
-        start, stop = cone(plan, at, c)
-        v0, size = load(V, v + start), sqrt(tail_dot(V, v, v, start, stop))
-        # Below the polar cone the projection is zero; else v - Proj(v) has its largest entry first, or none.
-        entry = maximum(largest(V, v + start, stop - start), zero)
-        found = maximum(found, pick(v0 + size, zero, 0.5 * (size - v0), entry))
-    return found
+    v0, size = load(V, v + start), sqrt(tail_dot(V, v, v, start, stop))
+    # Below the polar cone the projection is zero; else v - Proj(v) has its largest entry first, or none.
+    entry = maximum(largest(V, v + start, stop - start), zero)
+    return maximum(pick(v0 + size, zero, 0.5 * (size - v0), entry), zero)

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from cvxlayers.compiled import CompiledProblem
+from cvxlayers.measure import measure
 from cvxlayers.program import Array, Structure, Values
-from cvxlayers.solution import Residuals, Solution, measure
+from cvxlayers.solution import Residuals, Solution
 
 __all__ = ["Settings", "Solver"]
 

@@ -14,7 +14,7 @@ from cvxlayers.errors import OptionError
 from cvxlayers.program import Structure, Values
 from cvxlayers.solution import Solution, Status
 from cvxlayers.solvers.base import Settings
-from cvxlayers.solvers.elementwise import CERTIFIED, Element, ElementwiseSolver, Outcome, Start, shown
+from cvxlayers.solvers.elementwise import Element, ElementwiseSolver, Outcome, Start, shown
 
 __all__ = ["Clarabel", "attempt"]
 
@@ -230,11 +230,11 @@ def _native_settings(clarabel: Any, options: Mapping[str, Any], easier: float = 
 
 def _outcome(answer: Any) -> Outcome:
     status = STATUSES.get(str(answer.status), Status.FAILED)
-    if status in CERTIFIED:
-        return Outcome(status, answer.iterations)
+    point = (answer.x, answer.z, answer.s)
+    if status in (Status.INFEASIBLE, Status.UNBOUNDED):
+        return Outcome(status, answer.iterations, point)
     primal, dual = answer.obj_val, answer.obj_val_dual
     error = max(answer.r_prim, answer.r_dual, abs(primal - dual) / max(1.0, min(abs(primal), abs(dual))))
-    point = (answer.x, answer.z, answer.s)
     return Outcome(status, answer.iterations, point, error if np.isfinite(error) else np.inf)
 
 

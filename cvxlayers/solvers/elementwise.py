@@ -6,7 +6,7 @@ import importlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,15 +14,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from cvxlayers.errors import EngineError
 from cvxlayers.program import Array, Structure, Values
+from cvxlayers.scales import far_apart, scales
 from cvxlayers.solution import Solution, Status
 from cvxlayers.solvers.base import Settings, Solver
 
-__all__ = ["CERTIFIED", "Element", "ElementwiseSolver", "Outcome", "Start", "shown", "spread"]
+__all__ = ["Element", "ElementwiseSolver", "Outcome", "Start", "shown", "spread"]
 
 Start = tuple[Array, Array, Array]
-
-CERTIFIED = (Status.INFEASIBLE, Status.UNBOUNDED)
-"""Where the solver's point is a certificate, and no solution."""
 
 FEW, LARGE = 4, 200
 """A thread costs as much as about four solutions of a problem with fewer than 200 rows and columns (50 us each)."""
@@ -40,7 +38,10 @@ class Element:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a solver says of one problem: ``point`` is (x, y, s), or None where it gave none, ``error`` its residual."""
+    """What a solver says of one problem: ``point`` is (x, y, s), or None where it gave none, ``error`` its residual.
+
+    Of a problem without a solution the point is the proof: y if it is infeasible, x if it is unbounded.
+    """
 
     status: Status
     iterations: int = 0
@@ -86,6 +87,18 @@ class ElementwiseSolver(Solver):
         """
 
     def solve(self, values: Values, warm: Solution | None = None) -> Solution:
+        if not far_apart(values):
+            return self._each(values, warm)
+        found = scales(self.structure, values).rounded()  # powers of two: the numbers stay as exact as they are
+        if warm is not None:
+            x, y, s = found.to(warm.x, warm.y, warm.s)
+            warm = replace(warm, x=x, y=y, s=s)
+        solution = self._each(found.scaled(self.structure, values), warm)
+        x, y, s = found.back(solution.x, solution.y, solution.s)
+        return replace(solution, x=x, y=y, s=s)
+
+    def _each(self, values: Values, warm: Solution | None) -> Solution:
+        """Solve the elements one by one; those that have no solution leave the proof of it as their point."""
         batch, n, m = values.batch, self.structure.n, self.structure.m
         x, y, s = (np.full((batch, size), np.nan) for size in (n, m, m))
         status = np.full(batch, Status.FAILED, dtype=np.int8)
@@ -97,7 +110,7 @@ class ElementwiseSolver(Solver):
             element = Element(*(part[i] for part in parts))
             outcome = self.solve_element(element, starts[i])
             status[i], iterations[i] = outcome.status, outcome.iterations
-            if outcome.point is not None and outcome.status not in CERTIFIED:
+            if outcome.point is not None:
                 x[i], y[i], s[i] = outcome.point
 
         elements = np.flatnonzero(_finite(parts)).tolist()

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from cvxlayers.compiled import CompiledProblem
 from cvxlayers.errors import EngineError
-from cvxlayers.ipm import certificate
 from cvxlayers.ipm.layout import Layout
 from cvxlayers.ipm.method import INFEASIBLE, SOLVED, UNBOUNDED, Method
 from cvxlayers.ipm.symbolic import analysis_of
@@ -26,8 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["IPM"]
 
-GOOD, USABLE = 1e-8, 1e-5
-"""A point at which the solver came to rest is optimal up to the first error and inaccurate up to the second."""
+USABLE = 1e-5
+"""A point at which the solver came to rest before its tolerance is inaccurate up to this error, and failed beyond."""
 
 
 class IPM(Solver):
@@ -133,35 +132,22 @@ class IPM(Solver):
         return Solution(answer.x, answer.y, answer.s, status, iterations, alike(self.name, status.size), residuals)
 
     def _statuses(self, values: Values, answer: Answer) -> NDArray[np.int8] | None:
-        """The statuses, with NaN for the points of certified elements; None if some values are not finite."""
+        """The statuses; None if some values are not finite. The points of elements that are claimed to have no
+        solution are the proofs of it."""
         if not _finite(values).all():
             return None
-        status = self._judged(values, answer)
-        certified = np.isin(status, (Status.INFEASIBLE, Status.UNBOUNDED))
-        for part in (answer.x, answer.y, answer.s, answer.measured):
-            if part is not None:
-                part[:, certified] = np.nan
-        return status
+        error = np.where(np.isfinite(answer.error), answer.error, np.inf)
+        status = np.where(error <= USABLE, Status.INACCURATE, Status.FAILED)
+        for state, outcome in (
+            (SOLVED, Status.OPTIMAL), (INFEASIBLE, Status.INFEASIBLE), (UNBOUNDED, Status.UNBOUNDED)
+        ):  # fmt: skip
+            status = np.where(answer.state == state, outcome, status)
+        return status.astype(np.int8)
 
     def measure(self, values: Values, x: Array, y: Array, s: Array) -> Residuals:
         if self._layout.further:  # the kernels do not know the distance from these cones
             return super().measure(values, x, y, s)
         return Residuals(*self._kernels.measure_batch(self._layout, values, x, y, s, self.settings.threads))
-
-    def _judged(self, values: Values, answer: Answer) -> NDArray[np.int8]:
-        """The statuses: what came to rest counts by its error, and a certificate if the numbers given bear it out."""
-        error = np.where(np.isfinite(answer.error), answer.error, np.inf)
-        status = np.where(error <= GOOD, Status.OPTIMAL, np.where(error <= USABLE, Status.INACCURATE, Status.FAILED))
-        status = np.where(answer.state == SOLVED, Status.OPTIMAL, status)
-        for state, outcome, proves, point in (
-            (INFEASIBLE, Status.INFEASIBLE, certificate.proves_infeasible, answer.y),
-            (UNBOUNDED, Status.UNBOUNDED, certificate.proves_unbounded, answer.x),
-        ):
-            claimed = np.flatnonzero(answer.state == state)
-            if claimed.size:
-                proved = proves(self.structure, values.select(claimed), point[:, claimed])
-                status[claimed] = np.where(proved, outcome, Status.FAILED)
-        return status.astype(np.int8)
 
 
 def _log(status: NDArray[np.int8], iterations: NDArray[np.int64], error: NDArray[np.float64]) -> str:

@@ -12,8 +12,9 @@ import pytest
 
 from cvxlayers.cones.product import Cones
 from cvxlayers.errors import EngineError
+from cvxlayers.measure import measure
 from cvxlayers.program import Array, Structure, Values
-from cvxlayers.solution import Status, measure
+from cvxlayers.solution import Status
 from cvxlayers.solvers.base import Settings
 from cvxlayers.solvers.clarabel import Clarabel
 from cvxlayers.solvers.ipm import IPM

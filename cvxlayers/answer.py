@@ -1,0 +1,90 @@
+"""What becomes of a solver's answers: each is verified, sharpened, or looked for elsewhere, until it is known for what
+it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from cvxlayers.engine import Engine
+from cvxlayers.linear import repeat
+from cvxlayers.polish import polish
+from cvxlayers.program import Structure, Values
+from cvxlayers.report import Stopwatch
+from cvxlayers.solution import Solution, Status
+from cvxlayers.verification import keep_better, pending, verify
+
+__all__ = ["answer"]
+
+SHARP, HOPELESS, STEPS = 1e-9, 1e-1, 2
+"""The residual above which a point is sharpened, and above which that is not tried; the largest number of steps."""
+
+Solve = Callable[[Values], Solution]
+
+
+def answer(
+    structure: Structure, engine: Engine, others: Iterable[Solve], values: Values, solution: Solution, sharpen: bool,
+    watch: Stopwatch,
+) -> Solution:  # fmt: skip
+    """The verified answers: a solver's own, those of the other solvers for elements of which it gave none.
+
+    Parameters
+    ----------
+    others : iterable of callables
+        Values of some elements -> what the next solver says of them.
+    sharpen : bool
+        Whether Newton's steps take points nearer to the solution.
+    """
+    solution = verify(structure, engine.measure, values, solution, engine.tolerance)
+    watch.lap("verification")
+    if sharpen:
+        solution = _sharpened(structure, engine, values, solution)
+        watch.lap("polishing")
+    if solution.whole:
+        return solution
+    for solve in others:
+        elements = pending(solution)
+        if not elements.size:
+            break
+        subset = values.select(elements)
+        second = verify(structure, engine.measure, subset, solve(subset), engine.tolerance)
+        if sharpen:
+            second = _sharpened(structure, engine, subset, second)
+        solution = keep_better(solution, second, elements)
+        watch.lap("solving")
+    return _unbounded_or_infeasible(structure, engine, values, solution)
+
+
+def _sharpened(structure: Structure, engine: Engine, values: Values, solution: Solution) -> Solution:
+    """Newton's steps from the points that are near their solutions, and not at them."""
+    assert solution.residuals is not None
+    if solution.whole and solution.residuals.within(SHARP):
+        return solution
+    worst = solution.residuals.worst
+    elements = np.flatnonzero((worst > SHARP) & (worst <= HOPELESS))
+    if not elements.size:
+        return solution
+    some = elements.size < solution.batch
+    subset, near = (values.select(elements), solution.select(elements)) if some else (values, solution)
+    better = polish(structure, subset, near, engine.newton, STEPS)
+    return keep_better(solution, verify(structure, engine.measure, subset, better, engine.tolerance), elements)
+
+
+def _unbounded_or_infeasible(structure: Structure, engine: Engine, values: Values, solution: Solution) -> Solution:
+    """A direction along which the objective falls for ever is of use only where there is a feasible point.
+
+    So the problem is solved without its objective: one that is both infeasible and unbounded is infeasible.
+    """
+    elements = np.flatnonzero(solution.status == Status.UNBOUNDED)
+    if not elements.size:
+        return solution
+    subset = values.select(elements)
+    zeros = (repeat(np.zeros(part.shape[0]), elements.size) for part in (subset.P, subset.q))
+    P, q = zeros
+    without = Values(P, q, subset.A, subset.b)
+    found = verify(structure, engine.measure, without, engine.solver.solve(without), engine.tolerance)
+    status = np.where(found.ok, Status.UNBOUNDED, np.where(found.status == Status.INFEASIBLE, found.status, Status.FAILED))
+    statuses = solution.status.copy()
+    statuses[elements] = status
+    return Solution(solution.x, solution.y, solution.s, statuses, solution.iterations, solution.engine, solution.residuals)

@@ -1,0 +1,111 @@
+"""How far a point is from a solution, whatever the units of rows, variables and objective.
+
+A point is as good as the changes of the problem's numbers are small, each relative to itself, of which it is the exact
+solution (the componentwise backward error of Oettli and Prager 1964):
+
+    primal       |Ax + s - b|_i / (|A||x| + |s| + |b|)_i       in the worst row,
+    dual         |Px + q + A'y|_j / (|P||x| + |q| + |A'||y|)_j in the worst column,
+    cone         what s lacks of K and y of K*, in the same terms,
+    gap          what it costs to make s and y of a cone complementary, in the same terms.
+
+A change of y_i is felt in the columns j with A_ij: it costs the largest |A_ij| / (column j's size) times itself. So a
+nonnegative row's gap is the cheaper one of setting s_i or y_i to zero; that of a curved cone the cheaper way to take
+s'y away, along y or along s.
+
+What should be zero and is only small needs a floor beside its terms: FLOOR times the problem's own scale of the row or
+column (see ``scales``).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cvxlayers.cones.group import groups
+from cvxlayers.cones.projection import group_distance
+from cvxlayers.program import Array, Pattern, Structure, Values, is_shared
+from cvxlayers.scales import Scales, by_row, scales
+from cvxlayers.solution import Residuals
+
+__all__ = ["FLOOR", "Sizes", "measure", "sizes"]
+
+FLOOR = 1e-3
+"""The part of a row's or column's own scale that counts beside its terms."""
+
+
+class Sizes:
+    """What residuals are relative to: ``rows`` (m, B), ``columns`` (n, B), and ``prices`` (m, B) of changes of y."""
+
+    def __init__(self, structure: Structure, values: Values, rows: Array, columns: Array) -> None:
+        self.rows, self.columns, A = rows, columns, structure.A
+        size = 1.0 / columns
+        self.prices = by_row(A, _magnitudes(values.A) * size[A.columns])
+
+    def of_group(self, rows: np.ndarray) -> tuple[Array, Array]:
+        """The size of each cone's rows (N, B), which have one unit, and the price of its y."""
+        return self.rows[rows].max(axis=1), self.prices[rows].max(axis=1)
+
+
+def sizes(structure: Structure, values: Values, x: Array, y: Array, s: Array, found: Scales) -> Sizes:
+    """The sizes at a point."""
+    P, A = structure.P, structure.A
+    p, a = _magnitudes(values.P), _magnitudes(values.A)
+    rows = _times(A, a, np.abs(x)) + np.abs(s) + np.abs(values.b) + FLOOR / found.E
+    columns = structure.P_times(_wide(p, x.shape[1]), np.abs(x)) if P.nnz else np.zeros_like(x)
+    columns = columns + np.abs(values.q) + A.transpose_times(_wide(a, x.shape[1]), np.abs(y))
+    return Sizes(structure, values, rows, columns + FLOOR / (found.D * found.cost))
+
+
+def measure(structure: Structure, values: Values, x: Array, y: Array, s: Array) -> Residuals:
+    """The residuals of points x (n, B), y and s (m, B)."""
+    Px = structure.P_times(values.P, x)
+    Ax = structure.A.times(values.A, x)
+    Ay = structure.A.transpose_times(values.A, y)
+    with np.errstate(invalid="ignore", over="ignore"):
+        size = sizes(structure, values, x, y, s, scales(structure, values))
+        primal = _worst(Ax + s - values.b, size.rows)
+        dual = _worst(Px + Ay + values.q, size.columns)
+        cost = np.einsum("ib,ib->b", x, Px) / 2 + np.einsum("ib,ib->b", values.q, x)
+        outside, gap = _complementarity(structure, size, y, s)
+    return Residuals(np.stack([primal, dual, gap, outside, cost]))
+
+
+def _complementarity(structure: Structure, size: Sizes, y: Array, s: Array) -> tuple[Array, Array]:
+    """What s and y lack of their cones, and of being complementary, each (B,)."""
+    cones, batch = structure.cones, y.shape[1]
+    flat, first = slice(cones.zero, cones.zero + cones.nonneg), slice(0, cones.zero)
+    of_s, of_y = s[flat] / size.rows[flat], y[flat] * size.prices[flat]
+    outside = _largest(s[first] / size.rows[first])
+    outside = np.maximum(outside, np.maximum(-of_s, -of_y).max(axis=0, initial=0.0))
+    gap = np.minimum(np.abs(of_s), np.abs(of_y)).max(axis=0, initial=0.0)
+    for group in groups(cones):
+        rows, prices = size.of_group(group.rows)
+        own_s, own_y = s[group.rows], y[group.rows]
+        lacks = group_distance(group, s, "distance") / rows
+        lacks = np.maximum(lacks, group_distance(group, y, "dual_distance") * prices)
+        product = np.abs((own_s * own_y).sum(axis=1))
+        lengths = [np.sqrt((part**2).sum(axis=1)) for part in (own_y, own_s)]
+        along_y, along_s = (product / np.where(length == 0, 1.0, length) for length in lengths)
+        outside = np.maximum(outside, lacks.max(axis=0, initial=0.0))
+        gap = np.maximum(gap, np.minimum(along_y / rows, along_s * prices).max(axis=0, initial=0.0))
+    return outside + 0.0 * batch, gap
+
+
+def _magnitudes(part: Array) -> Array:
+    """|part|, one column where it stands for the whole batch."""
+    return np.abs(part[:, :1] if is_shared(part) else part)
+
+
+def _wide(part: Array, batch: int) -> Array:
+    return np.broadcast_to(part, (part.shape[0], batch))
+
+
+def _times(pattern: Pattern, values: Array, x: Array) -> Array:
+    return pattern.times(_wide(values, x.shape[1]), x)
+
+
+def _worst(rest: Array, size: Array) -> Array:
+    return _largest(rest / size)
+
+
+def _largest(part: Array) -> Array:
+    return np.abs(part).max(axis=0, initial=0.0)

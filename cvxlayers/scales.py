@@ -1,0 +1,135 @@
+"""Scales of a problem's variables, rows and objective, which change with the caller's units and with nothing else.
+
+They equilibrate, in the infinity norm (Ruiz 2001), the symmetric matrix of the homogeneous embedding,
+
+    [[P, A', q], [A, 0, b], [q', b', 0]],
+
+of which every change of units is a scaling. With D, E and cost, the problem cost D P D, cost D q, E A D, E b has entries
+of size one; its solutions are x / D, E s and cost y / E. Here stands what ``cvxlayers.ipm.equilibrate`` computes in
+compiled kernels, as array operations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cvxlayers.cones.group import groups
+from cvxlayers.program import Array, Pattern, Structure, Values
+
+__all__ = ["Scales", "by_row", "far_apart", "scales"]
+
+ORDINARY = 1e3
+"""Numbers of up to this size, and down to its inverse, are no reason to scale a problem for a solver that scales it
+itself."""
+
+ROUNDS, NEAR_ONE = 10, 0.5
+"""At most so many rounds; fewer if no norm is further from one than the second."""
+
+
+@dataclass(frozen=True)
+class Scales:
+    """D (n, B), E (m, B) and cost (B,), all positive; the rows of a curved cone share their E."""
+
+    D: Array
+    E: Array
+    cost: Array
+
+    def scaled(self, structure: Structure, values: Values) -> Values:
+        """The scaled problem: cost D P D, cost D q, E A D and E b."""
+        P, A, D, E = structure.P, structure.A, self.D, self.E
+        return Values(
+            values.P * (self.cost * D[P.rows] * D[P.columns]), values.q * (self.cost * D),
+            values.A * (E[A.rows] * D[A.columns]), values.b * E,
+        )  # fmt: skip
+
+    def to(self, x: Array, y: Array, s: Array) -> tuple[Array, Array, Array]:
+        """A point in the scaled problem's terms."""
+        return x / self.D, y * (self.cost / self.E), s * self.E
+
+    def back(self, x: Array, y: Array, s: Array) -> tuple[Array, Array, Array]:
+        """A point of the scaled problem in the terms of the problem itself."""
+        return x * self.D, y * (self.E / self.cost), s / self.E
+
+    def rounded(self) -> Scales:
+        """The nearest powers of two, by which numbers are scaled without rounding."""
+        D, E, t = (np.exp2(np.rint(np.log2(part))) for part in (self.D, self.E, np.sqrt(self.cost)))
+        return Scales(D, E, t * t)
+
+
+def far_apart(values: Values) -> bool:
+    """Whether some number of a problem is so large or small that a solver should be given the scaled problem."""
+    for part in values:
+        sizes = np.abs(_column_of(part))
+        if sizes.max(initial=0.0) > ORDINARY or (sizes.size and np.where(sizes, sizes, 1.0).min() < 1 / ORDINARY):
+            return True
+    return False
+
+
+def scales(structure: Structure, values: Values) -> Scales:
+    """The scales of every element.
+
+    Examples
+    --------
+    >>> from cvxlayers.cones.product import Cones
+    >>> one = Pattern.of(np.array([0]), np.array([0]), (1, 1))
+    >>> structure = Structure(one, one, Cones(nonneg=1))
+    >>> given = scales(structure, Values(np.ones((1, 1)), np.ones((1, 1)), np.ones((1, 1)), np.ones((1, 1))))
+    >>> metres = Values(*(np.full((1, 1), size) for size in (1e4, 1e2, 1e2, 1.0)))
+    >>> inches = scales(structure, metres)
+    >>> float(given.D[0, 0] / inches.D[0, 0]).__round__(9)  # the variable in a unit a hundred times as large
+    100.0
+    """
+    P, A = structure.P, structure.A
+    p, a, q, b = (np.abs(_column_of(part)) for part in (values.P, values.A, values.q, values.b))
+    batch = values.batch
+    d, e, t = np.ones((structure.n, batch)), np.ones((structure.m, batch)), np.ones(batch)
+    going = np.ones(batch, dtype=bool)
+    for _ in range(ROUNDS):
+        Pd, Ad = p * d[P.rows] * d[P.columns], a * e[A.rows] * d[A.columns]
+        qd, be = q * d * t, b * e * t
+        columns = np.maximum(np.maximum(by_column(A, Ad), qd), np.maximum(by_column(P, Pd), by_row(P, Pd)))
+        rows = _shared(structure, np.maximum(by_row(A, Ad), be))
+        last = np.maximum(qd.max(axis=0, initial=0.0), be.max(axis=0, initial=0.0))[None]
+        norms = [np.where((size > 0) & np.isfinite(size), size, 1.0) for size in (columns, rows, last)]
+        off = np.max([np.abs(size - 1).max(axis=0, initial=0.0) for size in norms], axis=0)
+        going &= off >= NEAR_ONE  # no element's scales depend on its neighbours
+        if not going.any():
+            break
+        d, e, t = (
+            scale / np.sqrt(np.where(going, size, 1.0)) for scale, size in zip((d, e, t[None]), norms, strict=True)
+        )
+        t = t[0]
+    return Scales(d / t, e * t, t * t)
+
+
+def by_column(pattern: Pattern, entries: Array) -> Array:
+    """The largest of the entries (nnz, B), none of them negative, in each column: (columns, B)."""
+    return _largest(entries, pattern.indptr)
+
+
+def by_row(pattern: Pattern, entries: Array) -> Array:
+    """The largest of the entries (nnz, B), none of them negative, in each row: (rows, B)."""
+    order, starts = pattern.by_rows
+    return _largest(entries[order], starts)
+
+
+def _largest(entries: Array, starts: np.ndarray) -> Array:
+    found = np.zeros((starts.size - 1, entries.shape[1]))
+    there = np.flatnonzero(np.diff(starts))
+    if there.size:
+        found[there] = np.maximum.reduceat(entries, starts[there], axis=0)
+    return found
+
+
+def _column_of(part: Array) -> Array:
+    """One column where it stands for the whole batch."""
+    return part[:, :1] if part.shape[1] > 1 and part.strides[1] == 0 else part
+
+
+def _shared(structure: Structure, rows: Array) -> Array:
+    """The norms of the rows; all rows of a curved cone have their mean."""
+    for group in groups(structure.cones):
+        rows[group.rows] = rows[group.rows].mean(axis=1, keepdims=True)
+    return rows
