@@ -84,7 +84,11 @@ def _unbounded_or_infeasible(structure: Structure, engine: Engine, values: Value
     P, q = zeros
     without = Values(P, q, subset.A, subset.b)
     found = verify(structure, engine.measure, without, engine.solver.solve(without), engine.tolerance)
-    status = np.where(found.ok, Status.UNBOUNDED, np.where(found.status == Status.INFEASIBLE, found.status, Status.FAILED))
+    status = np.where(
+        found.ok, Status.UNBOUNDED, np.where(found.status == Status.INFEASIBLE, found.status, Status.FAILED)
+    )
     statuses = solution.status.copy()
     statuses[elements] = status
-    return Solution(solution.x, solution.y, solution.s, statuses, solution.iterations, solution.engine, solution.residuals)
+    return Solution(
+        solution.x, solution.y, solution.s, statuses, solution.iterations, solution.engine, solution.residuals
+    )

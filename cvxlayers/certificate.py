@@ -1,9 +1,10 @@
 """Whether a point proves that a problem has no solution: whoever claims it, from the problem's own numbers.
 
 As an answer is measured (see ``cvxlayers.measure``), so is a proof. A y in K* with b'y < 0 proves that there is no
-feasible point if every entry of A'y is nothing beside the terms that it is summed from, or so small that a feasible
-point would have to be larger than ``1 / PROOF`` beside the problem's own scales: 0 = y'(Ax + s - b) would need
-(A'y)'x = b'y - s'y <= b'y. Likewise for a direction x along which the objective falls for ever.
+feasible point if A'y is so small that a feasible point would have to be larger than ``1 / PROOF`` beside the problem's
+own scales: 0 = y'(Ax + s - b) needs (A'y)'x = b'y - s'y <= b'y. (That A'y is small beside its own terms says less: where
+curved cones express (t + 1)^2 - (t - 1)^2, a change of A in the eighth digit makes a feasible problem infeasible.)
+Likewise for a direction x along which the objective falls for ever.
 
 Small entries of a solver's ray are often what should be zero: a ray is also tried without those.
 """
@@ -19,8 +20,8 @@ from cvxlayers.scales import Scales, scales
 
 __all__ = ["proves_infeasible", "proves_unbounded"]
 
-NOTHING = 1e-6
-"""What may be left of what must vanish, beside the terms of its own row or column."""
+ROUNDING = 1e-13
+"""What rounding may leave of what must vanish, beside the terms that it is summed from."""
 
 PROOF = 1e-10
 """What may be left of it in scaled units, relative to -b'y or -q'x: what a point is feasible for is larger than 1 / PROOF
@@ -68,7 +69,7 @@ def _no_point(structure: Structure, values: Values, found: Scales, y: Array) -> 
     fall, real = _fall(values.b, y)
     left = np.abs(structure.A.transpose_times(values.A, y))
     terms = structure.A.transpose_times(np.abs(values.A), np.abs(y))
-    return real & (left <= NOTHING * terms + PROOF * fall / found.D).all(axis=0)
+    return real & (left <= ROUNDING * terms + PROOF * fall / found.D).all(axis=0)
 
 
 def _no_minimum(structure: Structure, values: Values, found: Scales, x: Array) -> NDArray[np.bool_]:
@@ -76,7 +77,7 @@ def _no_minimum(structure: Structure, values: Values, found: Scales, x: Array) -
     direction = -structure.A.times(values.A, x)
     left = np.abs(direction - projection.project(structure.cones, direction))
     terms = structure.A.times(np.abs(values.A), np.abs(x))
-    stays = (left <= NOTHING * terms + PROOF * found.cost * fall / found.E).all(axis=0)
+    stays = (left <= ROUNDING * terms + PROOF * found.cost * fall / found.E).all(axis=0)
     curved = np.einsum("ib,ib->b", x, structure.P_times(values.P, x))
     return real & stays & (curved <= FLAT * found.cost * fall**2)
 

@@ -24,8 +24,9 @@ ORDINARY = 1e3
 """Numbers of up to this size, and down to its inverse, are no reason to scale a problem for a solver that scales it
 itself."""
 
-ROUNDS, NEAR_ONE = 10, 0.5
-"""At most so many rounds; fewer if no norm is further from one than the second."""
+ROUNDS, NEAR_ONE, OUTWEIGHED = 10, 0.5, 10.0
+"""At most so many rounds; fewer if no norm is further from one than the second.
+A b_i of more than the third times the largest entry of its row of A says nothing of the sizes of x."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +86,14 @@ def scales(structure: Structure, values: Values) -> Scales:
     p, a, q, b = (np.abs(_column_of(part)) for part in (values.P, values.A, values.q, values.b))
     batch = values.batch
     d, e, t = np.ones((structure.n, batch)), np.ones((structure.m, batch)), np.ones(batch)
-    going = np.ones(batch, dtype=bool)
+    going, bounds, positive = np.ones(batch, dtype=bool), _bounds(structure), _column_of(values.b) > 0
     for _ in range(ROUNDS):
         Pd, Ad = p * d[P.rows] * d[P.columns], a * e[A.rows] * d[A.columns]
         qd, be = q * d * t, b * e * t
         columns = np.maximum(np.maximum(by_column(A, Ad), qd), np.maximum(by_column(P, Pd), by_row(P, Pd)))
-        rows = _shared(structure, np.maximum(by_row(A, Ad), be))
+        rows = by_row(A, Ad)
+        rows[bounds] = np.maximum(rows[bounds], (be * positive)[bounds])
+        rows = _shared(structure, rows)
         last = np.maximum(qd.max(axis=0, initial=0.0), be.max(axis=0, initial=0.0))[None]
         norms = [np.where((size > 0) & np.isfinite(size), size, 1.0) for size in (columns, rows, last)]
         off = np.max([np.abs(size - 1).max(axis=0, initial=0.0) for size in norms], axis=0)
@@ -101,7 +104,33 @@ def scales(structure: Structure, values: Values) -> Scales:
             scale / np.sqrt(np.where(going, size, 1.0)) for scale, size in zip((d, e, t[None]), norms, strict=True)
         )
         t = t[0]
-    return Scales(d / t, e * t, t * t)
+    return _settled(structure, Scales(d / t, e * t, t * t), p, q, a, b, positive)
+
+
+def _settled(structure: Structure, found: Scales, p: Array, q: Array, a: Array, b: Array, positive: Array) -> Scales:
+    """The scales with the two units that the norms leave open, that of all variables and rows and the objective's.
+
+    With the first, the largest |b_i| becomes one, but for bounds that may mean "none", in which b_i outweighs the rest of
+    the row (and shrinks the row again); with the second, the largest entry of P and q.
+    """
+    P, A, D, E, cost = structure.P, structure.A, found.D, found.E, found.cost
+    norms, be, bounds = by_row(A, a * E[A.rows] * D[A.columns]), b * E, _bounds(structure)
+    counted = be.copy()
+    counted[bounds] = np.where((be < OUTWEIGHED * norms) | ~positive, be, 0.0)[bounds]
+    size = counted.max(axis=0, initial=0.0)
+    size = np.minimum(np.where(size > 0, size, 1.0), 1.0)
+    shrink = np.ones_like(be)
+    shrink[bounds] = np.maximum(be * positive / size, 1.0)[bounds]
+    largest = np.maximum(
+        (q * cost * D).max(axis=0, initial=0.0), size * (p * cost * D[P.rows] * D[P.columns]).max(axis=0, initial=0.0)
+    )
+    unit = 1.0 / np.where(largest > 0, largest, 1.0)
+    return Scales(D * size, E / (size * shrink), unit * cost / size)
+
+
+def _bounds(structure: Structure) -> slice:
+    """The rows in which a large b_i > 0 may mean that there is no bound."""
+    return slice(structure.cones.zero, structure.cones.zero + structure.cones.nonneg)
 
 
 def by_column(pattern: Pattern, entries: Array) -> Array:

@@ -27,9 +27,7 @@ Measure = Callable[[Values, Array, Array, Array], Residuals]
 """Values and points x, y, s -> their residuals."""
 
 
-def verify(
-    structure: Structure, measure: Measure, values: Values, solution: Solution, tolerance: float
-) -> Solution:
+def verify(structure: Structure, measure: Measure, values: Values, solution: Solution, tolerance: float) -> Solution:
     """Measure every element, and let that decide what it is, whatever the solver says.
 
     A claim that there is no solution has to be proved by the solver's ray (see ``certificate``); no point is left of

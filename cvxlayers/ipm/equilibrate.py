@@ -6,8 +6,9 @@ Equilibrated in the infinity norm (Ruiz 2001) is the symmetric matrix of the hom
 
 by scales (d, e, t) of its rows and columns. Every change of units of a variable, of a row, of all variables and rows
 together, or of the objective is such a scaling itself, so that the scaled problem (nearly) does not depend on them. And
-a row whose b_i is very large, a bound that means "none", becomes a row whose entries are small, and no measure for the
-others. In the usual terms, D = d / t scales the variables, E = e t the rows, and cost = t^2 the objective:
+an inequality whose b_i > 0 is very large, a bound that means "none", becomes a row whose entries are small, and no
+measure for the others. (In other rows a large b_i tells that x is large: there it does not count as an entry.) Two units are left open by the norms, and chosen last (see ``settle_units``). In the usual terms, D scales the
+variables, E the rows, and cost the objective; without these two, D = d / t, E = e t and cost = t^2:
 
     P <- cost D P D,    q <- cost D q,    A <- E A D,    b <- E b,
 
@@ -34,10 +35,15 @@ from cvxlayers.ipm.lanes import (
     store,
 )
 
+from cvxlayers.ipm.products import largest
+
 __all__ = ["equilibrate", "load_matrices", "norms"]
 
 ROUNDS, NEAR_ONE, LIMIT = 10, 0.5, 1e60
 """At most so many rounds; fewer if no norm is further from one than the second; no scaling beyond the third."""
+
+OUTWEIGHED = 10.0
+"""A b_i of more than so many times the largest entry of its row of A says nothing of the sizes of x."""
 
 
 @kernel
@@ -71,14 +77,55 @@ def equilibrate(plan: Any, at: Any, V: Any, P: Any, q: Any, A: Any, b: Any, colu
         change = pick(going * last, zero, 1.0 / sqrt(last), one)
         t = t * change
         scale_further(plan, at, V, change)
-    store(V, at.cost, t * t)
-    over = 1.0 / t
-    for i in range(at.n):
-        store(V, at.D + i, load(V, at.D + i) * over)
-        store(V, at.D_inverse + i, load(V, at.D_inverse + i) * t)
+    settle_units(plan, at, V, t)
+
+
+@kernel
+def settle_units(plan: Any, at: Any, V: Any, t: Any) -> None:
+    """Choose the two units that the norms leave open, that of all variables and rows and that of the objective.
+
+    With the first, the largest |b_i| becomes one, but for bounds that may mean "none", in which b_i outweighs the rest of
+    the row (and shrinks the row again); with the second, the largest entry of P and q.
+    """
+    apart()
+    zero, one = fill(V, 0.0), fill(V, 1.0)
+    norms(plan, at, V)
+    size = zero
     for i in range(at.m):
-        store(V, at.E + i, load(V, at.E + i) * t)
-        store(V, at.E_inverse + i, load(V, at.E_inverse + i) * over)
+        b = absolute(load(V, at.b + i))
+        if at.first <= i < at.cones:
+            b = pick(OUTWEIGHED * load(V, at.y1 + i), load(V, at.b + i), b, zero)
+        size = maximum(b, size)
+    size = minimum(pick(size, zero, size, one), one)
+    for i in range(at.m):
+        b = load(V, at.b + i) / size
+        store(V, at.b + i, b)
+        store(V, at.y1 + i, maximum(b, one) if at.first <= i < at.cones else one)
+    highest_cost = zero
+    for j in range(at.n):
+        highest_cost = maximum(absolute(load(V, at.q + j)), highest_cost)
+        store(V, at.x1 + j, one)
+    highest_cost = maximum(largest(V, at.P, at.P_nnz) * size, highest_cost)
+    cost = 1.0 / pick(highest_cost, zero, highest_cost, one)
+    # In the usual terms: x = D x, s = s / E, y = E y / cost, where b <- E b, q <- cost D q.
+    over, whole = size / t, t / size
+    for j in range(at.n):
+        store(V, at.q + j, load(V, at.q + j) * cost)
+        store(V, at.D + j, load(V, at.D + j) * over)
+        store(V, at.D_inverse + j, load(V, at.D_inverse + j) * whole)
+    for i in range(at.m):
+        shrink = load(V, at.y1 + i)
+        change = 1.0 / shrink
+        store(V, at.y1 + i, change)
+        store(V, at.b + i, load(V, at.b + i) * change)
+        store(V, at.E + i, load(V, at.E + i) * whole * change)
+        store(V, at.E_inverse + i, load(V, at.E_inverse + i) * over * shrink)
+    factor = cost * size
+    for k in range(at.P_nnz):
+        store(V, at.P + k, load(V, at.P + k) * factor)
+    for k in range(at.A_nnz):
+        store(V, at.A + k, load(V, at.A + k) * load(V, at.y1 + index(plan, at.A_row + k)))
+    store(V, at.cost, cost * t * whole)
 
 
 @kernel
@@ -108,7 +155,8 @@ def scale_further(plan: Any, at: Any, V: Any, last: Any) -> None:
 
 @kernel
 def with_vectors(plan: Any, at: Any, V: Any) -> Any:
-    """Let the norms in x1 and y1 count q and b as well; return the last column's, the largest entry of q and b."""
+    """Let the norms in x1 and y1 count q, and b where it may be a bound that means "none"; return the last column's, the
+    largest entry of q and b."""
     apart()
     whole = fill(V, 0.0)
     for j in range(at.n):
@@ -116,9 +164,10 @@ def with_vectors(plan: Any, at: Any, V: Any) -> Any:
         whole = maximum(size, whole)
         store(V, at.x1 + j, maximum(load(V, at.x1 + j), size))
     for i in range(at.m):
-        size = absolute(load(V, at.b + i))
-        whole = maximum(size, whole)
-        store(V, at.y1 + i, maximum(load(V, at.y1 + i), size))
+        b = load(V, at.b + i)
+        whole = maximum(absolute(b), whole)
+        if at.first <= i < at.cones:
+            store(V, at.y1 + i, maximum(load(V, at.y1 + i), b))
     share_norms(plan, at, V)
     return whole
 

@@ -33,7 +33,7 @@ from cvxlayers.ipm.lanes import (
     store,
     store_to,
 )
-from cvxlayers.ipm.method import INFEASIBLE, SOLVED, STOPPED, UNBOUNDED
+from cvxlayers.ipm.method import HUGE, INFEASIBLE, SOLVED, STOPPED, UNBOUNDED
 from cvxlayers.ipm.sharpen import sharpen
 from cvxlayers.ipm.products import A_and_transpose_times, P_times, dot, largest
 from cvxlayers.ipm.scaling import H_times, correct, rate, rescale, shift, unit_scaling
@@ -62,8 +62,6 @@ to the boundary of a second-order cone there is no way back.)"""
 
 NEAR = 1e-3
 """At the end of a step no exponential or power cone may be closer to its boundary than the others by more than this."""
-
-HUGE = 1e300
 
 
 @part
@@ -222,13 +220,15 @@ def judge(at: Any, V: Any, goal: Any, last: Any) -> Any:
     one, zero = fill(V, 1.0), fill(V, 0.0)
     error, best, state = load(V, at.error), load(V, at.best), load(V, at.state)
     active = pick(state, zero, zero, one)
-    better = pick(active, zero, pick(best, error, one, zero), zero)
+    onward = pick(goal, zero, zero, one) * pick(fill(V, EARLY), error, one, zero)  # as far as mu falls
+    better = pick(active, zero, maximum(pick(best, error, one, zero), onward), zero)
     kept = better * pick(fill(V, KEPT), error, one, zero)
     if highest(kept) > 0.0:
         keep(at, V, kept, 1.0 / load(V, at.tau))
     best = pick(better, zero, error, best)
     store(V, at.best, best)
     now = minimum(error, minimum(load(V, at.infeasible), load(V, at.unbounded)))
+    now = pick(onward, zero, load(V, at.mu), now)
     merit = load(V, at.merit)
     waiting = pick(FALLS * merit, now, zero, load(V, at.waiting) + 1.0)
     store(V, at.waiting, waiting)

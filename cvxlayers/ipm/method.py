@@ -9,10 +9,14 @@ import numpy as np
 
 from cvxlayers.program import Array
 
-__all__ = ["INFEASIBLE", "SOLVED", "STOPPED", "UNBOUNDED", "Method"]
+__all__ = ["HUGE", "INFEASIBLE", "SOLVED", "STOPPED", "UNBOUNDED", "Method"]
 
 SOLVED, INFEASIBLE, UNBOUNDED, STOPPED = 1.0, 2.0, 3.0, 4.0
 """What has become of a lane; 0 while it runs."""
+
+
+HUGE = 1e300
+"""An error of which nothing is known yet."""
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from typing import Any
 from cvxlayers.ipm.direction import add, factorize_kkt, substitute
 from cvxlayers.ipm.kernel import kernel, part
 from cvxlayers.ipm.lanes import absolute, apart, fill, highest, load, maximum, minimum, pick, store
-from cvxlayers.ipm.method import SOLVED, STOPPED
-from cvxlayers.ipm.products import A_and_transpose_times, P_times, largest
+from cvxlayers.ipm.method import HUGE, SOLVED, STOPPED
+from cvxlayers.ipm.products import A_and_transpose_times, P_times
 
 __all__ = ["sharpen"]
 
@@ -36,8 +36,12 @@ WORTH = 1e-5
 
 @part
 def sharpen(plan: Any, at: Any, V: Any, goal: Any, tol: Any, eps: Any, last: Any) -> Any:
-    """Sharpen the points that are kept of lanes that have come to rest; let those go on of which the active rows were
-    not right and that were stopped early. Return the errors at which lanes are to end."""
+    """Sharpen the points that are kept of lanes that have come to rest, and let those go on whose active rows were not
+    the right ones: to an error of tol, then as far as mu falls.
+
+    Return the errors at which lanes are to end. The last way is for problems of parts whose objectives lie so far apart
+    that the error of one hides that of the other.
+    """
     one, zero = fill(V, 1.0), fill(V, 0.0)
     state, best = load(V, at.state), load(V, at.best)
     asked = pick(fill(V, 1.5), state, one, pick(state, fill(V, STOPPED - 0.5), one, zero))
@@ -53,10 +57,12 @@ def sharpen(plan: Any, at: Any, V: Any, goal: Any, tol: Any, eps: Any, last: Any
     best = pick(better, zero, minimum(after, best), best)
     store(V, at.best, best)
     exact = better * pick(fill(V, max(EXACT, tol)), after, one, zero)
-    early = zero if last else asked * pick(goal, fill(V, tol), one, zero) * (1.0 - exact)
-    state = pick(exact, zero, fill(V, SOLVED), pick(early, zero, zero, state))
+    again = zero if last else asked * pick(goal, zero, one, zero) * (1.0 - exact)
+    state = pick(exact, zero, fill(V, SOLVED), pick(again, zero, zero, state))
     store(V, at.state, state)
-    return fill(V, tol)
+    store(V, at.merit, pick(again, zero, fill(V, HUGE), load(V, at.merit)))
+    store(V, at.waiting, pick(again, zero, zero, load(V, at.waiting)))
+    return pick(goal, fill(V, tol), fill(V, tol), zero)
 
 
 @kernel
@@ -134,20 +140,22 @@ def exact_error(plan: Any, at: Any, V: Any) -> Any:
     become zero."""
     apart()
     zero = fill(V, 0.0)
-    total = sum_of(V, at.ex, at.n) + sum_of(V, at.Ht, at.m)
-    size = maximum(largest(V, at.Pt, at.n), largest(V, at.x2, at.n))
-    found, s_size, y_lacks = largest(V, at.ey, at.m), zero, zero
+    found, total = zero, sum_of(V, at.ex, at.n) + sum_of(V, at.Ht, at.m)
+    for j in range(at.n):
+        size = absolute(load(V, at.Pt + j)) + absolute(load(V, at.x2 + j)) + absolute(load(V, at.q + j))
+        found = maximum(absolute(load(V, at.ex + j)) / (1.0 + size), found)
     for i in range(at.m):
-        s = load(V, at.Ht + i) * (1.0 - load(V, at.c + i))
-        s_size = maximum(s, s_size)
+        rest, active = load(V, at.Ht + i), load(V, at.c + i)
+        s = rest * (1.0 - active)
+        lacks = absolute(rest) * active
         if i >= at.first:
             y = load(V, at.y1 + i)
-            found, y_lacks = maximum(-s, found), maximum(-y, y_lacks)
+            lacks, found = maximum(-s, lacks), maximum(-y, found)
             store(V, at.y1 + i, maximum(y, zero))
             s = maximum(s, zero)
+        found = maximum(lacks / (1.0 + absolute(load(V, at.b + i))), found)
         store(V, at.dy + i, s)
-    dual = maximum(largest(V, at.ex, at.n), y_lacks) / (1.0 + size)
-    return maximum(dual, found / (1.0 + s_size)) + 0.0 * total
+    return found + 0.0 * total
 
 
 @kernel
