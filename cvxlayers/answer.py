@@ -67,7 +67,7 @@ def _sharpened(structure: Structure, engine: Engine, values: Values, solution: S
         return solution
     some = elements.size < solution.batch
     subset, near = (values.select(elements), solution.select(elements)) if some else (values, solution)
-    better = polish(structure, subset, near, engine.newton, STEPS)
+    better = polish(structure, subset, near, engine.scales(subset), engine.newton, STEPS)
     return keep_better(solution, verify(structure, engine.measure, subset, better, engine.tolerance), elements)
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from cvxlayers.derivative import derivative_for, exact_derivative
 from cvxlayers.derivative.base import Derivative
 from cvxlayers.errors import EngineError
-from cvxlayers.program import Structure
+from cvxlayers.program import Structure, Values
+from cvxlayers.scales import Scales
 from cvxlayers.solvers import options, registry
 from cvxlayers.solvers.base import Settings, Solver
 from cvxlayers.verification import Measure
@@ -23,12 +24,13 @@ __all__ = ["Engine", "Workshop"]
 class Engine:
     """A solver and a derivative for one set of options.
 
-    ``measure`` computes residuals, by compiled kernels where these serve. ``derivative`` is what callers get, and
+    ``measure`` computes residuals, and ``scales`` the problem's, by compiled kernels where these serve. ``derivative`` is what callers get, and
     ``newton`` the exact one, by which solutions are polished.
     """
 
     solver: Solver
     measure: Measure
+    scales: Callable[[Values], Scales]
     derivative: Derivative
     newton: Derivative
     tolerance: float
@@ -66,12 +68,12 @@ class Workshop:
         self._lately = call, found, given
         return found
 
-    def _measure(self, solver: Solver, settings: Settings) -> Measure:
-        """IPM's way, which any solver's points may be measured by, or the solver's own."""
+    def _gauge(self, solver: Solver, settings: Settings) -> Solver:
+        """What measures the points of any solver: IPM, which has kernels for that, or the solver itself."""
         kernels = registry.SOLVERS["IPM"]
         if not isinstance(solver, kernels) and kernels.installed() and kernels.takes(self._structure):
-            return kernels(self._structure, Settings(settings.threads)).measure
-        return solver.measure
+            return kernels(self._structure, Settings(settings.threads))
+        return solver
 
     def _make(self, solver: str | None, solver_args: Mapping[str, Any]) -> Engine:
         structure = self._structure
@@ -82,9 +84,11 @@ class Workshop:
         newton = exact_derivative(structure, derivative["threads"])
         own = chosen.name == "DIFFCP" or self._smoothing is not None
         made = chosen(structure, settings)
+        gauge = self._gauge(made, settings)
         return Engine(
             made,
-            self._measure(made, settings),
+            gauge.measure,
+            gauge.scales,
             derivative_for(chosen.name, structure, derivative, self._smoothing) if own else newton,
             newton,
             options.tolerance(settings),

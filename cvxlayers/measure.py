@@ -5,12 +5,13 @@ solution (the componentwise backward error of Oettli and Prager 1964):
 
     primal       |Ax + s - b|_i / (|A||x| + |s| + |b|)_i       in the worst row,
     dual         |Px + q + A'y|_j / (|P||x| + |q| + |A'||y|)_j in the worst column,
-    cone         what s lacks of K and y of K*, in the same terms,
-    gap          what it costs to make s and y of a cone complementary, in the same terms.
+    cone         negative s and y in nonnegative rows, s in zero rows,
+    gap          what it costs to make s and y complementary members of their cones, in the worst one.
 
-A change of y_i is felt in the columns j with A_ij: it costs the largest |A_ij| / (column j's size) times itself. So a
-nonnegative row's gap is the cheaper one of setting s_i or y_i to zero; that of a curved cone the cheaper way to take
-s'y away, along y or along s.
+A change of s_i is relative to the size of its row. One of y_i is felt in the columns j with A_ij: it costs itself times
+the largest |A_ij| / (column j's size). With s and y in these terms, the gap is |y - Proj_{K*}(y - s)|, the natural
+residual (Facchinei and Pang 2003, section 1.5): in a nonnegative row the smaller of the two. Unlike s'y it is, for
+curved cones, as large as the error of s and y themselves.
 
 What should be zero and is only small needs a floor beside its terms: FLOOR times the problem's own scale of the row or
 column (see ``scales``).
@@ -21,15 +22,20 @@ from __future__ import annotations
 import numpy as np
 
 from cvxlayers.cones.group import groups
-from cvxlayers.cones.projection import group_distance
+from cvxlayers.cones.projection import project_group
 from cvxlayers.program import Array, Pattern, Structure, Values, is_shared
 from cvxlayers.scales import Scales, by_row, scales
 from cvxlayers.solution import Residuals
 
-__all__ = ["FLOOR", "Sizes", "measure", "sizes"]
+__all__ = ["FAR", "FLOOR", "Sizes", "measure", "sizes"]
 
 FLOOR = 1e-3
 """The part of a row's or column's own scale that counts beside its terms."""
+
+
+FAR = 1e-16
+"""Times the largest entry of x and y in scaled units, it counts as a residual: of a point that lies so far out the terms
+hide the problem, and a direction in which there is no end is none at which there is one."""
 
 
 class Sizes:
@@ -55,15 +61,19 @@ def sizes(structure: Structure, values: Values, x: Array, y: Array, s: Array, fo
     return Sizes(structure, values, rows, columns + FLOOR / (found.D * found.cost))
 
 
-def measure(structure: Structure, values: Values, x: Array, y: Array, s: Array) -> Residuals:
-    """The residuals of points x (n, B), y and s (m, B)."""
+def measure(
+    structure: Structure, values: Values, x: Array, y: Array, s: Array, found: Scales | None = None
+) -> Residuals:
+    """The residuals of points x (n, B), y and s (m, B); the problem's scales may be handed in."""
     Px = structure.P_times(values.P, x)
     Ax = structure.A.times(values.A, x)
     Ay = structure.A.transpose_times(values.A, y)
     with np.errstate(invalid="ignore", over="ignore"):
-        size = sizes(structure, values, x, y, s, scales(structure, values))
-        primal = _worst(Ax + s - values.b, size.rows)
-        dual = _worst(Px + Ay + values.q, size.columns)
+        found = found or scales(structure, values)
+        size = sizes(structure, values, x, y, s, found)
+        far_x, far_y = FAR * _largest(x / found.D), FAR * _largest(y * found.cost / found.E)
+        primal = np.maximum(_worst(Ax + s - values.b, size.rows), far_x)
+        dual = np.maximum(_worst(Px + Ay + values.q, size.columns), far_y)
         cost = np.einsum("ib,ib->b", x, Px) / 2 + np.einsum("ib,ib->b", values.q, x)
         outside, gap = _complementarity(structure, size, y, s)
     return Residuals(np.stack([primal, dual, gap, outside, cost]))
@@ -79,15 +89,11 @@ def _complementarity(structure: Structure, size: Sizes, y: Array, s: Array) -> t
     gap = np.minimum(np.abs(of_s), np.abs(of_y)).max(axis=0, initial=0.0)
     for group in groups(cones):
         rows, prices = size.of_group(group.rows)
-        own_s, own_y = s[group.rows], y[group.rows]
-        lacks = group_distance(group, s, "distance") / rows
-        lacks = np.maximum(lacks, group_distance(group, y, "dual_distance") * prices)
-        product = np.abs((own_s * own_y).sum(axis=1))
-        lengths = [np.sqrt((part**2).sum(axis=1)) for part in (own_y, own_s)]
-        along_y, along_s = (product / np.where(length == 0, 1.0, length) for length in lengths)
-        outside = np.maximum(outside, lacks.max(axis=0, initial=0.0))
-        gap = np.maximum(gap, np.minimum(along_y / rows, along_s * prices).max(axis=0, initial=0.0))
-    return outside + 0.0 * batch, gap
+        own_y = y[group.rows] * prices[:, None]
+        v = (own_y - s[group.rows] / rows[:, None]).swapaxes(0, 1)
+        apart = group.fold_rows(own_y.swapaxes(0, 1)) - project_group(group, group.fold_rows(v))
+        gap = np.maximum(gap, np.abs(group.unfold(apart, batch)).max(axis=(0, 1), initial=0.0))
+    return outside, gap
 
 
 def _magnitudes(part: Array) -> Array:

@@ -21,7 +21,7 @@ import numpy as np
 from cvxlayers.cones.projection import project_dual
 from cvxlayers.derivative.base import Derivative
 from cvxlayers.program import Array, Structure, Values
-from cvxlayers.scales import scales
+from cvxlayers.scales import Scales
 from cvxlayers.solution import Solution
 
 __all__ = ["polish"]
@@ -30,17 +30,20 @@ __all__ = ["polish"]
 ENOUGH = 1e-13
 
 
-def polish(structure: Structure, values: Values, solution: Solution, derivative: Derivative, steps: int) -> Solution:
+def polish(
+    structure: Structure, values: Values, solution: Solution, found: Scales, derivative: Derivative, steps: int
+) -> Solution:
     """Improve finite points by up to ``steps`` steps; one that does not improve stays the complementary one.
 
     Parameters
     ----------
     solution : Solution
         Finite points near their solutions.
+    found : Scales
+        Of the problem.
     derivative : Derivative
         Of the same structure.
     """
-    found = scales(structure, values)
     values = found.scaled(structure, values)
     x, y, s = found.to(solution.x, solution.y, solution.s)
     now = _steps(structure, values, _split(structure, solution, x, y - s), derivative, steps)

@@ -14,6 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
 
 from cvxlayers.cones.group import groups
 from cvxlayers.program import Array, Pattern, Structure, Values
@@ -23,6 +25,10 @@ __all__ = ["Scales", "by_row", "far_apart", "scales"]
 ORDINARY = 1e3
 """Numbers of up to this size, and down to its inverse, are no reason to scale a problem for a solver that scales it
 itself."""
+
+WILD, STEPS = 1e2, 15
+"""A largest entry of a row or column, or its inverse, beyond which the logarithms of all entries decide first, and the
+steps of conjugate gradients for that."""
 
 ROUNDS, NEAR_ONE, OUTWEIGHED = 10, 0.5, 10.0
 """At most so many rounds; fewer if no norm is further from one than the second.
@@ -87,6 +93,9 @@ def scales(structure: Structure, values: Values) -> Scales:
     batch = values.batch
     d, e, t = np.ones((structure.n, batch)), np.ones((structure.m, batch)), np.ones(batch)
     going, bounds, positive = np.ones(batch, dtype=bool), _bounds(structure), _column_of(values.b) > 0
+    wild = np.broadcast_to(_wild(structure, p, q, a, b), batch)
+    if wild.any():
+        d, e, t = _geometric(structure, p, q, a, np.where(_bound_rows(structure) & positive, 0.0, b), wild)
     for _ in range(ROUNDS):
         Pd, Ad = p * d[P.rows] * d[P.columns], a * e[A.rows] * d[A.columns]
         qd, be = q * d * t, b * e * t
@@ -105,6 +114,56 @@ def scales(structure: Structure, values: Values) -> Scales:
         )
         t = t[0]
     return _settled(structure, Scales(d / t, e * t, t * t), p, q, a, b, positive)
+
+
+def _wild(structure: Structure, p: Array, q: Array, a: Array, b: Array) -> NDArray[np.bool_]:
+    """The elements of which some row or column is so large or small that the logarithms of all entries decide first."""
+    P, A = structure.P, structure.A
+    columns = np.maximum(np.maximum(by_column(A, a), q), np.maximum(by_column(P, p), by_row(P, p)))
+    high, low = 1.0, 1.0
+    for size in (columns, np.maximum(by_row(A, a), b)):
+        high = np.maximum(high, size.max(axis=0, initial=1.0))
+        low = np.minimum(low, np.where(size > 0, size, 1.0).min(axis=0, initial=1.0))
+    return np.asarray(np.maximum(high, 1 / low) > WILD)
+
+
+def _geometric(
+    structure: Structure, p: Array, q: Array, a: Array, b: Array, wild: NDArray[np.bool_]
+) -> tuple[Array, Array, Array]:
+    """d, e and t by least squares in the logarithms of the entries (Curtis and Reid 1972), one where they are not
+    wanted: see ``cvxlayers.ipm.geometric``, whose steps these are."""
+    P, A, n, m = structure.P, structure.A, structure.n, structure.m
+    here, there = (np.arange(n), np.arange(m) + n), np.full(n + m, n + m)
+    rows = np.concatenate([P.rows, A.rows + n, *here])
+    columns = np.concatenate([P.columns, A.columns, there])
+    batch = wild.size
+    entries = np.concatenate([np.broadcast_to(part, (part.shape[0], batch)) for part in (p, a, q, b)])[:, wild]
+    counted = entries > 0
+    logs = np.log(np.where(counted, entries, 1.0))
+    places = (np.ones(2 * rows.size), (np.concatenate([rows, columns]), np.tile(np.arange(rows.size), 2)))
+    sums = sp.csr_array(places, shape=(n + m + 1, rows.size))
+
+    def shared(u: Array) -> Array:
+        for group in groups(structure.cones):
+            u[n + group.rows] = u[n + group.rows].mean(axis=1, keepdims=True)
+        return u
+
+    def product(u: Array) -> Array:
+        return shared(sums @ (counted * (u[rows] + u[columns])))
+
+    count = np.maximum(product(np.ones((n + m + 1, logs.shape[1]))), 1.0) / 2
+    rest, u, direction, before = -shared(sums @ (counted * logs)), np.zeros_like(count), np.zeros_like(count), 0.0
+    for step in range(STEPS):
+        now = (rest * rest / count).sum(axis=0)
+        beta = np.where(before > 0, now / np.where(before > 0, before, 1.0), 0.0) if step else 0.0
+        direction = rest / count + beta * direction
+        across = product(direction)
+        along = (direction * across).sum(axis=0)
+        alpha = np.where(along > 1e-280, now / np.where(along > 1e-280, along, 1.0), 0.0)
+        u, rest, before = u + alpha * direction, rest - alpha * across, now
+    found = np.ones((n + m + 1, batch))
+    found[:, wild] = np.exp(np.clip(u, -700, 700))
+    return found[:n], found[n:-1], found[-1]
 
 
 def _settled(structure: Structure, found: Scales, p: Array, q: Array, a: Array, b: Array, positive: Array) -> Scales:
@@ -126,6 +185,12 @@ def _settled(structure: Structure, found: Scales, p: Array, q: Array, a: Array, 
     )
     unit = 1.0 / np.where(largest > 0, largest, 1.0)
     return Scales(D * size, E / (size * shrink), unit * cost / size)
+
+
+def _bound_rows(structure: Structure) -> NDArray[np.bool_]:
+    found = np.zeros((structure.m, 1), dtype=bool)
+    found[_bounds(structure)] = True
+    return found
 
 
 def _bounds(structure: Structure) -> slice:

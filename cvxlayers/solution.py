@@ -38,10 +38,12 @@ def all_optimal(batch: int) -> NDArray[np.int8]:
 
 @dataclass(frozen=True)
 class Residuals:
-    """How far a point is from optimality, each (B,): the relative changes of the problem's numbers that would make it so.
+    """How far a point is from optimality, each (B,): the relative changes of the numbers that would make it optimal.
 
-    primal: of Ax + s = b, in the worst row; dual: of Px + A'y + q = 0, in the worst column; gap: of s'y = 0, in the
-    worst cone; cone: of s in K and y in K*. They do not depend on units (see ``cvxlayers.measure``). Beside them stands cost, the value of 1/2 x'Px + q'x itself, (B,). ``parts`` (5, B) has all of them in this order.
+    primal: of Ax + s = b, in the worst row; dual: of Px + A'y + q = 0, in the worst column; gap: of s and y to become
+    complementary members of their cones, in the worst one; cone: negative entries of s and y in nonnegative rows. They
+    do not depend on units (see ``cvxlayers.measure``). Beside them stands cost, the value of 1/2 x'Px + q'x itself,
+    (B,). ``parts`` (5, B) has all of them in this order.
     ``largest``, if it is given, is the largest entry of the four.
     """
 

@@ -35,6 +35,9 @@ ROOMS = {
     "affine": 2,
     "program": 2,
     "solution": 2,
+    "scales": 2,
+    "measure": 2,
+    "certificate": 2,
     "compiled": 2,
     "artefact": 2,
     "ipm": 3,
@@ -47,6 +50,7 @@ ROOMS = {
     "verification": 5,
     "engine": 5,
     "polish": 5,
+    "answer": 5,
     "record": 5,
     "layer": 5,
     "qp": 6,
@@ -62,8 +66,8 @@ ROOMS = {
     "__main__": 11,
 }
 ONE_ROOM = [
-    {"affine", "program", "solution", "compiled", "artefact"},
-    {"checks", "packing", "report", "verification", "engine", "polish", "record", "layer"},
+    {"affine", "program", "solution", "scales", "measure", "certificate", "compiled", "artefact"},
+    {"checks", "packing", "report", "verification", "engine", "polish", "answer", "record", "layer"},
 ]
 
 # Who may import what from outside, at any place in a file but under `if TYPE_CHECKING:`, which loads nothing.

@@ -16,6 +16,7 @@ from cvxlayers.errors import ParameterError
 from cvxlayers.layer import Layer
 from cvxlayers.polish import polish
 from cvxlayers.record import Record
+from cvxlayers.scales import scales
 
 __all__ = ["GradientReport", "ParameterErrors", "Point", "SampleReport", "gradcheck", "sampled_points"]
 
@@ -220,7 +221,8 @@ def _exact_outputs(record: Record) -> tuple[np.ndarray, ...]:
     if good.size:
         values = record.values_of(good)
         structure = compiled.structure
-        polished = polish(structure, values, record.solution.select(good), ExactDerivative(structure), 6)
+        near, found = record.solution.select(good), scales(structure, values)
+        polished = polish(structure, values, near, found, ExactDerivative(structure), 6)
         rows[:, good] = compiled.recover(polished.x, polished.y)
     return packing.unpack(compiled, rows, record.packed.batch)
 

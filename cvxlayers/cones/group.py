@@ -45,6 +45,10 @@ class Group:
         """The group's rows of v (m, B), with the cones folded into the last axis: (d, N B)."""
         return v[self.rows.T].reshape(self.dimension, -1)
 
+    def fold_rows(self, part: Array) -> Array:
+        """(d, N, B) as (d, N B)."""
+        return np.ascontiguousarray(part).reshape(self.dimension, -1)
+
     def unfold(self, folded: Array, batch: int) -> Array:
         """(d, N B) as (d, N, B), which is what ``v[rows.T]`` of v (m, B) has."""
         return folded.reshape(*folded.shape[:-1], self.count, batch)

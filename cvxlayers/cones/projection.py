@@ -31,11 +31,11 @@ __all__ = [
     "dual_distance",
     "dual_second_derivative",
     "group_derivative",
-    "group_distance",
     "groups",
     "margin",
     "project",
     "project_dual",
+    "project_group",
 ]
 
 # A new cone is one file with the functions of these, and one line here.
@@ -163,11 +163,13 @@ def group_derivative(group: Group, v: Array) -> BlockDerivative:
     return part
 
 
-def group_distance(group: Group, v: Array, name: str) -> Array:
-    """How far each cone of a group is from holding v (m, B): (N, B); ``name`` is "distance" or "dual_distance"."""
+def project_group(group: Group, folded: Array) -> Array:
+    """Proj_{K*} of one group of cones; v and what comes back are folded, (d, N B) (see ``Group.fold``)."""
+    function: Callable[..., Any] = _cone(group.kind).project_dual
     with np.errstate(invalid="ignore"):
-        found: Array = group.unfold(_call(group, name, v), v.shape[1])
-    return found
+        lanes = folded.shape[1] // group.count
+        projected: Array = function(folded, group.per_lane(lanes)) if group.kind == "power" else function(folded)
+    return projected
 
 
 def dual_second_derivative(cones: Cones, v: Array, a: Array, b: Array) -> Array:

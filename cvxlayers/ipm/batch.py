@@ -10,7 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from cvxlayers.ipm.entry import differentiate_groups, measure_groups, solve_groups
+from cvxlayers.ipm.entry import differentiate_groups, measure_groups, scale_groups, solve_groups
 from cvxlayers.ipm.layout import Layout
 from cvxlayers.ipm.method import Method
 from cvxlayers.ipm.threads import WORTH_A_THREAD, spread
@@ -29,6 +29,7 @@ __all__ = [
     "measure_batch",
     "pull_batch",
     "room",
+    "scale_batch",
     "solve_batch",
     "solve_mapped_batch",
 ]
@@ -228,6 +229,20 @@ def measure_batch(layout: Layout, values: Values, x: Array, y: Array, s: Array, 
 
     worst = _each(layout, call, (*values, x, y, s, out), size, apart, seconds, threads)
     return Measured(out[:, :size], worst)
+
+
+def scale_batch(layout: Layout, values: Values, threads: int) -> tuple[Array, Array, Array]:
+    """D (n, B), E (m, B) and cost (B,) of every element (see ``equilibrate``)."""
+    size, seconds, n, m = values.batch, layout.measure_seconds, layout.n, layout.m
+    apart = _apart(layout, seconds, size, threads)
+    out, scale = _room(n + m + 1, size, apart), scale_groups(layout.further, apart)
+
+    def call(plan: Any, V: Array, begin: int, end: int, *arrays: Array) -> float:
+        scale(plan, layout.record, V, *arrays[:-1], begin, end, arrays[-1])
+        return 0.0
+
+    _each(layout, call, (*values, out), size, apart, seconds, threads)
+    return out[:n, :size], out[n : n + m, :size], out[n + m, :size]
 
 
 def _each(

@@ -26,7 +26,7 @@ from cvxlayers.ipm.residuals import largest_of, measure_group, verdict
 from cvxlayers.ipm.sensitivity import differentiate_group
 from cvxlayers.ipm.width import W
 
-__all__ = ["differentiate_groups", "measure_groups", "solve_groups"]
+__all__ = ["differentiate_groups", "measure_groups", "scale_groups", "solve_groups"]
 
 _PLAN, _INTEGER, _NUMBER = types.Array(types.int32, 1, "C"), types.int64, types.float64
 _NUMBERS = types.Array(types.float64, 1, "C")
@@ -58,6 +58,12 @@ def differentiate_groups(further: bool = False, single: bool = False) -> Any:
 def measure_groups(single: bool = False) -> Any:
     """Measure points, for structures without these cones."""
     return _make_measure(FINGERPRINT, _record(False), *_arrays(single))
+
+
+@functools.lru_cache(maxsize=4)
+def scale_groups(further: bool = False, single: bool = False) -> Any:
+    """The scales of problems."""
+    return _make_scale(FINGERPRINT, _record(further), *_arrays(single))
 
 
 def _make_solve(fingerprint: int, measuring: bool, record: Any, matrix: Any, given: Any) -> Any:
@@ -153,3 +159,22 @@ def _make_measure(fingerprint: int, record: Any, matrix: Any, given: Any) -> Any
         _INTEGER, _INTEGER, matrix,
     )  # fmt: skip
     return compiled(signature, measure_groups)
+
+
+def _make_scale(fingerprint: int, record: Any, matrix: Any, given: Any) -> Any:
+    def scale_groups(plan: Any, records: Any, V: Any, P: Any, q: Any, A: Any, b: Any, begin: int, end: int,
+                     out: Any) -> None:  # fmt: skip
+        """D, E and cost of groups begin, ..., end - 1, one below the other."""
+        if fingerprint < 0:
+            return
+        at = records[0]
+        for group in range(begin, end):
+            equilibrate(plan, at, V, P, q, A, b, group * W)
+            for j in range(at.n):
+                store_to(out, j, group * W, load(V, at.D + j))
+            for i in range(at.m):
+                store_to(out, at.n + i, group * W, load(V, at.E + i))
+            store_to(out, at.n + at.m, group * W, load(V, at.cost))
+
+    signature = types.void(_PLAN, record, matrix, given, given, given, given, _INTEGER, _INTEGER, matrix)
+    return compiled(signature, scale_groups)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from cvxlayers.ipm.geometric import geometric_scales, share
 from cvxlayers.ipm.kernel import kernel
 from cvxlayers.ipm.lanes import (
     absolute,
@@ -34,13 +35,16 @@ from cvxlayers.ipm.lanes import (
     sqrt,
     store,
 )
-
 from cvxlayers.ipm.products import largest
 
 __all__ = ["equilibrate", "load_matrices", "norms"]
 
 ROUNDS, NEAR_ONE, LIMIT = 10, 0.5, 1e60
 """At most so many rounds; fewer if no norm is further from one than the second; no scaling beyond the third."""
+
+WILD = 1e2
+"""A row or column whose largest entry is beyond this or its inverse makes the logarithms of all entries decide first
+(see ``geometric``)."""
 
 OUTWEIGHED = 10.0
 """A b_i of more than so many times the largest entry of its row of A says nothing of the sizes of x."""
@@ -64,6 +68,12 @@ def equilibrate(plan: Any, at: Any, V: Any, P: Any, q: Any, A: Any, b: Any, colu
         store(V, at.b + i, load_from(b, i, column))
     load_matrices(plan, at, V, P, A, column)
     t, going, zero = one, one, fill(V, 0.0)
+    wild = far_apart(plan, at, V)
+    if highest(wild) > 0.0:
+        t = geometric_scales(plan, at, V, wild)
+        change_by(V, at.x1, at.D, at.D_inverse, at.n)
+        change_by(V, at.y1, at.E, at.E_inverse, at.m)
+        scale_further(plan, at, V, t)
     for _ in range(ROUNDS):
         norms(plan, at, V)
         last = with_vectors(plan, at, V)
@@ -168,7 +178,7 @@ def with_vectors(plan: Any, at: Any, V: Any) -> Any:
         whole = maximum(absolute(b), whole)
         if at.first <= i < at.cones:
             store(V, at.y1 + i, maximum(load(V, at.y1 + i), b))
-    share_norms(plan, at, V)
+    share(plan, at, V, at.y1)
     return whole
 
 
@@ -198,17 +208,29 @@ def norms(plan: Any, at: Any, V: Any) -> None:
 
 
 @kernel
-def share_norms(plan: Any, at: Any, V: Any) -> None:
-    """Let all rows of a curved cone have the mean of their norms."""
+def far_apart(plan: Any, at: Any, V: Any) -> Any:
+    """1 in lanes in which some row or column is so large or small that the units deserve a closer look."""
     apart()
-    y = at.y1
-    for c in range(at.blocks):
-        start, stop = index(plan, at.cone_start + c), index(plan, at.cone_start + c + 1)
-        total = fill(V, 0.0)
-        for i in range(start, stop):
-            total += load(V, y + i)
-        for i in range(start, stop):
-            store(V, y + i, total / (1.0 * (stop - start)))
+    zero, one = fill(V, 0.0), fill(V, 1.0)
+    norms(plan, at, V)
+    found = with_vectors(plan, at, V)
+    high, low = pick(found, zero, found, one), pick(found, zero, found, one)
+    for j in range(at.n):
+        size = load(V, at.x1 + j)
+        high, low = maximum(size, high), minimum(pick(size, zero, size, one), low)
+    for i in range(at.m):
+        size = load(V, at.y1 + i)
+        high, low = maximum(size, high), minimum(pick(size, zero, size, one), low)
+    return pick(maximum(high, 1.0 / low), fill(V, WILD), one, zero)
+
+
+@kernel
+def change_by(V: Any, change: Any, scale: Any, inverse: Any, size: Any) -> None:
+    """Multiply the scalings by these changes."""
+    for i in range(size):
+        found = load(V, change + i)
+        store(V, scale + i, load(V, scale + i) * found)
+        store(V, inverse + i, load(V, inverse + i) / found)
 
 
 @kernel

@@ -24,9 +24,7 @@ from cvxlayers.ipm.lanes import (
     apart,
     fill,
     highest,
-    index,
     load,
-    load_from,
     maximum,
     minimum,
     pick,
@@ -34,9 +32,9 @@ from cvxlayers.ipm.lanes import (
     store_to,
 )
 from cvxlayers.ipm.method import HUGE, INFEASIBLE, SOLVED, STOPPED, UNBOUNDED
-from cvxlayers.ipm.sharpen import sharpen
 from cvxlayers.ipm.products import A_and_transpose_times, P_times, dot, largest
 from cvxlayers.ipm.scaling import H_times, correct, rate, rescale, shift, unit_scaling
+from cvxlayers.ipm.sharpen import sharpen
 
 __all__ = ["solve_group"]
 

@@ -27,9 +27,9 @@ from cvxlayers.ipm.lanes import (
     store_to,
 )
 from cvxlayers.ipm.method import SOLVED
-from cvxlayers.ipm.products import dot, largest
-from cvxlayers.ipm.scaling import cone, tail_dot
-from cvxlayers.measure import FLOOR
+from cvxlayers.ipm.products import dot
+from cvxlayers.ipm.scaling import cone
+from cvxlayers.measure import FAR, FLOOR
 
 __all__ = ["largest_of", "measure_group", "verdict"]
 
@@ -48,8 +48,7 @@ def measure_group(plan: Any, at: Any, V: Any, P: Any, q: Any, A: Any, b: Any, x:
         find_prices(plan, at, V)
     gap, outside = rows_apart(at, V)
     for c in range(at.count):
-        lacks, product = cone_apart(plan, at, V, c)
-        outside, gap = maximum(lacks, outside), maximum(product, gap)
+        gap = maximum(cone_apart(plan, at, V, c), gap)
     store_to(out, 0, column, primal)
     store_to(out, 1, column, dual)
     store_to(out, 2, column, gap)
@@ -93,13 +92,16 @@ def equations(at: Any, V: Any) -> Any:
     apart()
     row_floor, column_floor = fill(V, FLOOR), fill(V, FLOOR) / load(V, at.cost)
     primal, dual, total = fill(V, 0.0), fill(V, 0.0), fill(V, 0.0)
+    unit = FAR * load(V, at.cost)
     for j in range(at.n):
+        primal = maximum(FAR * absolute(load(V, at.x + j)) * load(V, at.D_inverse + j), primal)
         size = load(V, at.x1 + j) + column_floor * load(V, at.D_inverse + j)
         r = (load(V, at.Px + j) + load(V, at.Aty + j) + load(V, at.q + j)) / size
         store(V, at.x1 + j, size)
         dual, total = maximum(absolute(r), dual), total + r
     for i in range(at.m):
         s, b = load(V, at.s + i), load(V, at.b + i)
+        dual = maximum(unit * absolute(load(V, at.y + i)) * load(V, at.E_inverse + i), dual)
         size = load(V, at.y1 + i) + absolute(s) + absolute(b) + row_floor * load(V, at.E_inverse + i)
         r = (load(V, at.Ax + i) + s - b) / size
         store(V, at.y1 + i, size)
@@ -149,19 +151,28 @@ def rows_apart(at: Any, V: Any) -> Any:
 
 @kernel
 def cone_apart(plan: Any, at: Any, V: Any, c: Any) -> Any:
-    """What s and y lack of a second-order cone, and of being complementary (see ``cvxlayers.measure``)."""
+    """The gap of a second-order cone: how far y is from Proj(y - s), where y is in prices and s in sizes."""
     apart()
     start, stop = cone(plan, at, c)
     zero, one, rows, price = fill(V, 0.0), fill(V, 1.0), fill(V, 0.0), fill(V, 0.0)
     for i in range(start, stop):
         rows, price = maximum(load(V, at.y1 + i), rows), maximum(load(V, at.y2 + i), price)
-    lacks = maximum(distance(V, at.s, start, stop) / rows, distance(V, at.y, start, stop) * price)
-    s0, y0 = load(V, at.s + start), load(V, at.y + start)
-    product = absolute(s0 * y0 + tail_dot(V, at.s, at.y, start, stop))
-    s_size, y_size = (s0 * s0 + tail_dot(V, at.s, at.s, start, stop)), (y0 * y0 + tail_dot(V, at.y, at.y, start, stop))
-    along_y = product / sqrt(pick(y_size, zero, y_size, one))
-    along_s = product / sqrt(pick(s_size, zero, s_size, one))
-    return lacks, minimum(along_y / rows, along_s * price) + 0.0 * (s_size + y_size)
+    over = 1.0 / rows
+    t, size = load(V, at.y + start) * price - load(V, at.s + start) * over, zero
+    for i in range(start + 1, stop):
+        z = load(V, at.y + i) * price - load(V, at.s + i) * over
+        size += z * z
+    size = sqrt(size)
+    # Inside the cone the projection is v, below its polar zero, else (|z|, z) (t + |z|) / (2 |z|).
+    half = 0.5 * (t + size)
+    inside, below = pick(size, t, zero, one), pick(t + size, zero, zero, one)
+    first = pick(inside, zero, t, pick(below, zero, zero, half))
+    share = pick(inside, zero, one, pick(below, zero, zero, half / maximum(size, fill(V, 1e-300))))
+    found = absolute(load(V, at.y + start) * price - first)
+    for i in range(start + 1, stop):
+        y = load(V, at.y + i) * price
+        found = maximum(absolute(y - share * (y - load(V, at.s + i) * over)), found)
+    return found + 0.0 * size
 
 
 @kernel
@@ -200,13 +211,3 @@ def load_points(at: Any, V: Any, P: Any, q: Any, A: Any, b: Any, x: Any, y: Any,
         store(V, at.b + i, load_from(b, i, column))
         store(V, at.y + i, load_from(y, i, column))
         store(V, at.s + i, load_from(s, i, column))
-
-
-@kernel
-def distance(V: Any, v: Any, start: Any, stop: Any) -> Any:
-    """How far v is from a second-order cone, in the infinity norm."""
-    zero = fill(V, 0.0)
-    v0, size = load(V, v + start), sqrt(tail_dot(V, v, v, start, stop))
-    # Below the polar cone the projection is zero; else v - Proj(v) has its largest entry first, or none.
-    entry = maximum(largest(V, v + start, stop - start), zero)
-    return maximum(pick(v0 + size, zero, 0.5 * (size - v0), entry), zero)

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from cvxlayers.compiled import CompiledProblem
 from cvxlayers.measure import measure
 from cvxlayers.program import Array, Structure, Values
+from cvxlayers.scales import Scales, scales
 from cvxlayers.solution import Residuals, Solution
 
 __all__ = ["Settings", "Solver"]
@@ -110,9 +111,13 @@ class Solver(ABC):
     def measure(self, values: Values, x: Array, y: Array, s: Array) -> Residuals:
         """The optimality residuals of points x (n, B), y and s (m, B), by which any solver's answers are judged.
 
-        A solver may bring a faster way to compute what ``solution.measure`` does.
+        A solver may bring a faster way to compute what ``cvxlayers.measure`` does.
         """
         return measure(self.structure, values, x, y, s)
+
+    def scales(self, values: Values) -> Scales:
+        """The problem's own scales (see ``cvxlayers.scales``), likewise."""
+        return scales(self.structure, values)
 
     @classmethod
     def installed(cls) -> bool:

@@ -16,7 +16,9 @@ from cvxlayers.ipm.layout import Layout
 from cvxlayers.ipm.method import INFEASIBLE, SOLVED, UNBOUNDED, Method
 from cvxlayers.ipm.symbolic import analysis_of
 from cvxlayers.linear import alike, repeat
+from cvxlayers.measure import measure
 from cvxlayers.program import Array, Structure, Values
+from cvxlayers.scales import Scales
 from cvxlayers.solution import Residuals, Solution, Status, all_optimal
 from cvxlayers.solvers.base import Settings, Solver
 
@@ -146,8 +148,11 @@ class IPM(Solver):
 
     def measure(self, values: Values, x: Array, y: Array, s: Array) -> Residuals:
         if self._layout.further:  # the kernels do not know the distance from these cones
-            return super().measure(values, x, y, s)
+            return measure(self.structure, values, x, y, s, self.scales(values))
         return Residuals(*self._kernels.measure_batch(self._layout, values, x, y, s, self.settings.threads))
+
+    def scales(self, values: Values) -> Scales:
+        return Scales(*self._kernels.scale_batch(self._layout, values, self.settings.threads))
 
 
 def _log(status: NDArray[np.int8], iterations: NDArray[np.int64], error: NDArray[np.float64]) -> str:
