@@ -76,7 +76,7 @@ def pack(compiled: CompiledProblem, parameters: Sequence[Any]) -> Packed:
             continue
         rows = rows.reshape((spec.size, rows.shape[-1]))
         if feature.transform == "log":
-            part[:] = _logarithm(rows, spec)
+            part[:] = _logarithm(rows)
         else:
             part[:] = rows.real if feature.transform == "real" else rows.imag
     return Packed(theta, batch, arrays, frozenset(shared))
@@ -111,7 +111,7 @@ def unpack_cotangents(compiled: CompiledProblem, packed: Packed, parts: Sequence
         parameter, transform = feature.parameter, feature.transform
         shape, array = compiled.parameters[parameter].shape, packed.arrays[parameter]
         if transform == "log":
-            weights = weights / np.exp(logarithm)
+            weights = np.divide(weights, np.exp(logarithm), out=np.zeros_like(weights), where=weights != 0)
         part = _summed(weights, shape, packed.batch, array.shape[: array.ndim - len(shape)])
         if transform in _UNITS:
             part = part * _UNITS[transform]
@@ -163,7 +163,7 @@ def _cotangent(spec: OutputSpec, cotangent: Any, rows: Array, batch: tuple[int, 
     elif part.dtype.kind == "c":
         part = part.real
     if spec.exponential:
-        part = part * np.exp(rows)
+        part = np.where(part != 0, part * np.exp(rows), 0.0)  # rows are NaN where there is no solution
     return part if part.shape == rows.shape else np.broadcast_to(part, rows.shape)
 
 
@@ -248,15 +248,9 @@ def _batch_first(rows: np.ndarray, shape: tuple[int, ...], batch: tuple[int, ...
     return np.ascontiguousarray(folded.transpose(range(folded.ndim - 1, -1, -1))).reshape(batch + shape)
 
 
-def _logarithm(rows: np.ndarray, spec: ParameterSpec) -> np.ndarray:
-    bad = ~(rows > 0) & ~np.isnan(rows)
-    if bad.any():
-        entry, element = np.argwhere(bad)[0]
-        raise ParameterError(
-            f"parameter '{spec.name}': a log-log convex program (gp=True) takes positive values only, got "
-            f"{rows[entry, element]:g} in batch element {element}; make it positive, for example with exp or softplus."
-        )
-    return np.log(rows)
+def _logarithm(rows: np.ndarray) -> np.ndarray:
+    """NaN where there is none: what that means for an element is not decided here."""
+    return np.log(rows, out=np.full(rows.shape, np.nan), where=rows > 0)
 
 
 def _recovered(spec: OutputSpec, rows: Array) -> Array:

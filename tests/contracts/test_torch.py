@@ -16,7 +16,7 @@ from cvxlayers.errors import ParameterError  # noqa: E402
 from cvxlayers.torch import CvxpyLayer  # noqa: E402
 from tests.contracts.case import Case  # noqa: E402
 from tests.contracts.table import CASES, case  # noqa: E402
-from tests.support import layers  # noqa: E402
+from tests.support import adapters, layers  # noqa: E402
 from tests.support.adapters import TOLERANCE  # noqa: E402
 from tests.support.tolerance import assert_all_close, assert_close  # noqa: E402
 
@@ -208,6 +208,28 @@ def test_wrong_calls_name_what_came_and_what_was_expected() -> None:
         layer(A.expand(2, 3, 3), b.expand(3, 3), c)
     with pytest.raises(ParameterError, match="expected a tensor, got str"):
         layer("A", b, c)
+
+
+@pytest.mark.parametrize("given", ["one", "all", "single"])
+@pytest.mark.parametrize("on_failure", ["zero_grad", "nan"])
+def test_a_broken_attribute_fails_alone_and_all_may_fail(on_failure: str, given: str) -> None:
+    built, (c, w) = adapters.shrinkage(), adapters.SHRINKAGE
+    layer = CvxpyLayer(built.problem, built.parameters, built.variables, on_failure=on_failure)
+    values = {"one": (c, w), "all": (c, -1 - abs(w)), "single": (c[0], -w[0])}[given]
+    parameters = tensors(values)
+    (x,) = layer(*parameters)
+    x.sum().backward()
+    found = [part.detach().numpy() for part in (x, *(p.grad for p in parameters))]
+    if given == "one":
+        good = [0, 2]
+        assert_all_close(
+            [part[good] for part in found], [np.array(part)[good] for part in adapters.SHRUNK], 1e-6, "good"
+        )
+        found = [part[1] for part in found]
+    for part in found:
+        np.testing.assert_array_equal(part, np.full(part.shape, np.nan if on_failure == "nan" else 0.0))
+    with pytest.raises(ParameterError, match=r"'w'.*nonneg"):
+        CvxpyLayer(built.problem, built.parameters, built.variables)(*parameters)
 
 
 def test_the_readme_example_of_cvxpylayers() -> None:

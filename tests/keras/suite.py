@@ -243,6 +243,28 @@ def test_a_failure_in_predict_says_which_element() -> None:
         model.predict(values, verbose=0)
 
 
+def test_a_broken_attribute_fails_alone_and_all_may_fail() -> None:
+    built, (c, w) = adapters.shrinkage(), adapters.SHRINKAGE
+    layer = CvxpyLayer(built.problem, built.parameters, built.variables, on_failure="zero_grad", dtype="float64")
+    (x,), gradients = answer(layer, (c, w))
+    assert_close(x, adapters.SHRUNK[0], 1e-6, "output")
+    assert np.abs(gradients[0][[0, 2]]).min() > 0.01
+    assert (np.asarray(gradients[0])[1] == 0).all() and gradients[1][1] == 0
+    (x,), gradients = answer(layer, (c, -1 - abs(w)))
+    assert all((np.asarray(part) == 0).all() for part in (x, *gradients))
+    inputs = keras.Input((2,)), keras.Input((1,))
+    price = keras.ops.squeeze(keras.layers.Dense(1, kernel_initializer="ones")(inputs[1]), -1)
+    model = keras.Model(
+        inputs, CvxpyLayer(built.problem, built.parameters, built.variables, on_failure="nan")([inputs[0], price])
+    )
+    model.compile("sgd", lambda _, x: keras.ops.mean(keras.ops.where(keras.ops.isnan(x), 0.0, x) ** 2))
+    model.fit([c, -1 - abs(w[:, None])], c, epochs=1, verbose=0)
+    assert np.isfinite(model.get_weights()[0]).all()
+    found = model.predict([c, w[:, None]], verbose=0)
+    assert np.isnan(found).all(axis=1).tolist() == [False, True, False]
+    assert_close(found[[0, 2]], adapters.SHRUNK[0][[0, 2]], 1e-5, "prediction")
+
+
 def test_an_unknown_backend_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = keras_layer("simplex_projection").compiled
     monkeypatch.setattr(keras.backend, "backend", lambda: "openvino")

@@ -202,6 +202,29 @@ def test_a_failing_element_leaves_the_others_their_gradients(compiled: bool) -> 
     assert np.isnan(interval(on_failure="nan")(*given)[0]).tolist() == [False, True, False]
 
 
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "function"])
+def test_a_broken_attribute_fails_alone_and_all_may_fail(compiled: bool) -> None:
+    built = adapters.shrinkage()
+
+    def run(on_failure: str, c: np.ndarray, w: np.ndarray) -> Any:
+        layer = CvxpyLayer(built.problem, built.parameters, built.variables, on_failure=on_failure)
+
+        def differentiated(*given: Any) -> Any:
+            with tf.GradientTape() as tape:
+                tape.watch(given)
+                (x,) = layer(*given)
+                loss = tf.reduce_sum(x)
+            return x, *tape.gradient(loss, given)
+
+        return (tf.function(differentiated) if compiled else differentiated)(tf.constant(c), tf.constant(w))
+
+    c, w = adapters.SHRINKAGE
+    assert_all_close(run("zero_grad", c, w), adapters.SHRUNK, 1e-6, "one")
+    for on_failure, expected in (("zero_grad", 0.0), ("nan", np.nan)):
+        for part in run(on_failure, c, -1 - abs(w)):
+            np.testing.assert_array_equal(part.numpy(), np.full(part.shape, expected))
+
+
 def test_a_saved_problem_becomes_a_layer(tmp_path: Any) -> None:
     layer, point = tf_layer("norm_ball"), case("norm_ball").point()
     layer.compiled.save(tmp_path / "norm_ball.cvxl")

@@ -182,6 +182,22 @@ def test_wrong_arguments_are_named() -> None:
         solve_qp(eye, ones, solver_args={"epsilon": 1})
 
 
+@pytest.mark.parametrize("on_failure", ["zero_grad", "nan"])
+def test_batches_of_which_all_elements_fail_have_gradients(on_failure: str) -> None:
+    """Infeasible, or with an indefinite Q, one by one or in a batch."""
+    expected = torch.tensor(torch.nan if on_failure == "nan" else 0.0)
+    G, h = torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), torch.tensor([-1.0, 0.5])
+    for Q, right in ((torch.eye(2), h), (torch.eye(2), h.expand(3, 2)), (torch.ones(2, 2) - 2 * torch.eye(2), h.abs())):
+        given = [part.clone().requires_grad_() for part in (Q, torch.ones(2), G, right)]
+        layer = QPLayer(on_failure=on_failure, duals=True)
+        x, multipliers, _ = layer(*given)
+        (x.sum() + multipliers.sum()).backward()
+        assert "optimal" not in layer.info.statuses
+        for part in (*(p.grad for p in given),):
+            assert torch.equal(part.isnan(), expected.expand_as(part).isnan())
+            assert (part.nan_to_num() == 0).all()
+
+
 # Code for qpth
 
 
