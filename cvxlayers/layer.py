@@ -61,6 +61,10 @@ class Layer:
         With mu > 0 the derivative is that of the solution map smoothed along the central path, with complementarity
         products of mu: useful at the vertices of linear programs and at kinks, where the exact one is zero or
         undefined. The solutions themselves stay as they are. See ``cvxlayers.derivative.smoothing``.
+    broadcast : bool
+        Whether the parameters' batch dimensions may combine to a batch that none of them has by itself, as (5, 1) and
+        (1, 7) do to (5, 7). Without it that is an error: mostly it is a scalar parameter of shape (B, 1), the output of
+        a dense layer, beside others of (B, n), whose B * B combinations nobody means.
 
     Raises
     ------
@@ -91,6 +95,7 @@ class Layer:
         check_parameters: bool = True,
         polish: bool | None = None,
         smoothing: float | None = None,
+        broadcast: bool = False,
     ) -> None:
         if on_failure not in POLICIES:
             raise OptionError(f"on_failure: expected one of {', '.join(map(repr, POLICIES))}, got {on_failure!r}.")
@@ -101,6 +106,7 @@ class Layer:
         self.check_parameters = check_parameters
         self.polish = polish
         self.smoothing = smoothing
+        self.broadcast = broadcast
         self._workshop = Workshop(compiled.structure, smoothing)
         self._workshop.engine(
             solver, self.solver_args
@@ -146,8 +152,9 @@ class Layer:
         return self.solve(parameters, solver_args).outputs
 
     def solve(
-        self, parameters: Sequence[Any], solver_args: Mapping[str, Any] | None = None, warm: Solution | None = None
-    ) -> Record:
+        self, parameters: Sequence[Any], solver_args: Mapping[str, Any] | None = None, warm: Solution | None = None,
+        broadcast: bool | None = None,
+    ) -> Record:  # fmt: skip
         """Solve for a batch of parameters and keep what the derivatives need.
 
         Parameters
@@ -160,6 +167,8 @@ class Layer:
         warm : Solution, optional
             A solution of an earlier call (``record.solution``) of the same batch size to start from, where the solver
             takes one; others ignore it.
+        broadcast : bool, optional
+            As for the layer, for this call.
 
         Raises
         ------
@@ -170,6 +179,8 @@ class Layer:
         """
         watch = Stopwatch()
         packed = packing.pack(self.compiled, parameters)
+        if not (self.broadcast if broadcast is None else broadcast):
+            packing.refuse_enlarged(self.compiled.parameters, [array.shape for array in packed.arrays])
         engine = self._engine(solver_args)
         elements = self._admit(packed)
         theta = packed.theta if elements is None else packed.theta[:, elements]

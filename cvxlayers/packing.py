@@ -18,7 +18,16 @@ from cvxlayers.compiled import CompiledProblem, OutputSpec, ParameterSpec
 from cvxlayers.errors import ParameterError
 from cvxlayers.program import Array
 
-__all__ = ["Packed", "pack", "pack_cotangents", "pack_tangents", "unpack", "unpack_cotangents", "unpack_tangents"]
+__all__ = [
+    "Packed",
+    "pack",
+    "pack_cotangents",
+    "pack_tangents",
+    "refuse_enlarged",
+    "unpack",
+    "unpack_cotangents",
+    "unpack_tangents",
+]
 
 _DOUBLE = np.dtype(np.float64)
 
@@ -80,6 +89,86 @@ def pack(compiled: CompiledProblem, parameters: Sequence[Any]) -> Packed:
         else:
             part[:] = rows.real if feature.transform == "real" else rows.imag
     return Packed(theta, batch, arrays, frozenset(shared))
+
+
+def refuse_enlarged(
+    specs: Sequence[ParameterSpec],
+    shapes: Sequence[Sequence[Any]],
+    otherwise: str = "pass broadcast=True to the layer",
+) -> None:
+    """Raise the error for parameters of which each combines with each of another, in a batch that none has by itself.
+
+    A scalar parameter of shape (64, 1) beside vectors (64, n) has 64 * 64 combinations, which hardly anybody means.
+    Shapes that do not fit at all are left to others. A size may be None, where a framework does not know it yet;
+    such sizes count as equal, and as other than one.
+
+    Parameters
+    ----------
+    shapes : sequence of tuples
+        Of the parameters' values, in the order of ``specs``.
+    otherwise : str
+        What to do where every combination is meant.
+    """
+    leading = []
+    for spec, shape in zip(specs, shapes, strict=True):
+        extra = len(shape) - len(spec.shape)
+        if extra < 0 or any(a is not None and a != b for a, b in zip(shape[extra:], spec.shape, strict=True)):
+            return
+        leading.append(tuple(shape[:extra]))
+    if all(own == leading[0] for own in leading):
+        return
+    joint = _joint(leading)
+    if joint is None or _held(joint, leading):
+        return
+    found = ""  # put together without join, which torch.compile cannot trace where a size is not known
+    for spec, own in zip(specs, leading, strict=True):
+        if own:
+            found = f"{found}{', ' if found else ''}'{spec.name}' has {own}"
+    raise ParameterError(
+        f"parameters: their batch dimensions ({found}) would broadcast to {joint}, which none of them has by itself: "
+        f"each value of one with each of another. {_dropping(specs, leading)}"
+        f"If every combination is meant, {otherwise}."
+    )
+
+
+def _joint(leading: Sequence[tuple[Any, ...]]) -> tuple[Any, ...] | None:
+    """What they broadcast to; None where they do not."""
+    joint = []
+    for place in range(-max(map(len, leading)), 0):
+        sizes = [own[place] for own in leading if len(own) >= -place and own[place] != 1]
+        known = [size for size in sizes if size is not None]
+        if any(size != known[0] for size in known):
+            return None
+        joint.append((known or sizes or [1])[0])
+    return tuple(joint)
+
+
+def _held(joint: tuple[Any, ...], leading: Sequence[tuple[Any, ...]]) -> bool:
+    """Whether some parameter has the batch dimensions to which all broadcast, by itself."""
+    return any(
+        len(own) == len(joint) and all(a != 1 or b == 1 for a, b in zip(own, joint, strict=True)) for own in leading
+    )
+
+
+def _dropping(specs: Sequence[ParameterSpec], leading: Sequence[tuple[Any, ...]]) -> str:
+    """The advice which dimension of size one to drop, if that mends it."""
+    for culprit in leading:
+        for axis in range(-1, -len(culprit) - 1, -1):
+            if culprit[axis] != 1:
+                continue
+            short = culprit[: len(culprit) + axis] + culprit[len(culprit) + axis + 1 :]
+            mended = [short if own == culprit else own for own in leading]
+            joint = _joint(mended)
+            if joint is None or not _held(joint, mended):
+                continue
+            guilty = [spec for spec, own in zip(specs, leading, strict=True) if own == culprit]
+            calls = " and ".join(f"{spec.name}.squeeze({axis - len(spec.shape)})" for spec in guilty)
+            name, shape = guilty[0].name, guilty[0].shape
+            return (
+                f"One value of parameter '{name}' has the shape {shape}: drop the dimension of size 1 before that, by "
+                f"{calls} (or the function squeeze of the framework, with axis={axis - len(shape)}). "
+            )
+    return ""
 
 
 def pack_tangents(compiled: CompiledProblem, packed: Packed, tangents: Sequence[Any]) -> Array:

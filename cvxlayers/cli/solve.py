@@ -33,7 +33,7 @@ class Results:
 
 
 def solve_file(
-    file: str, params: Path, out: Path, solver: str | None, gp: bool, on_failure: str, chunk: int
+    file: str, params: Path, out: Path, solver: str | None, gp: bool, on_failure: str, chunk: int, broadcast: bool
 ) -> Results:
     """Load, solve and write; the arguments are those of the command."""
     named = one_problem(parse_target(file), "solve")
@@ -46,7 +46,7 @@ def solve_file(
         # With "raise" they are checked here, so that the error counts the elements of the whole batch.
         check_parameters=on_failure != "raise",
     )
-    parameters = read_parameters(params, layer.compiled.parameters)
+    parameters = read_parameters(params, layer.compiled.parameters, broadcast)
     with progress("solving", parameters.size) as advance:
         results = solve_all(layer, parameters, on_failure, chunk, advance)
     write_npz(out, results.arrays)

@@ -55,8 +55,9 @@ class QPLayer(torch.nn.Module):
     solver : str, optional
         Default: IPM where Numba is installed and the problem fits it, otherwise the default of ``CvxpyLayer``.
     options
-        ``solver_args``, ``verbose``, ``on_failure``, ``check_parameters``, ``polish`` and ``smoothing``, as for
-        ``CvxpyLayer``. What ``check_parameters`` means here: (Q + Q')/2 has to be positive semidefinite.
+        ``solver_args``, ``verbose``, ``on_failure``, ``check_parameters``, ``polish``, ``smoothing`` and
+        ``broadcast``, as for ``CvxpyLayer``. What ``check_parameters`` means here: (Q + Q')/2 has to be positive
+        semidefinite.
 
     Raises
     ------
@@ -168,7 +169,7 @@ class QPLayer(torch.nn.Module):
 def solve_qp(
     Q: Any = None, p: Any = None, G: Any = None, h: Any = None, A: Any = None, b: Any = None, *,
     duals: bool = False, solver: str | None = None, solver_args: Mapping[str, Any] | None = None,
-    on_failure: str = "raise", check_parameters: bool = True, smoothing: float | None = None,
+    on_failure: str = "raise", check_parameters: bool = True, smoothing: float | None = None, broadcast: bool = False,
 ) -> Any:  # fmt: skip
     """Solve batches of quadratic programs; ``QPLayer`` as a function.
 
@@ -185,17 +186,18 @@ def solve_qp(
             [2., 2.]]), None, tensor([[-1.],
             [-2.]]))
     """
-    layer = _kept_layer(duals, solver, on_failure, check_parameters, smoothing)
+    layer = _kept_layer(duals, solver, on_failure, check_parameters, smoothing, broadcast)
     return layer(Q, p, G, h, A, b, solver_args=solver_args)
 
 
 @lru_cache(CACHED)
 def _kept_layer(
-    duals: bool, solver: str | None, on_failure: str, check_parameters: bool, smoothing: float | None
+    duals: bool, solver: str | None, on_failure: str, check_parameters: bool, smoothing: float | None, broadcast: bool
 ) -> QPLayer:
     return QPLayer(
-        duals=duals, solver=solver, on_failure=on_failure, check_parameters=check_parameters, smoothing=smoothing
-    )
+        duals=duals, solver=solver, on_failure=on_failure, check_parameters=check_parameters, smoothing=smoothing,
+        broadcast=broadcast,
+    )  # fmt: skip
 
 
 def QPFunction(
@@ -237,7 +239,7 @@ def QPFunction(
     for name, value in (("eps", eps), ("notImprovedLim", notImprovedLim), ("maxIter", maxIter)):
         if not value > 0:
             raise OptionError(f"{name}: expected a positive number, got {value!r}.")
-    layer = _kept_layer(False, solver if isinstance(solver, str) else None, "raise", bool(check_Q_spd), None)
+    layer = _kept_layer(False, solver if isinstance(solver, str) else None, "raise", bool(check_Q_spd), None, False)
     solver_args = {"verbose": True} if verbose > 0 else None
 
     def solve(*arguments: Any) -> torch.Tensor:

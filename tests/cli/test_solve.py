@@ -17,7 +17,9 @@ def values(tmp_path: Path) -> Path:
 
 
 def test_a_batch_is_solved_in_chunks(run, values: Path, tmp_path: Path) -> None:
-    answer = run("solve", "lasso.py", "--params", values, "--out", tmp_path / "x.npz", "--batch-size", "8")
+    command = ("solve", "lasso.py", "--params", values, "--out", tmp_path / "x.npz", "--batch-size", "8")
+    assert "would broadcast to (5, 7)" in run(*command).said
+    answer = run(*command, "--broadcast")
     assert answer.code == 0
     assert "optimal 35" in answer.said and "x 5 x 7 x 3 float64" in answer.said
     found, given = np.load(tmp_path / "x.npz", allow_pickle=False), np.load(values)
@@ -119,6 +121,11 @@ def test_values_that_break_an_attribute_follow_the_policy(run, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arrays", "words"),
     [
+        (
+            {"A": np.ones((4, 3)), "b": np.ones((5, 4)), "weight": np.ones((5, 1))},
+            "weight.squeeze(-1) (or the function squeeze of the framework, with axis=-1). If every combination is "
+            "meant, pass --broadcast.",
+        ),
         ({"A": np.ones((4, 3)), "b": np.ones(4)}, "missing weight of shape (...)"),
         ({"A": np.ones((4, 3)), "B": np.ones(4), "weight": 1.0}, "missing b of shape (..., 4)"),
         (

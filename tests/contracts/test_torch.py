@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from functools import cache
 from typing import Any
 
@@ -230,6 +231,26 @@ def test_a_broken_attribute_fails_alone_and_all_may_fail(on_failure: str, given:
         np.testing.assert_array_equal(part, np.full(part.shape, np.nan if on_failure == "nan" else 0.0))
     with pytest.raises(ParameterError, match=r"'w'.*nonneg"):
         CvxpyLayer(built.problem, built.parameters, built.variables)(*parameters)
+
+
+def test_a_scalar_parameter_of_a_linear_layer_is_squeezed_or_refused() -> None:
+    """A (B, 1) beside (B, n) is refused, also under vmap; mapped and shared batches combine as they did."""
+    built, (c, w) = adapters.shrinkage(), tensors([adapters.SHRINKAGE[0], [0.5, 1.0, 1.5]])
+    layer = CvxpyLayer(built.problem, built.parameters, built.variables)
+    with pytest.raises(ParameterError, match=r"w\.squeeze\(-1\)"):
+        layer(c, w[:, None])
+    with pytest.raises(ParameterError, match=r"w\.squeeze\(-1\)"):
+        torch.func.vmap(layer)(c.expand(2, 3, 2), w[:, None].expand(2, 3, 1))
+    assert layer(c, w)[0].shape == (3, 2)
+    assert torch.func.vmap(layer, (0, None))(c, w)[0].shape == (3, 3, 2)
+    assert torch.func.vmap(layer, (None, 0))(c, w)[0].shape == (3, 3, 2)
+    assert torch.func.vmap(torch.func.jacrev(lambda c, w: layer(c, w)[0], 1))(c, w).shape == (3, 2)
+    every = CvxpyLayer(built.problem, built.parameters, built.variables, broadcast=True)
+    (x,) = every(c, w[:, None])
+    assert x.shape == (3, 3, 2)
+    x.sum().backward()
+    assert c.grad.shape == (3, 2)
+    assert pickle.loads(pickle.dumps(every)).core.broadcast
 
 
 def test_the_readme_example_of_cvxpylayers() -> None:

@@ -170,6 +170,21 @@ def test_a_broken_attribute_fails_alone_and_all_may_fail(compiled: bool) -> None
             np.testing.assert_array_equal(part, np.full(part.shape, expected))
 
 
+def test_a_scalar_parameter_of_a_dense_layer_is_squeezed_or_refused() -> None:
+    built, (c, w) = adapters.shrinkage(), map(jnp.asarray, (adapters.SHRINKAGE[0], [0.5, 1.0, 1.5]))
+    layer = CvxpyLayer(built.problem, built.parameters, built.variables)
+    for call in (layer, jax.jit(layer), jax.grad(lambda c, w: layer(c, w)[0].sum())):
+        with pytest.raises(ParameterError, match=r"w\.squeeze\(-1\)"):
+            call(c, w[:, None])
+    with pytest.raises(ParameterError, match=r"w\.squeeze\(-1\)"):
+        jax.vmap(layer)(jnp.stack([c, c]), jnp.stack([w, w])[..., None])
+    assert layer(c, w)[0].shape == (3, 2)
+    assert jax.vmap(layer, (0, None))(c, w)[0].shape == (3, 3, 2)
+    assert jax.jit(jax.vmap(layer, (None, 0)))(c, w)[0].shape == (3, 3, 2)
+    every = CvxpyLayer(built.problem, built.parameters, built.variables, broadcast=True)
+    assert jax.jit(every)(c, w[:, None])[0].shape == (3, 3, 2)
+
+
 def test_a_saved_problem_becomes_a_layer(tmp_path: Any) -> None:
     layer, point = jax_layer("norm_ball"), case("norm_ball").point()
     layer.compiled.save(tmp_path / "norm_ball.cvxl")

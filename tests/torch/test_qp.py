@@ -182,6 +182,15 @@ def test_wrong_arguments_are_named() -> None:
         solve_qp(eye, ones, solver_args={"epsilon": 1})
 
 
+def test_every_combination_of_two_batches_is_asked_for() -> None:
+    arguments = torch.eye(2), torch.full((4, 2), -2.0), torch.eye(2), torch.ones(3, 1, 2)
+    with pytest.raises(ParameterError, match=r"'p' has \(4,\), 'h' has \(3, 1\).*to \(3, 4\).*broadcast=True"):
+        solve_qp(*arguments)
+    assert solve_qp(*arguments, broadcast=True).shape == QPLayer(broadcast=True)(*arguments).shape == (3, 4, 2)
+    with pytest.raises(ParameterError, match=r"h\.squeeze\(-2\)"):
+        solve_qp(*arguments[:3], torch.ones(4, 1, 2))
+
+
 @pytest.mark.parametrize("on_failure", ["zero_grad", "nan"])
 def test_batches_of_which_all_elements_fail_have_gradients(on_failure: str) -> None:
     """Infeasible, or with an indefinite Q, one by one or in a batch."""
