@@ -6,7 +6,7 @@ minimize  1/2 z'Qz + p'z    subject to  G z <= h,  A z = b
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -220,8 +220,9 @@ def QPFunction(
     Returns
     -------
     callable
-        (Q, p, G, h, A, b) -> (B, n), each with or without one batch dimension; an empty tensor (``torch.empty(0)``) or
-        None stands for an absent argument. Without any batch dimension, B is 1.
+        (Q, p, G, h, A, b) -> (B, n), each with or without one batch dimension. None, and as in qpth any tensor
+        without elements (``torch.empty(0)``, ``torch.empty(0, n)``), stand for absent constraints. Without any batch
+        dimension, B is 1.
 
     Notes
     -----
@@ -248,16 +249,30 @@ def QPFunction(
                 f"arguments: got {len(arguments)}, expected the six of Q, p, G, h, A and b; pass an empty tensor for "
                 "one that is absent."
             )
-        present = [None if value is None or _is_empty(value) else value for value in arguments]
+        present, batch = _present(arguments)
         x: torch.Tensor = layer(*present, solver_args=solver_args)
-        return x if x.ndim > 1 else x[None]
+        x = x if x.ndim > 1 else x[None]
+        return x if batch is None or x.shape[0] != 1 else x.expand(batch, -1)
 
     return solve
 
 
-def _is_empty(value: Any) -> bool:
-    """Whether it is qpth's sign for an absent argument: one dimension of size zero."""
-    return tuple(getattr(value, "shape", (1,))) == (0,)
+def _present(arguments: Sequence[Any]) -> tuple[list[Any], int | None]:
+    """The arguments with None for what is absent, and the batch size that only absent constraints have, if any.
+
+    Constraints without rows are absent, and so is whatever has one dimension, of size zero. Without elements are also
+    arguments of an empty batch, and these are there.
+    """
+    Q, p, *constraints = (None if tuple(getattr(value, "shape", (1,))) == (0,) else value for value in arguments)
+    found, batch = [Q, p], None
+    for matrix, vector in (constraints[:2], constraints[2:]):
+        shape, right = (tuple(getattr(value, "shape", (1, 1))) for value in (matrix, vector))
+        if matrix is None or 0 in shape[-2:]:
+            if len(shape) == 3:
+                batch = shape[0]
+            matrix, vector = None, None if 0 in right else vector
+        found += [matrix, vector]
+    return found, batch
 
 
 def _as_tensor(value: Any, name: str) -> torch.Tensor:

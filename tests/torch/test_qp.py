@@ -237,6 +237,31 @@ def test_empty_tensors_are_absent_arguments_and_one_problem_is_a_batch_of_one() 
     assert QPFunction()(eye, p.expand(0, 2), -eye, 0 * p, NONE, NONE).shape == (0, 2)
 
 
+def test_constraints_without_elements_are_absent_whatever_their_shape() -> None:
+    """minimize |z|^2 - 4 z_1 + 2 z_2 subject to z <= 1.5: z = (1.5, -1), and without the bound (2, -1)."""
+    Q, p = 2 * torch.eye(2), torch.tensor([-4.0, 2.0], requires_grad=True)
+    bound, none, empty = (torch.eye(2), torch.full((2,), 1.5)), torch.empty(0), torch.empty
+    absent = [(none, none), (empty(0, 2), none), (empty(1, 0), empty(1, 0)), (empty(0, 2), None), (None, empty(0, 3)),
+              (empty(0, 2).to_sparse(), none), (empty(0, 2, dtype=torch.float64), none)]  # fmt: skip
+    for A, b in absent:
+        for given, expected in (((*bound, A, b), [[1.5, -1.0]]), ((A, b, A, b), [[2.0, -1.0]])):
+            assert_close(QPFunction()(Q, p, *given).detach().numpy(), expected, 1e-5, f"{A}, {b}")
+    x = QPFunction()(Q, p, *bound, empty(4, 0, 2), empty(4, 0))  # their batch is the only one
+    assert_close(x.detach().numpy(), [[1.5, -1.0]] * 4, 1e-5, "the batch of what is absent")
+    x.sum().backward()
+    assert_close(p.grad.numpy(), [0.0, -2.0], 1e-5, "sum over the batch")
+    for given in (
+        (Q, p.expand(0, 2), *bound),
+        (Q, p, bound[0].expand(0, 2, 2), bound[1]),
+        (Q, p, bound[0], empty(0, 2)),
+    ):
+        assert QPFunction()(*given, none, none).shape == (0, 2)  # batches of size zero are there
+    with pytest.raises(ParameterError, match="argument 'G': it is None, but 'h' was given"):
+        QPFunction()(Q, p, empty(0, 2), torch.ones(1), none, none)
+    with pytest.raises(ParameterError, match="argument 'h': it is None, but 'G' was given"):
+        QPFunction()(Q, p, bound[0], none, none, none)
+
+
 def test_the_gradient_of_a_shared_argument_is_the_sum_and_infeasible_problems_raise() -> None:
     eye, p = torch.eye(2, requires_grad=True), torch.full((4, 2), -1.0)
     QPFunction()(eye, p, -torch.eye(2), torch.zeros(2), torch.empty(0), torch.empty(0)).sum().backward()
