@@ -90,7 +90,8 @@ class Epigraph(Solver):
     def _factors(self, P: Array, q: Array) -> tuple[Array, Array, NDArray[np.bool_]]:
         """The entries of F for the objective over its unit; the unit, (B,); where P is positive semidefinite, (B,).
 
-        The entries stand group by group, block by block and row by row. The unit is what x'Px / 2 is without constraints, so that t is near one if these do not matter much.
+        The entries stand group by group, block by block and row by row. The unit is what x'Px / 2 is without
+        constraints, so that t is near one if these do not matter much.
         """
         finite = np.isfinite(P).all(axis=0) & np.isfinite(q).all(axis=0)
         P, q = np.where(finite, P, 0.0), np.where(finite, q, 0.0)

@@ -77,7 +77,7 @@ def _literal(value: Any) -> str:
         value = value.item()
     if isinstance(value, float) and value in (math.inf, -math.inf):
         return "1e999" if value > 0 else "-1e999"
-    known = isinstance(value, bool | int | str) or (isinstance(value, float) and value == value)
+    known = value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and value == value)
     return repr(value) if known else repr(repr(value))
 
 

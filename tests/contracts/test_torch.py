@@ -272,6 +272,26 @@ def test_the_readme_example_of_cvxpylayers() -> None:
 
 
 @pytest.mark.parametrize(
+    "options",
+    [{"solve_method": "ECOS"}, {"solve_method": "ECOS", "abstol": 1e-8, "max_iters": 80}, {"solve_method": None},
+     {"solve_method": "SCS", "eps": 1e-9, "max_iters": 30_000, "acceleration_lookback": 0}, {"eps_abs": 1e-9},
+     {"mode": "lsqr", "n_jobs_forward": 1, "n_jobs_backward": 1}],
+    ids=str,
+)  # fmt: skip
+def test_options_at_the_call_of_a_quadratic_objective(options: dict[str, Any]) -> None:
+    """The point of the half-space x_1 + x_2 <= 1 nearest to (3, 2) is (1, 0)."""
+    if "ECOS" in options.values():
+        pytest.importorskip("ecos")
+    x, c = cp.Variable(2), cp.Parameter(2)
+    layer = CvxpyLayer(cp.Problem(cp.Minimize(cp.sum_squares(x - c)), [cp.sum(x) <= 1]), [c], [x])
+    (centre,) = tensors([np.array([3.0, 2.0])])
+    (found,) = layer(centre, solver_args=options)
+    assert_close(found.detach().numpy(), np.array([1.0, 0.0]), 1e-5, "projection")
+    (gradient,) = torch.autograd.grad(found[0], centre)
+    assert_close(gradient.numpy(), np.array([0.5, -0.5]), 1e-5, "gradient")
+
+
+@pytest.mark.parametrize(
     "row", [case(n) for n in ("norm_ball", "lp", "simplex_projection", "entropy", "no_inequalities", "psd_projection")],
     ids=str,
 )  # fmt: skip
