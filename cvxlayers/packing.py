@@ -109,16 +109,12 @@ def refuse_enlarged(
     otherwise : str
         What to do where every combination is meant.
     """
-    leading = []
-    for spec, shape in zip(specs, shapes, strict=True):
-        extra = len(shape) - len(spec.shape)
-        if extra < 0 or any(a is not None and a != b for a, b in zip(shape[extra:], spec.shape, strict=True)):
-            return
-        leading.append(tuple(shape[:extra]))
-    if all(own == leading[0] for own in leading):
+    leading = [tuple(shape[: len(shape) - len(spec.shape)]) for spec, shape in zip(specs, shapes, strict=True)]
+    batched = [own for own in leading if own]
+    if len(batched) < 2 or all(own == batched[0] for own in batched):
         return
-    joint = _joint(leading)
-    if joint is None or _held(joint, leading):
+    joint = _joint(batched)
+    if joint is None or _held(joint, batched) or not all(map(_ends_rightly, shapes, specs)):
         return
     found = ""  # put together without join, which torch.compile cannot trace where a size is not known
     for spec, own in zip(specs, leading, strict=True):
@@ -129,6 +125,12 @@ def refuse_enlarged(
         f"each value of one with each of another. {_dropping(specs, leading)}"
         f"If every combination is meant, {otherwise}."
     )
+
+
+def _ends_rightly(shape: Sequence[Any], spec: ParameterSpec) -> bool:
+    """Whether the last sizes are the parameter's own, as far as they are known."""
+    cut = len(shape) - len(spec.shape)
+    return cut >= 0 and all(a is None or a == b for a, b in zip(shape[cut:], spec.shape, strict=True))
 
 
 def _joint(leading: Sequence[tuple[Any, ...]]) -> tuple[Any, ...] | None:
