@@ -77,10 +77,7 @@ PROJECTED = np.array([[1.0, 0.0, 0.0], [13 / 30, 1 / 3, 7 / 30], [0.0, 0.625, 0.
 @pytest.mark.parametrize("where", ["call", "constructor", "both", "quadratic program", "conic"])
 @pytest.mark.parametrize(("given", "engine"), CALLS, ids=str)
 def test_what_users_of_cvxpylayers_pass(given: dict[str, object], engine: str, where: str) -> None:
-    """The projection onto the simplex, and its gradient, whatever the option, at the constructor or at the call.
-
-    ECOS solves a quadratic objective as a second-order cone, on which x moves like the root of the gap.
-    """
+    """The projection onto the simplex, and its gradient, whatever the option, at the constructor or at the call."""
     if engine == "ECOS":
         pytest.importorskip("ecos")
     if where == "quadratic program":
@@ -96,10 +93,11 @@ def test_what_users_of_cvxpylayers_pass(given: dict[str, object], engine: str, w
             made = cvxlayers.Layer(cvxlayers.compile(problem, [c], [x], quadratic=False))
         record = made.solve([VALUES], {} if where == "constructor" else given)
         (gradient,) = record.vjp([np.eye(3)])
-    assert_close(record.outputs[0], PROJECTED, 1e-5, "projection")
-    assert_close(gradient, np.array([[0, 0, 0], [-1 / 3, 2 / 3, -1 / 3], [0, -0.5, 0.5]]), 1e-5, "gradient")
+    tolerance = 1e-8 if where in ("call", "quadratic program") else 1e-5  # the others may be conic, which is curved
+    assert_close(record.outputs[0], PROJECTED, tolerance, "projection")
+    assert_close(gradient, np.array([[0, 0, 0], [-1 / 3, 2 / 3, -1 / 3], [0, -0.5, 0.5]]), tolerance, "gradient")
     assert record.info.statuses.tolist() == ["optimal"] * 3
-    assert set(record.info.engines) <= {engine, "CLARABEL"}
+    assert set(record.info.engines) == {engine}
 
 
 def test_an_option_of_nobody_is_an_error_and_a_cone_that_a_solver_lacks_is_one() -> None:
@@ -111,4 +109,4 @@ def test_an_option_of_nobody_is_an_error_and_a_cone_that_a_solver_lacks_is_one()
     psd = cvxlayers.Layer.from_problem(cp.Problem(cp.Minimize(cp.sum_squares(X - C))))
     with pytest.raises(cvxlayers.EngineError, match="ECOS cannot take cones of the kind psd"):
         psd(np.eye(2), solver_args={"solve_method": "ECOS"})
-    assert engines(layer(), 3, solve_method="ECOS") <= {"ECOS", "CLARABEL"}
+    assert engines(layer(), 3, solve_method="ECOS") == {"ECOS"}

@@ -286,9 +286,9 @@ def test_options_at_the_call_of_a_quadratic_objective(options: dict[str, Any]) -
     layer = CvxpyLayer(cp.Problem(cp.Minimize(cp.sum_squares(x - c)), [cp.sum(x) <= 1]), [c], [x])
     (centre,) = tensors([np.array([3.0, 2.0])])
     (found,) = layer(centre, solver_args=options)
-    assert_close(found.detach().numpy(), np.array([1.0, 0.0]), 1e-5, "projection")
+    assert_close(found.detach().numpy(), np.array([1.0, 0.0]), 1e-7, "projection")
     (gradient,) = torch.autograd.grad(found[0], centre)
-    assert_close(gradient.numpy(), np.array([0.5, -0.5]), 1e-5, "gradient")
+    assert_close(gradient.numpy(), np.array([0.5, -0.5]), 1e-7, "gradient")
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ import pytest
 
 from cvxlayers.cones import Cones
 from cvxlayers.errors import EngineError
+from cvxlayers.measure import measure
 from cvxlayers.program import Pattern, Structure, Values
-from cvxlayers.solution import Status, measure
+from cvxlayers.solution import Status
 from cvxlayers.solvers.base import Settings
 from cvxlayers.solvers.epigraph import Epigraph, serves
 from cvxlayers.solvers.registry import SOLVERS
@@ -40,8 +41,8 @@ def test_the_old_rows_are_the_solution_of_the_quadratic_problem(chosen: Family) 
 def test_multipliers() -> None:
     problem = make(family("QP"), 4)
     found = Epigraph(problem.structure, Settings(), ECOS).solve(problem.values)
-    assert_close(found.y, problem.y, 1e-4, "y")
-    assert_close(found.s, problem.s, 1e-4, "s")
+    assert_close(found.y, problem.y, 1e-3, "y")
+    assert_close(found.s, problem.s, 1e-3, "s")
 
 
 @pytest.mark.parametrize("objective", [1e-8, 1e8])
