@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from cvxlayers.compiled import CompiledProblem, ParameterSpec
 from cvxlayers.errors import ParameterError
 from cvxlayers.layer import Layer
+from cvxlayers.packing import refuse_enlarged
 from cvxlayers.report import Info
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Adapter:
         check_parameters: bool = True,
         polish: bool | None = None,
         smoothing: float | None = None,
+        broadcast: bool = False,
     ) -> None:
         """Compile a problem into a layer.
 
@@ -69,6 +71,9 @@ class Adapter:
             Whether Newton steps sharpen each solution; see ``cvxlayers.Layer``.
         smoothing : float, optional
             Gradients smoothed along the central path, useful at vertices and kinks; see ``cvxlayers.Layer``.
+        broadcast : bool
+            Whether the parameters' batch dimensions may combine to a batch that none of them has by itself, as (5, 1)
+            and (1, 7) do to (5, 7); otherwise that is an error.
 
         Raises
         ------
@@ -80,7 +85,7 @@ class Adapter:
             Layer.from_problem(
                 problem, parameters, variables, solver, gp, solver_args,
                 verbose=verbose, on_failure=on_failure, check_parameters=check_parameters,
-                polish=polish, smoothing=smoothing,
+                polish=polish, smoothing=smoothing, broadcast=broadcast,
             )
         )  # fmt: skip
 
@@ -120,6 +125,11 @@ class Adapter:
                 f"parameters: got {len(values)} values, expected {len(specs)}, one for each of {names}, in this order."
             )
         return [_converted(value, spec, convert) for value, spec in zip(values, specs, strict=True)]
+
+    def _refuse_enlarged(self, values: Sequence[Any]) -> None:
+        """Check ``broadcast`` on what the caller sees: further down vmap's axes are dimensions of the batch, too."""
+        if not self.core.broadcast:
+            refuse_enlarged(self.compiled.parameters, [value.shape for value in values])
 
 
 def _converted(value: Any, spec: ParameterSpec, convert: Callable[[Any], Any]) -> Any:

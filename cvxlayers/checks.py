@@ -8,10 +8,17 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from cvxlayers.compiled import ParameterSpec
+from cvxlayers.compiled import CompiledProblem, ParameterSpec
 from cvxlayers.errors import ParameterError
 
-__all__ = ["all_finite", "check_attributes", "finite_elements", "refuse_infinite"]
+__all__ = [
+    "all_finite",
+    "check_attributes",
+    "finite_elements",
+    "refuse_infinite",
+    "refuse_nonpositive",
+    "true_elements",
+]
 
 # For more numbers BLAS wakes threads of its own, which would take the processors from the solver's.
 _SMALL = 4096
@@ -61,22 +68,57 @@ def refuse_infinite(arrays: Sequence[np.ndarray], specs: Sequence[ParameterSpec]
             )
 
 
+def refuse_nonpositive(compiled: CompiledProblem, arrays: Sequence[np.ndarray]) -> None:
+    """Raise the error that names the first value of a log-log convex program (gp=True) that has no logarithm."""
+    for feature in compiled.features:
+        spec, array = compiled.parameters[feature.parameter], arrays[feature.parameter]
+        bad = array <= 0 if feature.transform == "log" else np.zeros(0, dtype=bool)
+        if bad.any():
+            index = tuple(np.argwhere(bad)[0].tolist())
+            place = _place(index[: array.ndim - len(spec.shape)])
+            raise ParameterError(
+                f"parameter '{spec.name}': a log-log convex program (gp=True) takes positive values only, got "
+                f"{array[index]:g}{place}; make it positive, for example with exp or softplus, or pass "
+                'on_failure="nan" or "zero_grad" to let the other elements of the batch go on.'
+            )
+
+
 def check_attributes(arrays: Sequence[np.ndarray], specs: Sequence[ParameterSpec]) -> None:
     """Raise ParameterError where a value breaks an attribute of its parameter (NaN entries are left to others)."""
     for array, spec in zip(arrays, specs, strict=True):
-        if not (spec.attributes or spec.bounds or spec.sparsity is not None):
-            continue
-        for attribute, broken in _conditions(spec):
-            bad = broken(array) if array.size else np.zeros(0, dtype=bool)
+        for attribute, bad in _broken(array, spec):
             if bad.any():
-                index = tuple(int(i) for i in np.argwhere(bad)[0][: array.ndim - len(spec.shape)])
-                place = f" in batch element {index}" if index else ""
+                place = _place(np.argwhere(bad)[0].tolist()[: array.ndim - len(spec.shape)])
                 raise ParameterError(
                     f"parameter '{spec.name}': it was declared {attribute}, but its value{place} is not "
                     f"{_MEANING[attribute]}, so the "
-                    "problem need not be convex there; correct the value, or pass check_parameters=False to skip "
-                    "this check."
+                    'problem need not be convex there; correct the value, pass on_failure="nan" or "zero_grad" to '
+                    "let the other elements of the batch go on, or check_parameters=False to skip this check."
                 )
+
+
+def true_elements(
+    arrays: Sequence[np.ndarray], specs: Sequence[ParameterSpec], batch: tuple[int, ...]
+) -> NDArray[np.bool_]:
+    """Which elements of the batch have no value that breaks an attribute of its parameter: (B,)."""
+    true = np.ones(batch, dtype=bool)
+    for array, spec in zip(arrays, specs, strict=True):
+        leading = array.shape[: array.ndim - len(spec.shape)]
+        for _, bad in _broken(array, spec):
+            if bad.any():
+                true &= ~bad.any(axis=tuple(range(len(leading), bad.ndim)))
+    return true.reshape(-1)
+
+
+def _place(element: Sequence[int]) -> str:
+    return f" in batch element {tuple(element)}" if element else ""
+
+
+def _broken(array: np.ndarray, spec: ParameterSpec) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """Each attribute that asks something of the values, and where they break it: by entry, or by value."""
+    if array.size and (spec.attributes or spec.bounds or spec.sparsity is not None):
+        for attribute, broken in _conditions(spec):
+            yield attribute, broken(array)
 
 
 def _conditions(spec: ParameterSpec) -> Iterator[tuple[str, Condition]]:
@@ -148,7 +190,7 @@ _BROKEN: dict[str, Condition] = {
     "diag": _off_diagonal,
     "boolean": lambda a: (a != 0) & (a != 1) & ~np.isnan(a),
     "integer": lambda a: (a != np.round(a)) & ~np.isnan(a),
-    "imag": lambda a: np.abs(a.real) > 0,
+    "imag": lambda a: a.real != 0,
 }
 _MEANING = {
     "with bounds": "within them",

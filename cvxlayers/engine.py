@@ -13,7 +13,7 @@ from cvxlayers.derivative.base import Derivative
 from cvxlayers.errors import EngineError
 from cvxlayers.program import Structure, Values
 from cvxlayers.scales import Scales
-from cvxlayers.solvers import options, registry
+from cvxlayers.solvers import epigraph, options, registry
 from cvxlayers.solvers.base import Settings, Solver
 from cvxlayers.verification import Measure
 
@@ -58,7 +58,7 @@ class Workshop:
         lately = self._lately
         if lately is not None and lately[0] == call:
             return lately[1]
-        if solver is None and "solve_method" not in solver_args:
+        if solver is None and solver_args.get("solve_method") is None:
             solver = options.preferred(self._structure, solver_args).name
         key = (solver, *sorted((name, repr(value)) for name, value in solver_args.items()))
         with self._lock:
@@ -78,12 +78,13 @@ class Workshop:
     def _make(self, solver: str | None, solver_args: Mapping[str, Any]) -> Engine:
         structure = self._structure
         chosen = registry.solver_for(solver, solver_args)
-        if not chosen.takes(structure):
+        linear = epigraph.serves(chosen, structure)
+        if not (linear or chosen.takes(structure)):
             raise EngineError(registry.unfit(chosen, structure))
         settings, derivative = options.parse(solver_args, chosen)
         newton = exact_derivative(structure, derivative["threads"])
         own = chosen.name == "DIFFCP" or self._smoothing is not None
-        made = chosen(structure, settings)
+        made = epigraph.Epigraph(structure, settings, chosen) if linear else chosen(structure, settings)
         gauge = self._gauge(made, settings)
         return Engine(
             made,

@@ -49,8 +49,9 @@ class Layer:
     on_failure : "raise", "nan" or "zero_grad"
         What becomes of elements without a verified solution. "raise": SolveError, which lists them. "nan": their
         outputs
-        are NaN, and so are their gradients unless the incoming ones are zero. "zero_grad": the best point found (zeros
-        if there is none) with zero gradient.
+        are NaN, and so are their gradients unless the incoming ones are zero. "zero_grad": the best point found (if
+        there is none zeros, or with ``gp=True`` ones) with zero gradient. Elements whose parameters are not finite, or
+        break an attribute, are not solved: with "raise" ParameterError names the parameter, otherwise they have failed.
     check_parameters : bool
         Whether values are checked against their parameters' attributes (PSD, nonneg, ...).
     polish : bool, optional
@@ -60,6 +61,10 @@ class Layer:
         With mu > 0 the derivative is that of the solution map smoothed along the central path, with complementarity
         products of mu: useful at the vertices of linear programs and at kinks, where the exact one is zero or
         undefined. The solutions themselves stay as they are. See ``cvxlayers.derivative.smoothing``.
+    broadcast : bool
+        Whether the parameters' batch dimensions may combine to a batch that none of them has by itself, as (5, 1) and
+        (1, 7) do to (5, 7). Without it that is an error: mostly it is a scalar parameter of shape (B, 1), the output of
+        a dense layer, beside others of (B, n), whose B * B combinations nobody means.
 
     Raises
     ------
@@ -90,6 +95,7 @@ class Layer:
         check_parameters: bool = True,
         polish: bool | None = None,
         smoothing: float | None = None,
+        broadcast: bool = False,
     ) -> None:
         if on_failure not in POLICIES:
             raise OptionError(f"on_failure: expected one of {', '.join(map(repr, POLICIES))}, got {on_failure!r}.")
@@ -100,6 +106,7 @@ class Layer:
         self.check_parameters = check_parameters
         self.polish = polish
         self.smoothing = smoothing
+        self.broadcast = broadcast
         self._workshop = Workshop(compiled.structure, smoothing)
         self._workshop.engine(
             solver, self.solver_args
@@ -145,8 +152,9 @@ class Layer:
         return self.solve(parameters, solver_args).outputs
 
     def solve(
-        self, parameters: Sequence[Any], solver_args: Mapping[str, Any] | None = None, warm: Solution | None = None
-    ) -> Record:
+        self, parameters: Sequence[Any], solver_args: Mapping[str, Any] | None = None, warm: Solution | None = None,
+        broadcast: bool | None = None,
+    ) -> Record:  # fmt: skip
         """Solve for a batch of parameters and keep what the derivatives need.
 
         Parameters
@@ -159,16 +167,20 @@ class Layer:
         warm : Solution, optional
             A solution of an earlier call (``record.solution``) of the same batch size to start from, where the solver
             takes one; others ignore it.
+        broadcast : bool, optional
+            As for the layer, for this call.
 
         Raises
         ------
         ParameterError
-            Wrong shapes, NaN or infinite entries (with ``on_failure="raise"``), broken attributes.
+            Wrong shapes; with ``on_failure="raise"`` NaN or infinite entries, and broken attributes.
         SolveError
             With ``on_failure="raise"``, when some element has no verified solution.
         """
         watch = Stopwatch()
         packed = packing.pack(self.compiled, parameters)
+        if not (self.broadcast if broadcast is None else broadcast):
+            packing.refuse_enlarged(self.compiled.parameters, [array.shape for array in packed.arrays])
         engine = self._engine(solver_args)
         elements = self._admit(packed)
         theta = packed.theta if elements is None else packed.theta[:, elements]
@@ -203,7 +215,7 @@ class Layer:
         packed = packing.pack(self.compiled, parameters)
         engine = self._engine(solver_args)
         solution = self._solution_of(np.asarray(point, dtype=np.float64), packed)
-        elements = self._finite(packed)
+        elements = None if solution.whole else np.flatnonzero(solution.ok)
         theta = packed.theta if elements is None else packed.theta[:, elements]
         values = self.compiled.evaluate(theta, packed.shared)
         watch.lap("packing")
@@ -240,20 +252,31 @@ class Layer:
         return Record(self.compiled, packed, values, solution, elements, rows, info, derivative, policy)
 
     def _admit(self, packed: Packed) -> np.ndarray | None:
-        """The elements that may be solved: those without NaN or infinite entries; None for all."""
-        specs = self.compiled.parameters
-        if self.check_parameters and self.compiled.conditional:
-            checks.check_attributes(packed.arrays, specs)
-        elements = self._finite(packed)
-        if elements is not None and self.on_failure == "raise":
-            checks.refuse_infinite(packed.arrays, specs)
+        """The elements that may be solved: finite, and true to their parameters' attributes; None for all."""
+        compiled, arrays, elements = self.compiled, packed.arrays, self._finite(packed)
+        checked = self.check_parameters and compiled.conditional
+        if self.on_failure != "raise":
+            if checked:
+                true = checks.true_elements(arrays, compiled.parameters, packed.batch)
+                if not true.all():
+                    return np.flatnonzero(true) if elements is None else elements[true[elements]]
+            return elements
+        if elements is not None:
+            checks.refuse_nonpositive(compiled, arrays)
+        if checked:
+            checks.check_attributes(arrays, compiled.parameters)
+        if elements is not None:
+            checks.refuse_infinite(arrays, compiled.parameters)
         return elements
 
     def _finite(self, packed: Packed) -> np.ndarray | None:
-        """The elements without NaN or infinite entries; None for all."""
+        """The elements without NaN or infinite entries, and without logarithms of what has none; None for all."""
         if checks.all_finite(packed.theta):
             return None
-        return np.flatnonzero(checks.finite_elements(packed.arrays, self.compiled.parameters, packed.batch))
+        finite = checks.finite_elements(packed.arrays, self.compiled.parameters, packed.batch)
+        if self.compiled.gp:
+            finite &= np.isfinite(packed.theta).all(axis=0)
+        return np.flatnonzero(finite)
 
     def _start(self, warm: Solution | None, packed: Packed, elements: np.ndarray | None) -> Solution | None:
         """The warm start of the elements that are solved."""

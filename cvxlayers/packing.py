@@ -18,7 +18,16 @@ from cvxlayers.compiled import CompiledProblem, OutputSpec, ParameterSpec
 from cvxlayers.errors import ParameterError
 from cvxlayers.program import Array
 
-__all__ = ["Packed", "pack", "pack_cotangents", "pack_tangents", "unpack", "unpack_cotangents", "unpack_tangents"]
+__all__ = [
+    "Packed",
+    "pack",
+    "pack_cotangents",
+    "pack_tangents",
+    "refuse_enlarged",
+    "unpack",
+    "unpack_cotangents",
+    "unpack_tangents",
+]
 
 _DOUBLE = np.dtype(np.float64)
 
@@ -76,10 +85,92 @@ def pack(compiled: CompiledProblem, parameters: Sequence[Any]) -> Packed:
             continue
         rows = rows.reshape((spec.size, rows.shape[-1]))
         if feature.transform == "log":
-            part[:] = _logarithm(rows, spec)
+            part[:] = _logarithm(rows)
         else:
             part[:] = rows.real if feature.transform == "real" else rows.imag
     return Packed(theta, batch, arrays, frozenset(shared))
+
+
+def refuse_enlarged(
+    specs: Sequence[ParameterSpec],
+    shapes: Sequence[Sequence[Any]],
+    otherwise: str = "pass broadcast=True to the layer",
+) -> None:
+    """Raise the error for parameters of which each combines with each of another, in a batch that none has by itself.
+
+    A scalar parameter of shape (64, 1) beside vectors (64, n) has 64 * 64 combinations, which hardly anybody means.
+    Shapes that do not fit at all are left to others. A size may be None, where a framework does not know it yet;
+    such sizes count as equal, and as other than one.
+
+    Parameters
+    ----------
+    shapes : sequence of tuples
+        Of the parameters' values, in the order of ``specs``.
+    otherwise : str
+        What to do where every combination is meant.
+    """
+    leading = [tuple(shape[: len(shape) - len(spec.shape)]) for spec, shape in zip(specs, shapes, strict=True)]
+    batched = [own for own in leading if own]
+    if len(batched) < 2 or all(own == batched[0] for own in batched):
+        return
+    joint = _joint(batched)
+    if joint is None or _held(joint, batched) or not all(map(_ends_rightly, shapes, specs)):
+        return
+    found = ""  # put together without join, which torch.compile cannot trace where a size is not known
+    for spec, own in zip(specs, leading, strict=True):
+        if own:
+            found = f"{found}{', ' if found else ''}'{spec.name}' has {own}"
+    raise ParameterError(
+        f"parameters: their batch dimensions ({found}) would broadcast to {joint}, which none of them has by itself: "
+        f"each value of one with each of another. {_dropping(specs, leading)}"
+        f"If every combination is meant, {otherwise}."
+    )
+
+
+def _ends_rightly(shape: Sequence[Any], spec: ParameterSpec) -> bool:
+    """Whether the last sizes are the parameter's own, as far as they are known."""
+    cut = len(shape) - len(spec.shape)
+    return cut >= 0 and all(a is None or a == b for a, b in zip(shape[cut:], spec.shape, strict=True))
+
+
+def _joint(leading: Sequence[tuple[Any, ...]]) -> tuple[Any, ...] | None:
+    """What they broadcast to; None where they do not."""
+    joint = []
+    for place in range(-max(map(len, leading)), 0):
+        sizes = [own[place] for own in leading if len(own) >= -place and own[place] != 1]
+        known = [size for size in sizes if size is not None]
+        if any(size != known[0] for size in known):
+            return None
+        joint.append((known or sizes or [1])[0])
+    return tuple(joint)
+
+
+def _held(joint: tuple[Any, ...], leading: Sequence[tuple[Any, ...]]) -> bool:
+    """Whether some parameter has the batch dimensions to which all broadcast, by itself."""
+    return any(
+        len(own) == len(joint) and all(a != 1 or b == 1 for a, b in zip(own, joint, strict=True)) for own in leading
+    )
+
+
+def _dropping(specs: Sequence[ParameterSpec], leading: Sequence[tuple[Any, ...]]) -> str:
+    """The advice which dimension of size one to drop, if that mends it."""
+    for culprit in leading:
+        for axis in range(-1, -len(culprit) - 1, -1):
+            if culprit[axis] != 1:
+                continue
+            short = culprit[: len(culprit) + axis] + culprit[len(culprit) + axis + 1 :]
+            mended = [short if own == culprit else own for own in leading]
+            joint = _joint(mended)
+            if joint is None or not _held(joint, mended):
+                continue
+            guilty = [spec for spec, own in zip(specs, leading, strict=True) if own == culprit]
+            calls = " and ".join(f"{spec.name}.squeeze({axis - len(spec.shape)})" for spec in guilty)
+            name, shape = guilty[0].name, guilty[0].shape
+            return (
+                f"One value of parameter '{name}' has the shape {shape}: drop the dimension of size 1 before that, by "
+                f"{calls} (or the function squeeze of the framework, with axis={axis - len(shape)}). "
+            )
+    return ""
 
 
 def pack_tangents(compiled: CompiledProblem, packed: Packed, tangents: Sequence[Any]) -> Array:
@@ -111,7 +202,7 @@ def unpack_cotangents(compiled: CompiledProblem, packed: Packed, parts: Sequence
         parameter, transform = feature.parameter, feature.transform
         shape, array = compiled.parameters[parameter].shape, packed.arrays[parameter]
         if transform == "log":
-            weights = weights / np.exp(logarithm)
+            weights = np.divide(weights, np.exp(logarithm), out=np.zeros_like(weights), where=weights != 0)
         part = _summed(weights, shape, packed.batch, array.shape[: array.ndim - len(shape)])
         if transform in _UNITS:
             part = part * _UNITS[transform]
@@ -163,7 +254,7 @@ def _cotangent(spec: OutputSpec, cotangent: Any, rows: Array, batch: tuple[int, 
     elif part.dtype.kind == "c":
         part = part.real
     if spec.exponential:
-        part = part * np.exp(rows)
+        part = np.where(part != 0, part * np.exp(rows), 0.0)  # rows are NaN where there is no solution
     return part if part.shape == rows.shape else np.broadcast_to(part, rows.shape)
 
 
@@ -248,15 +339,9 @@ def _batch_first(rows: np.ndarray, shape: tuple[int, ...], batch: tuple[int, ...
     return np.ascontiguousarray(folded.transpose(range(folded.ndim - 1, -1, -1))).reshape(batch + shape)
 
 
-def _logarithm(rows: np.ndarray, spec: ParameterSpec) -> np.ndarray:
-    bad = ~(rows > 0) & ~np.isnan(rows)
-    if bad.any():
-        entry, element = np.argwhere(bad)[0]
-        raise ParameterError(
-            f"parameter '{spec.name}': a log-log convex program (gp=True) takes positive values only, got "
-            f"{rows[entry, element]:g} in batch element {element}; make it positive, for example with exp or softplus."
-        )
-    return np.log(rows)
+def _logarithm(rows: np.ndarray) -> np.ndarray:
+    """NaN where there is none: what that means for an element is not decided here."""
+    return np.log(rows, out=np.full(rows.shape, np.nan), where=rows > 0)
 
 
 def _recovered(spec: OutputSpec, rows: Array) -> Array:

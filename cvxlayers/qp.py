@@ -127,8 +127,9 @@ class QP:
     solver : str, optional
         Default: IPM where Numba is installed and the problem fits it, otherwise the default of ``cvxlayers.Layer``.
     options
-        ``solver_args``, ``verbose``, ``on_failure``, ``check_parameters``, ``polish`` and ``smoothing``, as for
-        ``cvxlayers.Layer``. What ``check_parameters`` means here: (Q + Q')/2 has to be positive semidefinite.
+        ``solver_args``, ``verbose``, ``on_failure``, ``check_parameters``, ``polish``, ``smoothing`` and
+        ``broadcast``, as for ``cvxlayers.Layer``. What ``check_parameters`` means here: (Q + Q')/2 has to be positive
+        semidefinite.
 
     Raises
     ------

@@ -48,6 +48,45 @@ def test_a_value_that_breaks_an_attribute_is_refused(
         layer(np.stack([good, bad]))
 
 
+@pytest.mark.parametrize("on_failure", ["nan", "zero_grad"])
+@pytest.mark.parametrize(("attribute", "good", "bad", "word"), CASES, ids=[f"{c[3]}-{i}" for i, c in enumerate(CASES)])
+def test_a_value_that_breaks_an_attribute_fails_alone(
+    attribute: dict[str, Any], good: np.ndarray, bad: np.ndarray, word: str, on_failure: str
+) -> None:
+    layer = layer_of(cp.Parameter((2, 2), name="W", **attribute), on_failure=on_failure)
+    batch = np.stack([good, bad, good])
+    batch = np.concatenate([batch, np.where(np.eye(2), np.nan, batch[:1])])  # and one with NaN beside it
+    record = layer.solve([batch.reshape(2, 2, 2, 2)])
+    assert record.info.statuses.tolist() == ["optimal", "failed", "optimal", "failed"]
+    assert record.info.engines.tolist()[1] == ""
+    (solution,) = (output.reshape(4, 2, 2) for output in record.outputs)
+    np.testing.assert_allclose(solution[[0, 2]], batch[[0, 2]], atol=1e-7)
+    expected = np.nan if on_failure == "nan" else 0.0
+    np.testing.assert_array_equal(solution[[1, 3]], np.full((2, 2, 2), expected))
+    (gradient,) = record.vjp([np.ones((2, 2, 2, 2))])
+    np.testing.assert_array_equal(gradient.reshape(4, 2, 2)[[1, 3]], np.full((2, 2, 2), expected))
+    assert np.isfinite(gradient.reshape(4, 2, 2)[[0, 2]]).all()
+    again = layer.restore([batch.reshape(2, 2, 2, 2)], record.point)
+    np.testing.assert_allclose(again.vjp([np.ones((2, 2, 2, 2))])[0], gradient, atol=1e-9)
+
+
+@pytest.mark.parametrize("on_failure", ["nan", "zero_grad"])
+def test_a_shared_value_that_breaks_an_attribute_fails_every_element(on_failure: str) -> None:
+    x, c, w = cp.Variable(2), cp.Parameter(2), cp.Parameter(nonneg=True)
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x - c) + w * cp.norm1(x)))
+    layer = cvxlayers.Layer.from_problem(problem, [c, w], on_failure=on_failure)
+    record = layer.solve([np.ones((3, 2)), -0.25])
+    assert record.info.statuses.tolist() == ["failed"] * 3
+    for gradient, shape in zip(record.vjp([np.ones((3, 2))]), [(3, 2), ()], strict=True):
+        assert gradient.shape == shape
+        np.testing.assert_array_equal(gradient, np.full(shape, np.nan if on_failure == "nan" else 0.0))
+
+
+def test_unchecked_values_are_solved_whatever_the_policy() -> None:
+    layer = layer_of(cp.Parameter((2, 2), nonneg=True), check_parameters=False, on_failure="nan")
+    np.testing.assert_allclose(layer(np.stack([GOOD, -GOOD]))[0], np.stack([GOOD, -GOOD]), atol=1e-7)
+
+
 def test_the_check_can_be_switched_off() -> None:
     layer = layer_of(cp.Parameter((2, 2), nonneg=True), check_parameters=False)
     np.testing.assert_allclose(layer(-GOOD)[0], -GOOD, atol=1e-7)
@@ -102,3 +141,32 @@ def test_a_log_log_convex_program_takes_positive_values_only() -> None:
     layer = cvxlayers.Layer.from_problem(cp.Problem(cp.Minimize(x), [x >= a]), gp=True, check_parameters=False)
     with pytest.raises(cvxlayers.ParameterError, match=r"'a'.*positive"):
         layer([1.0, -1.0])
+
+
+@pytest.mark.parametrize("checked", [True, False])
+@pytest.mark.parametrize("on_failure", ["nan", "zero_grad"])
+def test_what_has_no_logarithm_fails_alone(on_failure: str, checked: bool) -> None:
+    """min x + 9 a / x has the solution 3 sqrt(a)."""
+    x, a, b = cp.Variable(pos=True), cp.Parameter(pos=True), cp.Parameter(pos=True)
+    problem = cp.Problem(cp.Minimize(x + b * a / x))
+    layer = cvxlayers.Layer.from_problem(problem, [a, b], gp=True, on_failure=on_failure, check_parameters=checked)
+    values = np.array([4.0, -0.5, 0.25, 0.0, np.nan, np.inf])
+    good = [0, 2]
+    record = layer.solve([values, 9.0])
+    assert record.info.statuses.tolist() == ["optimal", "failed", "optimal", "failed", "failed", "failed"]
+    (solution,) = record.outputs
+    np.testing.assert_allclose(solution[good], [6.0, 1.5], rtol=1e-4)
+    bad = np.delete(solution, good)
+    assert np.isnan(bad).all() if on_failure == "nan" else (bad == 1.0).all()
+    to_a, to_b = record.vjp([np.ones(6)])
+    np.testing.assert_allclose(to_a[good], [0.75, 3.0], rtol=1e-4)
+    np.testing.assert_array_equal(np.delete(to_a, good), np.full(4, np.nan if on_failure == "nan" else 0.0))
+    if on_failure == "nan":
+        assert np.isnan(to_b)
+        to_a, to_b = record.vjp([np.isfinite(solution).astype(float)])
+        np.testing.assert_array_equal(np.delete(to_a, good), np.zeros(4))
+    np.testing.assert_allclose(to_b, 7.5 / 18, rtol=1e-4)
+    (tangent,) = record.jvp([np.ones(6), None])
+    np.testing.assert_allclose(tangent[good], [0.75, 3.0], rtol=1e-4)
+    again = layer.restore([values, 9.0], record.point)
+    np.testing.assert_allclose(again.vjp([np.ones(6)])[0], record.vjp([np.ones(6)])[0], rtol=1e-9)

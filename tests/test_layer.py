@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from typing import Any
 
 import cvxpy as cp
 import numpy as np
@@ -19,10 +20,18 @@ def projection() -> cvxlayers.Layer:
     return cvxlayers.Layer.from_problem(cp.Problem(cp.Minimize(cp.sum_squares(x - c)), [cp.sum(x) == 1, x >= 0]))
 
 
-def scaled() -> cvxlayers.Layer:
+def scaled(**options: Any) -> cvxlayers.Layer:
     """min (x - c)^2 s.t. x >= low: x = max(c, low), with two scalar parameters."""
     x, c, low = cp.Variable(name="x"), cp.Parameter(name="c"), cp.Parameter(name="low")
-    return cvxlayers.Layer.from_problem(cp.Problem(cp.Minimize(cp.square(x - c)), [x >= low]), [c, low])
+    return cvxlayers.Layer.from_problem(cp.Problem(cp.Minimize(cp.square(x - c)), [x >= low]), [c, low], **options)
+
+
+def priced(**options: Any) -> cvxlayers.Layer:
+    """Two scalar parameters beside a vector: soft thresholding of the signal by price + fee."""
+    x, signal = cp.Variable(4), cp.Parameter(4, name="signal")
+    price, fee = cp.Parameter(nonneg=True, name="price"), cp.Parameter(nonneg=True, name="fee")
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x - signal) / 2 + (price + fee) * cp.norm1(x)))
+    return cvxlayers.Layer.from_problem(problem, [signal, price, fee], **options)
 
 
 @pytest.mark.parametrize("batch", [(), (1,), (4,), (2, 3), (2, 1, 3), (0,), (2, 0)])
@@ -43,13 +52,65 @@ def test_leading_dimensions_come_back(batch: tuple[int, ...]) -> None:
 def test_parameters_broadcast_as_in_numpy_and_gradients_are_summed() -> None:
     c = np.array([[3.0], [-1.0]])  # (2, 1)
     low = np.array([0.0, 1.0, 4.0])  # (3,)
-    record = scaled().solve([c, low])
+    record = scaled(broadcast=True).solve([c, low])
     np.testing.assert_allclose(record.outputs[0], np.maximum(c, low), atol=1e-8)
     weight = np.arange(1.0, 7.0).reshape(2, 3)
     gradients = record.vjp([weight])
     active = c > low
     np.testing.assert_allclose(gradients[0], (weight * active).sum(1, keepdims=True), atol=1e-7)
     np.testing.assert_allclose(gradients[1], (weight * ~active).sum(0), atol=1e-7)
+
+
+ENLARGED = [
+    (((8, 4), (8, 1), ()), r"'signal' has \(8,\), 'price' has \(8, 1\)\).* to \(8, 8\).*price\.squeeze\(-1\) \(or"),
+    (((8, 4), (8, 1), (8, 1)), r"price\.squeeze\(-1\) and fee\.squeeze\(-1\) \(or"),
+    (((8, 4), (8,), (8, 1)), r"'fee' has the shape \(\).* by fee\.squeeze\(-1\) \(or.*axis=-1"),
+    (((8, 1, 4), (8,), (1,)), r"'signal' has the shape \(4,\).*signal\.squeeze\(-2\) \(or.*axis=-2"),
+    (((4,), (6,), (6, 1)), r"to \(6, 6\).*fee\.squeeze\(-1\)"),
+    (((6, 4), (1, 1), ()), r"to \(1, 6\).*price\.squeeze"),
+    (((0, 4), (0, 1), ()), r"to \(0, 0\).*price\.squeeze"),
+    (
+        ((5, 1, 4), (1, 7), ()),
+        r"to \(5, 7\).*another\. If every combination is meant, pass broadcast=True to the layer",
+    ),
+    (((5, 1, 4), (7,), ()), r"to \(5, 7\).*another\. If every combination"),
+]
+
+
+@pytest.mark.parametrize(("shapes", "words"), ENLARGED, ids=str)
+def test_every_combination_of_two_batches_is_asked_for(shapes: tuple[tuple[int, ...], ...], words: str) -> None:
+    rng = np.random.default_rng(5)
+    values = [rng.uniform(0.1, 3, shape) for shape in shapes]
+    with pytest.raises(cvxlayers.ParameterError, match=words):
+        priced()(*values)
+    record = priced(broadcast=True).solve(values)
+    signal, price, fee = values[0], values[1][..., None], values[2][..., None]
+    expected = np.maximum(signal - price - fee, 0)
+    np.testing.assert_allclose(record.outputs[0], expected, atol=1e-6)
+    for gradient, value in zip(record.vjp([np.ones(expected.shape)]), values, strict=True):
+        assert gradient.shape == value.shape
+    assert priced().solve(values, broadcast=True).outputs[0].shape == expected.shape
+    with pytest.raises(cvxlayers.ParameterError, match="broadcast=True"):
+        priced(broadcast=True).solve(values, broadcast=False)
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [((8, 4), (8,), ()), ((8, 4), (1,), ()), ((1, 4), (8,), (1,)), ((2, 8, 4), (8,), (2, 1)), ((4,), (5, 1), ()),
+     ((5, 7, 4), (5, 1), (1, 7)), ((1, 4), (1, 1), ()), ((0, 4), (0,), (1,)), ((4,), (), ())],
+    ids=str,
+)  # fmt: skip
+def test_batches_that_one_parameter_has_by_itself_are_ordinary(shapes: tuple[tuple[int, ...], ...]) -> None:
+    values = [np.random.default_rng(6).uniform(0.1, 3, shape) for shape in shapes]
+    (x,) = priced()(*values)
+    np.testing.assert_allclose(x, np.maximum(values[0] - values[1][..., None] - values[2][..., None], 0), atol=1e-6)
+
+
+def test_a_shape_that_does_not_fit_is_named_before_the_combinations() -> None:
+    with pytest.raises(cvxlayers.ParameterError, match=r"'signal': got an array of shape \(8, 3\)"):
+        priced()(np.ones((8, 3)), np.ones((8, 1)), 1.0)
+    with pytest.raises(cvxlayers.ParameterError, match="do not broadcast together"):
+        priced()(np.ones((8, 4)), np.ones(7), 1.0)
 
 
 def test_a_shared_parameter_gets_the_sum() -> None:
@@ -107,7 +168,7 @@ def test_the_objective_of_a_maximization_and_of_a_log_log_program() -> None:
 
 
 def test_a_record_is_restored_from_its_point() -> None:
-    layer = scaled()
+    layer = scaled(broadcast=True)
     parameters = [np.array([[3.0], [-1.0]]), np.array([0.0, 1.0, 4.0])]
     record = layer.solve(parameters)
     again = layer.restore(parameters, record.point)

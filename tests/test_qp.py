@@ -187,6 +187,27 @@ def test_an_indefinite_matrix_is_refused_by_name(rng: np.random.Generator) -> No
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+def test_an_indefinite_matrix_fails_alone(engine: str) -> None:
+    """Q = diag(a, 4) gives z = (2 / a, -1); and a Q that breaks its pattern follows the policy as well."""
+    Q = np.stack([np.diag([a, 4.0]) for a in (1.0, -1.0, 8.0, 5.0)])
+    Q[1, 0, 1] = Q[1, 1, 0] = 3.0
+    p = np.array([-2.0, 4.0])
+    record = QP(solver=engine, on_failure="nan").solve(Q, p)
+    assert record.info.statuses.tolist() == ["optimal", "failed", "optimal", "optimal"]
+    assert_close(record.outputs[0][[0, 2, 3]], [[2.0, -1.0], [0.25, -1.0], [0.4, -1.0]], 1e-7, "x")
+    assert np.isnan(record.outputs[0][1]).all()
+    to_Q, to_p = QP(solver=engine, on_failure="zero_grad").solve(Q, p).vjp([np.ones((4, 2))])
+    assert (to_Q[1] == 0).all()
+    assert_close(to_p, [-1 - 0.125 - 0.2, -0.75], 1e-7, "the sum over the others")
+    assert np.isnan(record.vjp([np.ones((4, 2))])[1]).all()
+    Q[1] = np.eye(2) + 0.25  # definite, but not diagonal
+    qp = QP({"Q": np.eye(2)}, solver=engine, on_failure="nan")
+    assert np.isnan(qp(Q, p)[0]).all(axis=1).tolist() == [False, True, False, False]
+    with pytest.raises(ParameterError, match=r"'Q'.*sparsity"):
+        QP({"Q": np.eye(2)}, solver=engine)(Q, p)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 def test_patterns_make_the_problem_sparse_and_change_no_answer(engine: str, rng: np.random.Generator) -> None:
     problem = known("inequalities", rng)
     masks = {"Q": np.eye(5), "G": rng.random((5, 5)) < 0.6}

@@ -138,6 +138,9 @@ def solve(
         ),
     ] = Policy.RAISE,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Elements solved at a time.")] = 256,
+    broadcast: Annotated[
+        bool, typer.Option("--broadcast", help="Combine batch dimensions beyond those of every parameter.")
+    ] = False,
     debug: DebugOption = False,
 ) -> None:
     """Solve a problem for all parameter values in a file.
@@ -155,7 +158,7 @@ def solve(
         from cvxlayers.cli import render
         from cvxlayers.cli.solve import solve_file
 
-        results = solve_file(file, params, out, solver, gp, on_failure.value, batch_size)
+        results = solve_file(file, params, out, solver, gp, on_failure.value, batch_size, broadcast)
         render.show_results(results, str(out))
 
 

@@ -73,7 +73,7 @@ def _gradients(named: NamedProblem, report: Report, layer: Layer, options: Gradi
     if options.params is None:
         points = list(sampled_points(parameters, report.gp, options.samples or SAMPLES, random))
     else:
-        given = read_parameters(options.params, layer.compiled.parameters)
+        given = read_parameters(options.params, layer.compiled.parameters, broadcast=True)
         count = min(given.size, options.samples or given.size)
         points = [Point(f"{options.params.name}[{i}]", given.element(i)) for i in range(count)]
     names = [leaf.name for leaf in report.parameters]

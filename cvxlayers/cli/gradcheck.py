@@ -12,7 +12,7 @@ from cvxlayers import packing
 from cvxlayers.cli.finite_difference import FIRST_STEP, directional_derivative
 from cvxlayers.cli.sampling import allowed_direction, sample_value
 from cvxlayers.derivative.exact import ExactDerivative
-from cvxlayers.errors import ParameterError
+from cvxlayers.errors import ParameterError, SolveError
 from cvxlayers.layer import Layer
 from cvxlayers.polish import polish
 from cvxlayers.record import Record
@@ -157,14 +157,14 @@ def _check_point(
     random: np.random.Generator,
     comparisons: list[list[_Comparison]],
 ) -> SampleReport:
-    checked = Layer(layer.compiled, layer.solver, layer.solver_args, on_failure="nan")
+    checked = Layer(layer.compiled, layer.solver, layer.solver_args)
     try:
         record = checked.solve(point.values)
     except ParameterError as exc:
         return SampleReport(point.label, f"not allowed: {exc}")
+    except SolveError as exc:
+        return SampleReport(point.label, exc.statuses[0])
     status = str(record.info.statuses[0])
-    if status != "optimal":
-        return SampleReport(point.label, status)
     free = Layer(layer.compiled, layer.solver, layer.solver_args, on_failure="nan", check_parameters=False)
     for position, parameter in enumerate(parameters):
         for _ in range(DIRECTIONS):

@@ -14,6 +14,7 @@ import numpy as np
 from cvxlayers.cli.load import MisuseError, unique_names
 from cvxlayers.compiled import ParameterSpec
 from cvxlayers.errors import ParameterError
+from cvxlayers.packing import refuse_enlarged
 
 __all__ = ["ParameterFile", "read_parameters", "refuse_unwritable", "write_npz"]
 
@@ -47,15 +48,17 @@ class ParameterFile:
         return tuple(np.broadcast_to(array, self.batch + spec.shape)[at] for array, spec in pairs)
 
 
-def read_parameters(path: Path, parameters: Sequence[ParameterSpec]) -> ParameterFile:
+def read_parameters(path: Path, parameters: Sequence[ParameterSpec], broadcast: bool) -> ParameterFile:
     """Read one array for each parameter, by name, without unpickling anything.
+
+    ``broadcast`` as for ``cvxlayers.Layer``.
 
     Raises
     ------
     MisuseError
         The file is missing or no npz file.
     ParameterError
-        Parameters are missing or unknown, or an array has the wrong shape or dtype.
+        Parameters are missing or unknown, an array has the wrong shape or dtype, or they need ``broadcast``.
     """
     names = unique_names([spec.name for spec in parameters])
     specs = tuple(replace(spec, name=name) for spec, name in zip(parameters, names, strict=True))
@@ -71,6 +74,8 @@ def read_parameters(path: Path, parameters: Sequence[ParameterSpec]) -> Paramete
             f"--params {path}: the batch dimensions do not broadcast together ({shapes}); give every parameter the "
             "same ones, or none."
         ) from exc
+    if not broadcast:
+        refuse_enlarged(specs, [array.shape for array in arrays], "pass --broadcast")
     return ParameterFile(specs, arrays, batch)
 
 

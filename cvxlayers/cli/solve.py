@@ -33,7 +33,7 @@ class Results:
 
 
 def solve_file(
-    file: str, params: Path, out: Path, solver: str | None, gp: bool, on_failure: str, chunk: int
+    file: str, params: Path, out: Path, solver: str | None, gp: bool, on_failure: str, chunk: int, broadcast: bool
 ) -> Results:
     """Load, solve and write; the arguments are those of the command."""
     named = one_problem(parse_target(file), "solve")
@@ -43,9 +43,10 @@ def solve_file(
         solver=known_solver(solver),
         gp=gp,
         on_failure="nan" if on_failure == "raise" else on_failure,
-        check_parameters=False,  # they are checked here, so that the error counts the elements of the whole batch
+        # With "raise" they are checked here, so that the error counts the elements of the whole batch.
+        check_parameters=on_failure != "raise",
     )
-    parameters = read_parameters(params, layer.compiled.parameters)
+    parameters = read_parameters(params, layer.compiled.parameters, broadcast)
     with progress("solving", parameters.size) as advance:
         results = solve_all(layer, parameters, on_failure, chunk, advance)
     write_npz(out, results.arrays)
@@ -63,12 +64,13 @@ def solve_all(
     Raises
     ------
     ParameterError
-        Values that break their parameter's attributes, or that are not finite (with "raise").
+        With "raise": values that break their parameter's attributes, or that are not finite.
     SolveError
         With "raise", after the first chunk with an element that has no verified solution.
     """
-    checks.check_attributes(parameters.arrays, parameters.specs)
     if on_failure == "raise":
+        checks.refuse_nonpositive(layer.compiled, parameters.arrays)
+        checks.check_attributes(parameters.arrays, parameters.specs)
         checks.refuse_infinite(parameters.arrays, parameters.specs)
     outputs, facts = _empty(layer.compiled, parameters.size)
     for start in range(0, parameters.size, chunk):

@@ -42,7 +42,9 @@ class CvxpyLayer(Adapter):
         ParameterError, SolveError
             See ``cvxlayers.Layer.solve``.
         """
-        return solve(self.core, self._convert(parameters, _array), solver_args or {})
+        arrays = self._convert(parameters, _array)
+        self._refuse_enlarged(arrays)
+        return solve(self.core, arrays, solver_args or {})
 
 
 def _array(value: Any) -> jax.Array:

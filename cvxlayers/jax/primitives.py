@@ -108,7 +108,7 @@ def _cast(arrays: Sequence[np.ndarray], avals: Sequence[ShapedArray]) -> list[np
 def _solved(
     core: Layer, options: Options, avals: Sequence[ShapedArray], parameters: Sequence[Any]
 ) -> tuple[Record, list[np.ndarray]]:
-    record = core.solve([np.asarray(p) for p in parameters], dict(options))
+    record = core.solve([np.asarray(p) for p in parameters], dict(options), broadcast=True)
     return record, [*_cast(record.outputs, avals[:-1]), record.point[..., None].view(np.uint32)]
 
 

@@ -13,6 +13,7 @@ from cvxlayers.errors import OptionError, ParameterError, UnknownLeafError
 from cvxlayers.keras.backend import adapter
 from cvxlayers.keras.config import Weight, decode, encode
 from cvxlayers.layer import Layer
+from cvxlayers.packing import refuse_enlarged
 
 if TYPE_CHECKING:
     from cvxpy import Parameter, Problem, Variable
@@ -42,7 +43,7 @@ class CvxpyLayer(Adapter, keras.layers.Layer):
         See ``cvxlayers.Layer``.
     check_parameters : bool
         Whether values are checked against their parameters' attributes.
-    polish, smoothing
+    polish, smoothing, broadcast
         See ``cvxlayers.Layer``.
     **kwargs
         Of ``keras.layers.Layer``: ``name``, ``dtype``, ``trainable``. Keras casts inputs to the layer's dtype, float32
@@ -87,6 +88,7 @@ class CvxpyLayer(Adapter, keras.layers.Layer):
         check_parameters: bool = True,
         polish: bool | None = None,
         smoothing: float | None = None,
+        broadcast: bool = False,
         **kwargs: Any,
     ) -> None:
         keras.layers.Layer.__init__(self, **kwargs)
@@ -99,7 +101,7 @@ class CvxpyLayer(Adapter, keras.layers.Layer):
             )
         self._options = {
             "solver": solver, "solver_args": dict(solver_args or {}), "verbose": verbose, "on_failure": on_failure,
-            "check_parameters": check_parameters, "polish": polish, "smoothing": smoothing,
+            "check_parameters": check_parameters, "polish": polish, "smoothing": smoothing, "broadcast": broadcast,
         }  # fmt: skip
         self.core, self._solve = adapter(problem, **self._options)
         self._specs = {spec.name: spec for spec in problem.parameters}
@@ -209,6 +211,8 @@ class CvxpyLayer(Adapter, keras.layers.Layer):
                     "dimensions in front; reshape it, or check the order of the inputs."
                 )
             batch = _broadcast(batch, tuple(shape[:cut]), name)
+        if not self.core.broadcast:
+            refuse_enlarged([self._specs[name] for name in shapes], list(shapes.values()))
         return batch
 
 

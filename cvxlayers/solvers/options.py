@@ -5,7 +5,7 @@ Besides the solver's own options (``Solver.options``), every solver accepts
     eps                    accuracy; for interior-point solvers never looser than their default, which costs them little
     max_iters              largest number of iterations
     acceleration_lookback  memory of SCS's acceleration; the other solvers ignore it
-    solve_method           which solver: "CLARABEL", "SCS" or "ECOS" (by default, or below DIFFCP)
+    solve_method           which solver: "CLARABEL", "SCS" or "ECOS" (by default, or below DIFFCP); None as if left out
     mode                   how DIFFCP's derivative solves its linear system: "auto", "dense", "sparse", "lsqr", "lsmr"
                            (the other derivatives do not need it)
     n_jobs_forward         threads of the solver; -1, the default, for all cores
@@ -28,6 +28,7 @@ import numpy as np
 from cvxlayers.errors import OptionError
 from cvxlayers.program import Structure
 from cvxlayers.solvers.base import Settings, Solver
+from cvxlayers.solvers.epigraph import serves
 from cvxlayers.solvers.registry import SOLVERS, choose, solver_class
 
 __all__ = ["MODES", "TOLERANCE", "parse", "preferred", "tolerance"]
@@ -72,7 +73,8 @@ def parse(solver_args: Mapping[str, Any] | None, solver: type[Solver]) -> tuple[
     (2, 1e-12, 'auto')
     """
     engine = _engine(solver, solver_args or {})
-    given = {name: _checked(name, value, engine) for name, value in (solver_args or {}).items()}
+    given = {name: _checked(name, value, engine) for name, value in (solver_args or {}).items()
+             if not (name == "solve_method" and value is None)}  # fmt: skip
     options: dict[str, Any] = {}
     for alias in ("eps", "max_iters"):
         if alias in given:
@@ -96,7 +98,8 @@ def tolerance(settings: Settings) -> float:
 
 
 def preferred(structure: Structure, solver_args: Mapping[str, Any]) -> type[Solver]:
-    """The default solver: IPM where it takes the problem and has all of the options, else the registry's choice.
+    """The default solver: the first of IPM, the registry's choice and the others that takes the problem and has all of
+    the options; the registry's choice if none has.
 
     >>> from cvxlayers.cones.product import Cones
     >>> from cvxlayers.program import Pattern, Structure
@@ -105,11 +108,12 @@ def preferred(structure: Structure, solver_args: Mapping[str, Any]) -> type[Solv
     >>> preferred(structure, {"tol_gap_abs": 1e-9}).name
     'CLARABEL'
     """
-    batched = SOLVERS["IPM"]
-    known = all(name in COMMON or name in batched.options for name in solver_args)
-    if known and batched.installed() and batched.takes(structure):
-        return batched
-    return choose(structure.cones.kinds(), structure.quadratic)
+    default = choose(structure.cones.kinds(), structure.quadratic)
+    for solver in (SOLVERS["IPM"], default, *SOLVERS.values()):
+        known = all(name in COMMON or name in solver.options for name in solver_args)
+        if known and solver.installed() and (solver.takes(structure) or serves(solver, structure)):
+            return solver
+    return default
 
 
 def _engine(solver: type[Solver], given: Mapping[str, Any]) -> type[Solver]:

@@ -16,6 +16,7 @@ from tensorflow.python.eager import record
 
 from cvxlayers.errors import DerivativeError, ParameterError
 from cvxlayers.layer import Layer
+from cvxlayers.packing import refuse_enlarged
 from cvxlayers.record import Record
 from cvxlayers.tensorflow.handles import keep, record_of
 
@@ -176,4 +177,6 @@ def _batch(core: Layer, parameters: Sequence[tf.Tensor]) -> tf.TensorShape:
                 f"parameters: their batch dimensions do not broadcast together: '{spec.name}' has {shape[:cut]}, those "
                 f"before it {batch}; give each parameter the same batch dimensions, size 1, or none."
             ) from exc
+    if not core.broadcast and all(parameter.shape.is_fully_defined() for parameter in parameters):
+        refuse_enlarged(core.compiled.parameters, [tuple(parameter.shape) for parameter in parameters])
     return batch

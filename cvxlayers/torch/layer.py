@@ -76,6 +76,7 @@ class CvxpyLayer(Adapter, torch.nn.Module):
                     f"parameter '{other.name}': it is on {tensor.device}, while '{first.name}' is on "
                     f"{tensors[0].device}; move all parameters to one device."
                 )
+        self._refuse_enlarged(tensors)
         return solve(tensors, self._handle, encode(solver_args) if solver_args else "")
 
     def extra_repr(self) -> str:

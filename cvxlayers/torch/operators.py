@@ -77,7 +77,7 @@ def _literal(value: Any) -> str:
         value = value.item()
     if isinstance(value, float) and value in (math.inf, -math.inf):
         return "1e999" if value > 0 else "-1e999"
-    known = isinstance(value, bool | int | str) or (isinstance(value, float) and value == value)
+    known = value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and value == value)
     return repr(value) if known else repr(repr(value))
 
 
@@ -97,7 +97,7 @@ def solve(parameters: Tensors, layer: str, options: str) -> list[torch.Tensor]:
 
 def solved_call(parameters: Tensors, layer: str, options: str) -> tuple[Record, list[torch.Tensor]]:
     """A layer's call, and its outputs as tensors."""
-    record = layer_of(layer).solve([to_numpy(p) for p in parameters], _decoded(options))
+    record = layer_of(layer).solve([to_numpy(p) for p in parameters], _decoded(options), broadcast=True)
     if parameters and all(p.dtype is torch.float64 and p.is_cpu for p in parameters) and not record.compiled.complex:
         return record, [torch.from_numpy(output) for output in record.outputs]
     device = parameters[0].device if parameters else torch.device("cpu")

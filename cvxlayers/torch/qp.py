@@ -6,7 +6,7 @@ minimize  1/2 z'Qz + p'z    subject to  G z <= h,  A z = b
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -55,8 +55,9 @@ class QPLayer(torch.nn.Module):
     solver : str, optional
         Default: IPM where Numba is installed and the problem fits it, otherwise the default of ``CvxpyLayer``.
     options
-        ``solver_args``, ``verbose``, ``on_failure``, ``check_parameters``, ``polish`` and ``smoothing``, as for
-        ``CvxpyLayer``. What ``check_parameters`` means here: (Q + Q')/2 has to be positive semidefinite.
+        ``solver_args``, ``verbose``, ``on_failure``, ``check_parameters``, ``polish``, ``smoothing`` and
+        ``broadcast``, as for ``CvxpyLayer``. What ``check_parameters`` means here: (Q + Q')/2 has to be positive
+        semidefinite.
 
     Raises
     ------
@@ -168,7 +169,7 @@ class QPLayer(torch.nn.Module):
 def solve_qp(
     Q: Any = None, p: Any = None, G: Any = None, h: Any = None, A: Any = None, b: Any = None, *,
     duals: bool = False, solver: str | None = None, solver_args: Mapping[str, Any] | None = None,
-    on_failure: str = "raise", check_parameters: bool = True, smoothing: float | None = None,
+    on_failure: str = "raise", check_parameters: bool = True, smoothing: float | None = None, broadcast: bool = False,
 ) -> Any:  # fmt: skip
     """Solve batches of quadratic programs; ``QPLayer`` as a function.
 
@@ -185,17 +186,18 @@ def solve_qp(
             [2., 2.]]), None, tensor([[-1.],
             [-2.]]))
     """
-    layer = _kept_layer(duals, solver, on_failure, check_parameters, smoothing)
+    layer = _kept_layer(duals, solver, on_failure, check_parameters, smoothing, broadcast)
     return layer(Q, p, G, h, A, b, solver_args=solver_args)
 
 
 @lru_cache(CACHED)
 def _kept_layer(
-    duals: bool, solver: str | None, on_failure: str, check_parameters: bool, smoothing: float | None
+    duals: bool, solver: str | None, on_failure: str, check_parameters: bool, smoothing: float | None, broadcast: bool
 ) -> QPLayer:
     return QPLayer(
-        duals=duals, solver=solver, on_failure=on_failure, check_parameters=check_parameters, smoothing=smoothing
-    )
+        duals=duals, solver=solver, on_failure=on_failure, check_parameters=check_parameters, smoothing=smoothing,
+        broadcast=broadcast,
+    )  # fmt: skip
 
 
 def QPFunction(
@@ -218,8 +220,9 @@ def QPFunction(
     Returns
     -------
     callable
-        (Q, p, G, h, A, b) -> (B, n), each with or without one batch dimension; an empty tensor (``torch.empty(0)``) or
-        None stands for an absent argument. Without any batch dimension, B is 1.
+        (Q, p, G, h, A, b) -> (B, n), each with or without one batch dimension. None, and as in qpth any tensor
+        without elements (``torch.empty(0)``, ``torch.empty(0, n)``), stand for absent constraints. Without any batch
+        dimension, B is 1.
 
     Notes
     -----
@@ -237,7 +240,7 @@ def QPFunction(
     for name, value in (("eps", eps), ("notImprovedLim", notImprovedLim), ("maxIter", maxIter)):
         if not value > 0:
             raise OptionError(f"{name}: expected a positive number, got {value!r}.")
-    layer = _kept_layer(False, solver if isinstance(solver, str) else None, "raise", bool(check_Q_spd), None)
+    layer = _kept_layer(False, solver if isinstance(solver, str) else None, "raise", bool(check_Q_spd), None, False)
     solver_args = {"verbose": True} if verbose > 0 else None
 
     def solve(*arguments: Any) -> torch.Tensor:
@@ -246,16 +249,30 @@ def QPFunction(
                 f"arguments: got {len(arguments)}, expected the six of Q, p, G, h, A and b; pass an empty tensor for "
                 "one that is absent."
             )
-        present = [None if value is None or _is_empty(value) else value for value in arguments]
+        present, batch = _present(arguments)
         x: torch.Tensor = layer(*present, solver_args=solver_args)
-        return x if x.ndim > 1 else x[None]
+        x = x if x.ndim > 1 else x[None]
+        return x if batch is None or x.shape[0] != 1 else x.expand(batch, -1)
 
     return solve
 
 
-def _is_empty(value: Any) -> bool:
-    """Whether it is qpth's sign for an absent argument: one dimension of size zero."""
-    return tuple(getattr(value, "shape", (1,))) == (0,)
+def _present(arguments: Sequence[Any]) -> tuple[list[Any], int | None]:
+    """The arguments with None for what is absent, and the batch size that only absent constraints have, if any.
+
+    Constraints without rows are absent, and so is whatever has one dimension, of size zero. Without elements are also
+    arguments of an empty batch, and these are there.
+    """
+    Q, p, *constraints = (None if tuple(getattr(value, "shape", (1,))) == (0,) else value for value in arguments)
+    found, batch = [Q, p], None
+    for matrix, vector in (constraints[:2], constraints[2:]):
+        shape, right = (tuple(getattr(value, "shape", (1, 1))) for value in (matrix, vector))
+        if matrix is None or 0 in shape[-2:]:
+            if len(shape) == 3:
+                batch = shape[0]
+            matrix, vector = None, None if 0 in right else vector
+        found += [matrix, vector]
+    return found, batch
 
 
 def _as_tensor(value: Any, name: str) -> torch.Tensor:

@@ -17,7 +17,9 @@ def values(tmp_path: Path) -> Path:
 
 
 def test_a_batch_is_solved_in_chunks(run, values: Path, tmp_path: Path) -> None:
-    answer = run("solve", "lasso.py", "--params", values, "--out", tmp_path / "x.npz", "--batch-size", "8")
+    command = ("solve", "lasso.py", "--params", values, "--out", tmp_path / "x.npz", "--batch-size", "8")
+    assert "would broadcast to (5, 7)" in run(*command).said
+    answer = run(*command, "--broadcast")
     assert answer.code == 0
     assert "optimal 35" in answer.said and "x 5 x 7 x 3 float64" in answer.said
     found, given = np.load(tmp_path / "x.npz", allow_pickle=False), np.load(values)
@@ -99,9 +101,31 @@ def test_values_that_are_not_finite(run, tmp_path: Path) -> None:
     assert np.load(out)["status"].tolist() == ["optimal", "failed"]
 
 
+def test_values_that_break_an_attribute_follow_the_policy(run, tmp_path: Path) -> None:
+    values, out = tmp_path / "p.npz", tmp_path / "x.npz"
+    np.savez(values, A=np.eye(4, 3), b=np.full(4, 3.0), weight=[2.0, -0.5, 4.0])
+    answer = run("solve", "lasso.py", "--params", values, "--out", out)
+    assert answer.code == 1 and "parameter 'weight': it was declared nonneg" in answer.said and not out.exists()
+    assert run("solve", "lasso.py", "--params", values, "--out", out, "--on-failure", "nan").code == 0
+    found = np.load(out)
+    assert found["status"].tolist() == ["optimal", "failed", "optimal"]
+    np.testing.assert_allclose(found["x"], [[2.0] * 3, [np.nan] * 3, [1.0] * 3], atol=1e-6)
+    np.savez(values, wall=[10.0, 20.0], floor=[5.0, -5.0])
+    command = ("solve", "geometric.py", "--gp", "--params", values, "--out", out)
+    answer = run(*command)
+    assert answer.code == 1 and "parameter 'floor'" in answer.said and "positive" in answer.said
+    assert run(*command, "--on-failure", "zero_grad").code == 0
+    assert np.load(out)["status"].tolist() == ["optimal", "failed"]
+
+
 @pytest.mark.parametrize(
     ("arrays", "words"),
     [
+        (
+            {"A": np.ones((4, 3)), "b": np.ones((5, 4)), "weight": np.ones((5, 1))},
+            "weight.squeeze(-1) (or the function squeeze of the framework, with axis=-1). If every combination is "
+            "meant, pass --broadcast.",
+        ),
         ({"A": np.ones((4, 3)), "b": np.ones(4)}, "missing weight of shape (...)"),
         ({"A": np.ones((4, 3)), "B": np.ones(4), "weight": 1.0}, "missing b of shape (..., 4)"),
         (

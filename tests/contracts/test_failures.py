@@ -197,6 +197,30 @@ def test_broken_attributes_are_named(attributes: dict[str, object], value: list[
     assert "(2,)" in str(caught.value)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("on_failure", ["nan", "zero_grad"])
+def test_broken_attributes_leave_the_neighbours_undisturbed(engine: str, on_failure: str) -> None:
+    """min |x - c|^2 / 2 + w |x|_1 with one w < 0; the others are soft thresholding, and the last two a NaN and a -w."""
+    x, c, w = cp.Variable(3), cp.Parameter(3, name="c"), cp.Parameter(nonneg=True, name="w")
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x - c) / 2 + w * cp.norm1(x)))
+    found = Layer.from_problem(problem, [c, w], [x], engine, on_failure=on_failure)
+    centre = np.array([[2.0, -1.5, 0.3], [1.0, 1.0, 1.0], [-4.0, 5.0, 0.1], [np.nan, 0.0, 0.0], [1.0, 2.0, 3.0]])
+    weight, good, bad = np.array([0.5, -0.125, 1.5, 1.0, -7.0]), [0, 2], [1, 3, 4]
+    record = found.solve([centre, weight])
+    assert record.info.statuses.tolist() == ["optimal", "failed", "optimal", "failed", "failed"]
+    assert_close(record.outputs[0][good], np.array([[1.5, -1.0, 0.0], [-2.5, 3.5, 0.0]]), 1e-6, "outputs")
+    to_c, to_w = record.vjp([np.ones((5, 3))])
+    assert_close(to_c[good], np.array([[1.0, 1.0, 0.0]] * 2), 1e-5, "gradients")
+    assert_close(to_w[good], np.zeros(2), 1e-5, "gradients")
+    expected = np.nan if on_failure == "nan" else 0.0
+    for part in (record.outputs[0], to_c, to_w):
+        np.testing.assert_array_equal(part[bad], np.full(part[bad].shape, expected))
+    none = found.solve([centre[bad], weight[bad]])
+    assert none.info.statuses.tolist() == ["failed"] * 3
+    for part in (*none.outputs, *none.vjp([np.ones((3, 3))]), *none.jvp([np.ones((3, 3)), None])):
+        np.testing.assert_array_equal(part, np.full(part.shape, expected))
+
+
 @pytest.mark.parametrize("value", ["text", None, [[1, 2], [3]], np.ones((2, 2), dtype=complex), object()])
 def test_values_that_are_no_real_numbers(value: object) -> None:
     with pytest.raises(ParameterError, match="parameter 'p': expected real numbers of shape"):

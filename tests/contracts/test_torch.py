@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from functools import cache
 from typing import Any
 
@@ -16,7 +17,7 @@ from cvxlayers.errors import ParameterError  # noqa: E402
 from cvxlayers.torch import CvxpyLayer  # noqa: E402
 from tests.contracts.case import Case  # noqa: E402
 from tests.contracts.table import CASES, case  # noqa: E402
-from tests.support import layers  # noqa: E402
+from tests.support import adapters, layers  # noqa: E402
 from tests.support.adapters import TOLERANCE  # noqa: E402
 from tests.support.tolerance import assert_all_close, assert_close  # noqa: E402
 
@@ -210,6 +211,48 @@ def test_wrong_calls_name_what_came_and_what_was_expected() -> None:
         layer("A", b, c)
 
 
+@pytest.mark.parametrize("given", ["one", "all", "single"])
+@pytest.mark.parametrize("on_failure", ["zero_grad", "nan"])
+def test_a_broken_attribute_fails_alone_and_all_may_fail(on_failure: str, given: str) -> None:
+    built, (c, w) = adapters.shrinkage(), adapters.SHRINKAGE
+    layer = CvxpyLayer(built.problem, built.parameters, built.variables, on_failure=on_failure)
+    values = {"one": (c, w), "all": (c, -1 - abs(w)), "single": (c[0], -w[0])}[given]
+    parameters = tensors(values)
+    (x,) = layer(*parameters)
+    x.sum().backward()
+    found = [part.detach().numpy() for part in (x, *(p.grad for p in parameters))]
+    if given == "one":
+        good = [0, 2]
+        assert_all_close(
+            [part[good] for part in found], [np.array(part)[good] for part in adapters.SHRUNK], 1e-6, "good"
+        )
+        found = [part[1] for part in found]
+    for part in found:
+        np.testing.assert_array_equal(part, np.full(part.shape, np.nan if on_failure == "nan" else 0.0))
+    with pytest.raises(ParameterError, match=r"'w'.*nonneg"):
+        CvxpyLayer(built.problem, built.parameters, built.variables)(*parameters)
+
+
+def test_a_scalar_parameter_of_a_linear_layer_is_squeezed_or_refused() -> None:
+    """A (B, 1) beside (B, n) is refused, also under vmap; mapped and shared batches combine as they did."""
+    built, (c, w) = adapters.shrinkage(), tensors([adapters.SHRINKAGE[0], [0.5, 1.0, 1.5]])
+    layer = CvxpyLayer(built.problem, built.parameters, built.variables)
+    with pytest.raises(ParameterError, match=r"w\.squeeze\(-1\)"):
+        layer(c, w[:, None])
+    with pytest.raises(ParameterError, match=r"w\.squeeze\(-1\)"):
+        torch.func.vmap(layer)(c.expand(2, 3, 2), w[:, None].expand(2, 3, 1))
+    assert layer(c, w)[0].shape == (3, 2)
+    assert torch.func.vmap(layer, (0, None))(c, w)[0].shape == (3, 3, 2)
+    assert torch.func.vmap(layer, (None, 0))(c, w)[0].shape == (3, 3, 2)
+    assert torch.func.vmap(torch.func.jacrev(lambda c, w: layer(c, w)[0], 1))(c, w).shape == (3, 2)
+    every = CvxpyLayer(built.problem, built.parameters, built.variables, broadcast=True)
+    (x,) = every(c, w[:, None])
+    assert x.shape == (3, 3, 2)
+    x.sum().backward()
+    assert c.grad.shape == (3, 2)
+    assert pickle.loads(pickle.dumps(every)).core.broadcast
+
+
 def test_the_readme_example_of_cvxpylayers() -> None:
     """Its quick start works after changing the import, positional solver arguments included."""
     n, m = 2, 3
@@ -226,6 +269,26 @@ def test_the_readme_example_of_cvxpylayers() -> None:
     assert A_tch.grad.shape == (m, n)
     assert torch.isfinite(A_tch.grad).all()
     assert torch.isfinite(b_tch.grad).all()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"solve_method": "ECOS"}, {"solve_method": "ECOS", "abstol": 1e-8, "max_iters": 80}, {"solve_method": None},
+     {"solve_method": "SCS", "eps": 1e-9, "max_iters": 30_000, "acceleration_lookback": 0}, {"eps_abs": 1e-9},
+     {"mode": "lsqr", "n_jobs_forward": 1, "n_jobs_backward": 1}],
+    ids=str,
+)  # fmt: skip
+def test_options_at_the_call_of_a_quadratic_objective(options: dict[str, Any]) -> None:
+    """The point of the half-space x_1 + x_2 <= 1 nearest to (3, 2) is (1, 0)."""
+    if "ECOS" in options.values():
+        pytest.importorskip("ecos")
+    x, c = cp.Variable(2), cp.Parameter(2)
+    layer = CvxpyLayer(cp.Problem(cp.Minimize(cp.sum_squares(x - c)), [cp.sum(x) <= 1]), [c], [x])
+    (centre,) = tensors([np.array([3.0, 2.0])])
+    (found,) = layer(centre, solver_args=options)
+    assert_close(found.detach().numpy(), np.array([1.0, 0.0]), 1e-7, "projection")
+    (gradient,) = torch.autograd.grad(found[0], centre)
+    assert_close(gradient.numpy(), np.array([0.5, -0.5]), 1e-7, "gradient")
 
 
 @pytest.mark.parametrize(

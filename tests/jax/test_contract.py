@@ -148,6 +148,43 @@ def test_a_failing_element_leaves_the_others_their_gradients(compiled: bool) -> 
     assert np.isnan(x).tolist() == [False, True, False]
 
 
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "jit"])
+def test_a_broken_attribute_fails_alone_and_all_may_fail(compiled: bool) -> None:
+    built = adapters.shrinkage()
+
+    def run(on_failure: str, c: np.ndarray, w: np.ndarray) -> Any:
+        layer = CvxpyLayer(built.problem, built.parameters, built.variables, on_failure=on_failure)
+
+        def total(c: Any, w: Any) -> Any:
+            (x,) = layer(c, w)
+            return x.sum(), x
+
+        function = jax.grad(total, (0, 1), has_aux=True)
+        gradients, x = (jax.jit(function) if compiled else function)(jnp.asarray(c), jnp.asarray(w))
+        return x, *gradients
+
+    c, w = adapters.SHRINKAGE
+    assert_all_close(run("zero_grad", c, w), adapters.SHRUNK, 1e-6, "one")
+    for on_failure, expected in (("zero_grad", 0.0), ("nan", np.nan)):
+        for part in run(on_failure, c, -1 - abs(w)):
+            np.testing.assert_array_equal(part, np.full(part.shape, expected))
+
+
+def test_a_scalar_parameter_of_a_dense_layer_is_squeezed_or_refused() -> None:
+    built, (c, w) = adapters.shrinkage(), map(jnp.asarray, (adapters.SHRINKAGE[0], [0.5, 1.0, 1.5]))
+    layer = CvxpyLayer(built.problem, built.parameters, built.variables)
+    for call in (layer, jax.jit(layer), jax.grad(lambda c, w: layer(c, w)[0].sum())):
+        with pytest.raises(ParameterError, match=r"w\.squeeze\(-1\)"):
+            call(c, w[:, None])
+    with pytest.raises(ParameterError, match=r"w\.squeeze\(-1\)"):
+        jax.vmap(layer)(jnp.stack([c, c]), jnp.stack([w, w])[..., None])
+    assert layer(c, w)[0].shape == (3, 2)
+    assert jax.vmap(layer, (0, None))(c, w)[0].shape == (3, 3, 2)
+    assert jax.jit(jax.vmap(layer, (None, 0)))(c, w)[0].shape == (3, 3, 2)
+    every = CvxpyLayer(built.problem, built.parameters, built.variables, broadcast=True)
+    assert jax.jit(every)(c, w[:, None])[0].shape == (3, 3, 2)
+
+
 def test_a_saved_problem_becomes_a_layer(tmp_path: Any) -> None:
     layer, point = jax_layer("norm_ball"), case("norm_ball").point()
     layer.compiled.save(tmp_path / "norm_ball.cvxl")

@@ -117,6 +117,10 @@ def test_several_variables_come_as_a_tuple_and_shapes_are_known_without_solving(
     assert layer.compute_output_shape(shapes) == ((None, 5), (None, 4), (None, 2))
     assert layer.compute_output_shape([p.shape for p in point]) == ((5,), (4,), (2,))
     mixed = [(7, 1, *point[0].shape), (None, *point[1].shape), *(p.shape for p in point[2:])]
+    with pytest.raises(ParameterError, match=r"to \(7, None\).*broadcast=True"):
+        layer.compute_output_shape(mixed)
+    assert CvxpyLayer(layer.compiled, broadcast=True).compute_output_shape(mixed)[0] == (7, None, 5)
+    mixed[1] = (7, None, *point[1].shape)
     assert layer.compute_output_shape(mixed)[0] == (7, None, 5)
     outputs = layer([keras.Input(p.shape, dtype="float64") for p in point])
     assert [(o.shape, o.dtype) for o in outputs] == [
@@ -241,6 +245,51 @@ def test_a_failure_in_predict_says_which_element() -> None:
     assert model.output_shape == (None,)
     with pytest.raises(Exception, match=r"1 \(infeasible\)"):
         model.predict(values, verbose=0)
+
+
+def test_a_broken_attribute_fails_alone_and_all_may_fail() -> None:
+    built, (c, w) = adapters.shrinkage(), adapters.SHRINKAGE
+    layer = CvxpyLayer(built.problem, built.parameters, built.variables, on_failure="zero_grad", dtype="float64")
+    (x,), gradients = answer(layer, (c, w))
+    assert_close(x, adapters.SHRUNK[0], 1e-6, "output")
+    assert np.abs(gradients[0][[0, 2]]).min() > 0.01
+    assert (np.asarray(gradients[0])[1] == 0).all() and gradients[1][1] == 0
+    (x,), gradients = answer(layer, (c, -1 - abs(w)))
+    assert all((np.asarray(part) == 0).all() for part in (x, *gradients))
+    inputs = keras.Input((2,)), keras.Input((1,))
+    price = keras.ops.squeeze(keras.layers.Dense(1, kernel_initializer="ones")(inputs[1]), -1)
+    model = keras.Model(
+        inputs, CvxpyLayer(built.problem, built.parameters, built.variables, on_failure="nan")([inputs[0], price])
+    )
+    model.compile("sgd", lambda _, x: keras.ops.mean(keras.ops.where(keras.ops.isnan(x), 0.0, x) ** 2))
+    model.fit([c, -1 - abs(w[:, None])], c, epochs=1, verbose=0)
+    assert np.isfinite(model.get_weights()[0]).all()
+    found = model.predict([c, w[:, None]], verbose=0)
+    assert np.isnan(found).all(axis=1).tolist() == [False, True, False]
+    assert_close(found[[0, 2]], adapters.SHRUNK[0][[0, 2]], 1e-5, "prediction")
+
+
+def test_a_scalar_parameter_of_a_dense_layer_is_squeezed_or_refused() -> None:
+    signal, features = keras.Input((5,)), keras.Input((3,))
+    price = keras.layers.Dense(1, activation="softplus")(features)
+    with pytest.raises(ParameterError, match=r"'price' has \(None, 1\).*price\.squeeze\(-1\).*axis=-1.*broadcast=True"):
+        denoising()([signal, price])
+    with pytest.raises(ParameterError, match="price"):
+        denoising().compute_output_shape([(None, 5), (None, 1)])
+    with pytest.raises(ParameterError, match=r"price\.squeeze\(-1\)"):
+        denoising()([np.ones((4, 5)), np.ones((4, 1))])
+    layer = denoising()
+    model = keras.Model([signal, features], layer([signal, keras.ops.squeeze(price, -1)]))
+    assert model.output_shape == (None, 5)
+    assert model.predict([np.ones((4, 5)), np.ones((4, 3))], verbose=0).shape == (4, 5)
+    assert layer.compute_output_shape([(None, 5), (1,)]) == (None, 5)
+    assert layer.compute_output_shape([(None, 5), ()]) == (None, 5)
+    assert layer.compute_output_shape([(None, 5), (8,)]) == (8, 5)
+    assert layer.compute_output_shape([(None, 7, 5), (None, 1)]) == (None, 7, 5)
+    every = CvxpyLayer.from_config(denoising(broadcast=True).get_config())
+    assert every.core.broadcast
+    assert keras.Model([signal, features], every([signal, price])).output_shape == (None, None, 5)
+    assert every([np.ones((4, 5)), np.ones((3, 1))]).shape == (3, 4, 5)
 
 
 def test_an_unknown_backend_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

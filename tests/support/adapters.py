@@ -17,12 +17,15 @@ __all__ = [
     "BATCH",
     "REAL",
     "ROWS",
+    "SHRINKAGE",
+    "SHRUNK",
     "TOLERANCE",
     "Answer",
     "assert_contract",
     "batch",
     "cotangents",
     "interval",
+    "shrinkage",
     "single",
     "tangents",
 ]
@@ -51,6 +54,19 @@ def interval() -> Built:
     """The point of [low, high] nearest to zero; infeasible where low > high."""
     x, low, high = cp.Variable(), cp.Parameter(name="low"), cp.Parameter(name="high")
     return Built(cp.Problem(cp.Minimize(cp.square(x)), [x >= low, x <= high]), [low, high], [x])
+
+
+def shrinkage() -> Built:
+    """Soft thresholding of c by w >= 0: where |c| > w the derivative is 1 in c and -sign(c) in w."""
+    x, c, w = cp.Variable(2), cp.Parameter(2, name="c"), cp.Parameter(nonneg=True, name="w")
+    return Built(cp.Problem(cp.Minimize(cp.sum_squares(x - c) / 2 + w * cp.norm1(x))), [c, w], [x])
+
+
+SHRINKAGE = (np.array([[3.0, 2.0], [1.0, 1.0], [-2.0, -5.0]]), np.array([0.5, -0.25, 1.5]))
+"""Values for ``shrinkage``; the second element breaks the sign of w."""
+
+SHRUNK = (np.array([[2.5, 1.5], [0.0, 0.0], [-0.5, -3.5]]), np.array([[1.0, 1.0], [0.0, 0.0], [1.0, 1.0]]), [-2, 0, 2])
+"""The answer to them with on_failure="zero_grad": the output, and the gradients of its sum."""
 
 
 def cotangents(outputs: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -19,8 +19,8 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[weakref.ref[Record]
     originals = {name: getattr(Layer, name) for name in made}
     for name, original in originals.items():
 
-        def watched(self: Layer, *given: object, original: Any = original, name: str = name) -> Record:
-            record: Record = original(self, *given)
+        def watched(self: Layer, *given: Any, original: Any = original, name: str = name, **options: Any) -> Record:
+            record: Record = original(self, *given, **options)
             made[name].append(weakref.ref(record))
             return record
 

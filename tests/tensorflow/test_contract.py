@@ -202,6 +202,46 @@ def test_a_failing_element_leaves_the_others_their_gradients(compiled: bool) -> 
     assert np.isnan(interval(on_failure="nan")(*given)[0]).tolist() == [False, True, False]
 
 
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "function"])
+def test_a_broken_attribute_fails_alone_and_all_may_fail(compiled: bool) -> None:
+    built = adapters.shrinkage()
+
+    def run(on_failure: str, c: np.ndarray, w: np.ndarray) -> Any:
+        layer = CvxpyLayer(built.problem, built.parameters, built.variables, on_failure=on_failure)
+
+        def differentiated(*given: Any) -> Any:
+            with tf.GradientTape() as tape:
+                tape.watch(given)
+                (x,) = layer(*given)
+                loss = tf.reduce_sum(x)
+            return x, *tape.gradient(loss, given)
+
+        return (tf.function(differentiated) if compiled else differentiated)(tf.constant(c), tf.constant(w))
+
+    c, w = adapters.SHRINKAGE
+    assert_all_close(run("zero_grad", c, w), adapters.SHRUNK, 1e-6, "one")
+    for on_failure, expected in (("zero_grad", 0.0), ("nan", np.nan)):
+        for part in run(on_failure, c, -1 - abs(w)):
+            np.testing.assert_array_equal(part.numpy(), np.full(part.shape, expected))
+
+
+def test_a_scalar_parameter_of_a_dense_layer_is_squeezed_or_refused() -> None:
+    built, (c, w) = adapters.shrinkage(), map(tf.constant, (adapters.SHRINKAGE[0], np.array([0.5, 1.0, 1.5])))
+    layer = CvxpyLayer(built.problem, built.parameters, built.variables)
+    with pytest.raises(ParameterError, match=r"w\.squeeze\(-1\)"):
+        layer(c, w[:, None])
+    with pytest.raises(Exception, match=r"(?s)ParameterError.*w\.squeeze\(-1\)"):  # when it is traced
+        tf.function(lambda *given: layer(*given))(c, w[:, None])
+    signature = [tf.TensorSpec([None, 2], tf.float64), tf.TensorSpec([None, None], tf.float64)]
+    unknown = tf.function(lambda *given: layer(*given), input_signature=signature)
+    with pytest.raises(tf.errors.OpError, match=r"w\.squeeze\(-1\)"):
+        unknown(c, w[:, None])
+    assert unknown(c, w[None, :])[0].shape == (1, 3, 2)
+    assert layer(c, w)[0].shape == (3, 2)
+    every = CvxpyLayer(built.problem, built.parameters, built.variables, broadcast=True)
+    assert tf.function(lambda *given: every(*given))(c, w[:, None])[0].shape == (3, 3, 2)
+
+
 def test_a_saved_problem_becomes_a_layer(tmp_path: Any) -> None:
     layer, point = tf_layer("norm_ball"), case("norm_ball").point()
     layer.compiled.save(tmp_path / "norm_ball.cvxl")

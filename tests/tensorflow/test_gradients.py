@@ -165,7 +165,7 @@ def test_unknown_batch_sizes_keep_what_is_known_of_the_shape(signature: list[int
 
 
 def test_static_shapes_of_a_mixed_batch() -> None:
-    layer, shapes = tf_layer("norm_ball"), []
+    layer, shapes = CvxpyLayer.from_compiled(tf_layer("norm_ball").compiled, broadcast=True), []
 
     @tf.function
     def run(A: Any, b: Any, c: Any) -> Any:

@@ -144,6 +144,8 @@ def test_errors_in_compiled_code_keep_their_type() -> None:
         step(torch.tensor([1.0, 3.0]))
     with pytest.raises(Exception, match="do not broadcast together"):
         step(torch.ones(2), torch.ones(3))
+    with pytest.raises(Exception, match=r"high.squeeze\(-1\)"):
+        step(torch.ones(4), torch.ones(4, 1))
 
 
 def test_the_operators_pass_pytorchs_own_examination() -> None:

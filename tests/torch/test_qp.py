@@ -182,6 +182,31 @@ def test_wrong_arguments_are_named() -> None:
         solve_qp(eye, ones, solver_args={"epsilon": 1})
 
 
+def test_every_combination_of_two_batches_is_asked_for() -> None:
+    arguments = torch.eye(2), torch.full((4, 2), -2.0), torch.eye(2), torch.ones(3, 1, 2)
+    with pytest.raises(ParameterError, match=r"'p' has \(4,\), 'h' has \(3, 1\).*to \(3, 4\).*broadcast=True"):
+        solve_qp(*arguments)
+    assert solve_qp(*arguments, broadcast=True).shape == QPLayer(broadcast=True)(*arguments).shape == (3, 4, 2)
+    with pytest.raises(ParameterError, match=r"h\.squeeze\(-2\)"):
+        solve_qp(*arguments[:3], torch.ones(4, 1, 2))
+
+
+@pytest.mark.parametrize("on_failure", ["zero_grad", "nan"])
+def test_batches_of_which_all_elements_fail_have_gradients(on_failure: str) -> None:
+    """Infeasible, or with an indefinite Q, one by one or in a batch."""
+    expected = torch.tensor(torch.nan if on_failure == "nan" else 0.0)
+    G, h = torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), torch.tensor([-1.0, 0.5])
+    for Q, right in ((torch.eye(2), h), (torch.eye(2), h.expand(3, 2)), (torch.ones(2, 2) - 2 * torch.eye(2), h.abs())):
+        given = [part.clone().requires_grad_() for part in (Q, torch.ones(2), G, right)]
+        layer = QPLayer(on_failure=on_failure, duals=True)
+        x, multipliers, _ = layer(*given)
+        (x.sum() + multipliers.sum()).backward()
+        assert "optimal" not in layer.info.statuses
+        for part in (*(p.grad for p in given),):
+            assert torch.equal(part.isnan(), expected.expand_as(part).isnan())
+            assert (part.nan_to_num() == 0).all()
+
+
 # Code for qpth
 
 
@@ -210,6 +235,31 @@ def test_empty_tensors_are_absent_arguments_and_one_problem_is_a_batch_of_one() 
         assert_close(x.numpy(), [expected], 1e-6, "x")
     assert QPFunction()(eye, p.expand(5, 2), -eye, 0 * p, NONE, NONE).shape == (5, 2)
     assert QPFunction()(eye, p.expand(0, 2), -eye, 0 * p, NONE, NONE).shape == (0, 2)
+
+
+def test_constraints_without_elements_are_absent_whatever_their_shape() -> None:
+    """minimize |z|^2 - 4 z_1 + 2 z_2 subject to z <= 1.5: z = (1.5, -1), and without the bound (2, -1)."""
+    Q, p = 2 * torch.eye(2), torch.tensor([-4.0, 2.0], requires_grad=True)
+    bound, none, empty = (torch.eye(2), torch.full((2,), 1.5)), torch.empty(0), torch.empty
+    absent = [(none, none), (empty(0, 2), none), (empty(1, 0), empty(1, 0)), (empty(0, 2), None), (None, empty(0, 3)),
+              (empty(0, 2).to_sparse(), none), (empty(0, 2, dtype=torch.float64), none)]  # fmt: skip
+    for A, b in absent:
+        for given, expected in (((*bound, A, b), [[1.5, -1.0]]), ((A, b, A, b), [[2.0, -1.0]])):
+            assert_close(QPFunction()(Q, p, *given).detach().numpy(), expected, 1e-5, f"{A}, {b}")
+    x = QPFunction()(Q, p, *bound, empty(4, 0, 2), empty(4, 0))  # their batch is the only one
+    assert_close(x.detach().numpy(), [[1.5, -1.0]] * 4, 1e-5, "the batch of what is absent")
+    x.sum().backward()
+    assert_close(p.grad.numpy(), [0.0, -2.0], 1e-5, "sum over the batch")
+    for given in (
+        (Q, p.expand(0, 2), *bound),
+        (Q, p, bound[0].expand(0, 2, 2), bound[1]),
+        (Q, p, bound[0], empty(0, 2)),
+    ):
+        assert QPFunction()(*given, none, none).shape == (0, 2)  # batches of size zero are there
+    with pytest.raises(ParameterError, match="argument 'G': it is None, but 'h' was given"):
+        QPFunction()(Q, p, empty(0, 2), torch.ones(1), none, none)
+    with pytest.raises(ParameterError, match="argument 'h': it is None, but 'G' was given"):
+        QPFunction()(Q, p, bound[0], none, none, none)
 
 
 def test_the_gradient_of_a_shared_argument_is_the_sum_and_infeasible_problems_raise() -> None:
