@@ -80,7 +80,7 @@ def show_diagnosis(diagnosis: Diagnosis) -> None:
     out.print(table)
     table = _table("solver", "installed", "takes", "quadratic objective")
     for solver in diagnosis.solvers:
-        installed = _mark(True, "yes") if solver.installed else Text(solver.pip)
+        installed = _mark(True, "yes") if solver.installed else Text(solver.hindrance or solver.pip)
         table.add_row(solver.name, installed, ", ".join(solver.kinds), "yes" if solver.quadratic else "no")
     out.print(table)
     table = _table("self-test", "cone", "result", ">solution error", ">gradient error", "remark")
