@@ -1,5 +1,5 @@
-"""Numba, as all kernels of the package use it: whether it can be had, and kernels compiled once for fixed types, without
-the interpreter's lock, and kept on disk."""
+"""Numba, as all kernels of the package use it: whether it can be had, and kernels compiled once for fixed types,
+without the interpreter's lock, and kept on disk."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def hindrance() -> str | None:
     if not _found():
         return ABSENT
     try:
-        numba = [import_module(name) for name in _USED][0]
+        numba, *_ = [import_module(name) for name in _USED]
         off = bool(numba.config.DISABLE_JIT)
         assert callable(numba.njit)
         assert numba.types is not None

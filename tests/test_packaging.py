@@ -29,6 +29,8 @@ ROOMS = {
     "errors": 0,
     "once": 0,
     "jit": 0,
+    "output": 0,
+    "archive": 1,
     "cones": 1,
     "linear": 1,
     "stack": 1,
@@ -36,6 +38,8 @@ ROOMS = {
     "program": 2,
     "solution": 2,
     "compiled": 2,
+    "description": 2,
+    "parts": 2,
     "artefact": 2,
     "ipm": 3,
     "compiler": 4,
@@ -62,7 +66,7 @@ ROOMS = {
     "__main__": 11,
 }
 ONE_ROOM = [
-    {"affine", "program", "solution", "compiled", "artefact"},
+    {"affine", "program", "solution", "compiled", "description", "parts", "artefact"},
     {"checks", "packing", "report", "verification", "engine", "polish", "record", "layer"},
 ]
 

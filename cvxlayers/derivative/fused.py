@@ -2,8 +2,8 @@
 
 Factorization, solution and refinement are done at once, and no factors are kept.
 
-They serve where Numba is usable (see ``jit`` and ``cvxlayers.ipm.sensitivity``). What they find singular, or cannot solve to
-rounding, they leave to others.
+They serve where Numba is usable (see ``jit`` and ``cvxlayers.ipm.sensitivity``). What they find singular, or cannot
+solve to rounding, they leave to others.
 """
 
 from __future__ import annotations
