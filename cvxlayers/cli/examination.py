@@ -49,7 +49,7 @@ def examine_file(
     target, solver = parse_target(file), known_solver(solver)
     if plot is not None:
         _require_matplotlib()
-        refuse_unwritable(plot, "--plot")
+        refuse_unwritable(plot, "--plot", "the picture")
     problems = load_problems(target)
     if len(problems) > 1 and gradients and gradients.params:
         names = ", ".join(named.name for named in problems)

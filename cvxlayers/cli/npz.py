@@ -74,11 +74,12 @@ def read_parameters(path: Path, parameters: Sequence[ParameterSpec]) -> Paramete
     return ParameterFile(specs, arrays, batch)
 
 
-def refuse_unwritable(path: Path, option: str = "--out") -> None:
+def refuse_unwritable(path: Path, option: str = "--out", what: str = "it") -> None:
     """MisuseError if a file cannot be written there, before work is spent on what goes into it."""
     if why := obstacle(path):
         raise MisuseError(
-            f"{option} {path}: {why}; expected the name of a file, in a folder that can be written to, or of a pipe."
+            f"{option} {path}: {what} cannot be written: {why}; expected the name of a file, in a folder that can be "
+            "written to, or of a pipe."
         )
 
 
