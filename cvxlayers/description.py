@@ -17,7 +17,7 @@ __all__ = ["ATTRIBUTES", "Description", "describe", "parse_json", "read"]
 LARGEST = 2**31 - 1
 """The largest size or index; kernels count in 32 bits."""
 
-DIMENSIONS = 16
+DIMENSIONS = 32
 
 SIGNS = frozenset({"nonneg", "nonpos", "pos", "neg", "boolean", "integer"})
 SQUARES = frozenset({"symmetric", "PSD", "NSD", "diag", "hermitian", "PSD in its symmetric part"})

@@ -33,7 +33,7 @@ _INDICES = frozenset(
 
 
 def arrays(compiled: CompiledProblem) -> dict[str, np.ndarray]:
-    """All arrays by name."""
+    """All arrays by name, indices in 32 bits, so that what was read is written as it was."""
     found: dict[str, np.ndarray] = {}
     for name in _PATTERNS:
         pattern: Pattern = getattr(compiled.structure, name)
@@ -44,7 +44,7 @@ def arrays(compiled: CompiledProblem) -> dict[str, np.ndarray]:
         found[f"{name}_data"], found[f"{name}_indices"] = matrix.data, matrix.indices
         found[f"{name}_indptr"] = matrix.indptr
     found |= {f"{name}_constant": getattr(compiled, name).constant for name in _MAPS}
-    return {name: np.ascontiguousarray(array, array.dtype.newbyteorder("<")) for name, array in found.items()}
+    return {name: np.ascontiguousarray(array, "<i4" if name in _INDICES else "<f8") for name, array in found.items()}
 
 
 def assemble(described: Description, given: Arrays) -> CompiledProblem:

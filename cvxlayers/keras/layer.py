@@ -53,7 +53,7 @@ class CvxpyLayer(Adapter, keras.layers.Layer):
     All have their batch dimensions in front.
 
     A model saved as ``.keras`` holds the compiled problem: loading it runs none of the user's code and needs no CVXPY,
-    only ``import cvxlayers.keras``.
+    only ``import cvxlayers.keras``. One that was tampered with is an ArtefactError.
 
     Examples
     --------

@@ -40,7 +40,10 @@ from tests.support.mutations import KINDS
 
 __all__ = ["Outcomes", "run"]
 
-ROWS = ("attributes", "quad_form", "all_cones", "hermitian", "dgp_box")
+ROWS = (
+    "attributes", "quad_form", "all_cones", "hermitian", "dgp_box", "exp_duals", "soc_duals", "mpc", "sdp_order_3",
+    "power", "qp_with_duals",
+)  # fmt: skip
 """Those of the contract table that are mutated in turn."""
 
 GOOD = ("refused", "same", "other")
@@ -212,7 +215,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0)
-    parser.add_argument("--kinds", nargs="*", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--kinds", nargs="*", choices=sorted(set(KINDS)), default=list(KINDS))
     parser.add_argument("--rows", nargs="*", default=list(ROWS), help="names of problems of the contract table")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     given = parser.parse_args()

@@ -21,7 +21,7 @@ Arrays = dict[str, Any]
 Header = dict[str, Any]
 Rng = np.random.Generator
 
-KINDS = ("array", "header", "both", "zip")
+KINDS = ("array", "array", "array", "header", "both", "zip")
 
 WHOLE = (-1, 0, 1, 2, 3, 7, 255, 10**6, 2**31 - 1, -(2**31), 2**31, 2**32, 2**62, -(2**63))
 REAL = (np.nan, np.inf, -np.inf, 0.0, -1.0, 1e-300, 1e300, -1e308, 1e20, 3.0)
