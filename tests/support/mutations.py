@@ -61,13 +61,11 @@ def mutate(content: bytes, kind: str, rng: Rng) -> tuple[bytes, str]:
         change = ZIP[rng.integers(len(ZIP))]
         return change(content, rng), change.__name__
     arrays, header = take_apart(content)
-    said = []
-    if kind in ("array", "both"):
+    said = [_grow(arrays, header, rng)] if rng.random() < 0.1 else []
+    if kind in ("array", "both") and (not said or rng.random() < 0.5):
         said += [_change_array(arrays, rng) for _ in range(1 + (rng.random() < 0.3))]
     if kind in ("header", "both"):
         said += [_change_header(header, rng) for _ in range(1 + (rng.random() < 0.3))]
-    if rng.random() < 0.1:
-        said.append(_grow(arrays, header, rng))
     return build(arrays, header), "; ".join(said)
 
 
@@ -164,7 +162,7 @@ def _change_header(header: Header, rng: Rng) -> str:
 
 def _grow(arrays: Arrays, header: Header, rng: Rng) -> str:
     """One variable more, or another number of rows, in some of the places that say so."""
-    if rng.random() < 0.5 and isinstance(header.get("n"), int):
+    if rng.random() < 0.5:
         header["n"] += 1
         for name in ("pattern_P_indptr", "pattern_A_indptr", "q_indptr"):
             if rng.random() < 0.9:
@@ -172,14 +170,11 @@ def _grow(arrays: Arrays, header: Header, rng: Rng) -> str:
         if rng.random() < 0.9:
             arrays["q_constant"] = np.append(arrays["q_constant"], 0.0)
         return "a variable more"
-    cones = header.get("cones")
-    if isinstance(cones, dict) and isinstance(cones.get("nonneg"), int):
-        cones["nonneg"] += 1
-        for name, more in (("b_indptr", None), ("b_constant", 1.0)):
-            if rng.random() < 0.9 and arrays[name].size:
-                arrays[name] = np.append(arrays[name], arrays[name].flat[-1:] if more is None else more)
-        return "a row more"
-    return "nothing more"
+    header["cones"]["nonneg"] += 1
+    for name in ("b_indptr", "b_constant"):
+        if rng.random() < 0.9 and arrays[name].size:
+            arrays[name] = np.append(arrays[name], arrays[name][-1:])
+    return "a row more, the last"
 
 
 def flipped_bytes(content: bytes, rng: Rng) -> bytes:
