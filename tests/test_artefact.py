@@ -379,7 +379,7 @@ def test_saving_follows_links_and_keeps_permissions(compiled: cvxlayers.Compiled
 
 def test_mutated_files_are_refused_or_sound() -> None:
     """The larger run is ``python -m tests.support.fuzz``."""
-    found = fuzz.run(160, seed=7, rows=("attributes", "quad_form"))
+    found = fuzz.run(100, seed=7, rows=("attributes", "quad_form"))
     assert found.bad == []
-    assert sum(count for (_, outcome), count in found.counts.items() if outcome == "refused") > 80
+    assert sum(count for (_, outcome), count in found.counts.items() if outcome == "refused") > 40
     assert found.counts["array", "other"] > 0
