@@ -61,7 +61,9 @@ def mutate(content: bytes, kind: str, rng: Rng) -> tuple[bytes, str]:
         change = ZIP[rng.integers(len(ZIP))]
         return change(content, rng), change.__name__
     arrays, header = take_apart(content)
-    said = [_grow(arrays, header, rng)] if rng.random() < 0.1 else []
+    said = []
+    if rng.random() < 0.2:
+        said.append(_grow(arrays, header, rng) if rng.random() < 0.5 else _regroup(header["cones"], rng))
     if kind in ("array", "both") and (not said or rng.random() < 0.5):
         said += [_change_array(arrays, rng) for _ in range(1 + (rng.random() < 0.3))]
     if kind in ("header", "both"):
@@ -175,6 +177,36 @@ def _grow(arrays: Arrays, header: Header, rng: Rng) -> str:
         if rng.random() < 0.9 and arrays[name].size:
             arrays[name] = np.append(arrays[name], arrays[name][-1:])
     return "a row more, the last"
+
+
+def _regroup(cones: dict[str, Any], rng: Rng) -> str:
+    """Other cones of as many rows."""
+    for _ in range(1 + int(rng.integers(3))):
+        choice = int(rng.integers(6))
+        if choice == 0 and cones["zero"]:
+            cones["zero"], cones["nonneg"] = cones["zero"] - 1, cones["nonneg"] + 1
+        elif choice == 1 and cones["nonneg"]:
+            rows = int(rng.integers(1, cones["nonneg"] + 1))
+            cones["nonneg"] -= rows
+            cones["second_order"].insert(int(rng.integers(len(cones["second_order"]) + 1)), rows)
+        elif choice == 2 and cones["second_order"]:
+            rows = cones["second_order"].pop(int(rng.integers(len(cones["second_order"]))))
+            first = int(rng.integers(1, rows + 1))
+            cones["second_order"] += [first, rows - first] if first < rows else [rows]
+        elif choice == 3 and cones["nonneg"] >= 3:
+            cones["nonneg"] -= 3
+            cones["psd"].append(2)
+        elif choice == 4 and cones["psd"]:
+            order = cones["psd"].pop()
+            cones["psd"].extend([1] * (order * (order + 1) // 2))
+        elif choice == 5 and cones["exponential"] + len(cones["power"]):
+            if cones["exponential"]:
+                cones["exponential"] -= 1
+                cones["power"].append(float(rng.uniform(0.01, 0.99)))
+            else:
+                cones["exponential"] += 1
+                cones["power"].pop()
+    return f"cones {cones}"
 
 
 def flipped_bytes(content: bytes, rng: Rng) -> bytes:
