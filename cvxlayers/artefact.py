@@ -111,9 +111,9 @@ def _open(path: str, flags: int) -> int:
 
 
 def _write(compiled: CompiledProblem, file: BinaryIO) -> None:
-    header = {"magic": _MAGIC, "format": FORMAT, **description.describe(compiled)}
-    arrays = parts.arrays(compiled)
-    parts.assemble(description.read(_described(json.loads(json.dumps(header)))), arrays)  # what is written can be read
+    described, arrays = description.describe(compiled), parts.arrays(compiled)
+    parts.assemble(description.read(described), arrays)  # what is written can be read
+    header = {"magic": _MAGIC, "format": FORMAT, **described}
     header["digest"] = _digest({**arrays, "header": _encoded(header)})
     archive.write(file, {**arrays, "header": _encoded(header)})
 

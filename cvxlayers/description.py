@@ -52,9 +52,9 @@ class Description:
 
 
 def describe(compiled: CompiledProblem) -> dict[str, Any]:
-    """The description in a form that JSON takes and ``read`` reads."""
+    """The description as JSON gives it back, and as ``read`` reads it."""
     structure = compiled.structure
-    return {
+    found = {
         "n": int(structure.n),
         "cones": asdict(structure.cones),
         "varying": sorted(structure.varying),
@@ -64,6 +64,7 @@ def describe(compiled: CompiledProblem) -> dict[str, Any]:
         "maximize": compiled.maximize,
         "gp": compiled.gp,
     }
+    return dict(json.loads(json.dumps(found)))
 
 
 def parse_json(text: bytes) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def mutate(content: bytes, kind: str, rng: Rng) -> tuple[bytes, str]:
 
 def _change_array(arrays: Arrays, rng: Rng) -> str:
     name = sorted(arrays)[rng.integers(len(arrays))]
-    array = np.array(arrays[name])
+    array = np.atleast_1d(np.array(arrays[name]))
     whole = array.dtype.kind in "iu"
     choice = int(rng.integers(16))
     if choice < 7 and array.size and array.ndim == 1:
@@ -92,7 +92,7 @@ def _change_array(arrays: Arrays, rng: Rng) -> str:
     elif choice == 8:
         array, said = rng.permutation(array), "shuffled"
     elif choice == 9:
-        array, said = array[: array.shape[0] - int(rng.integers(1, 4))] if array.ndim else array, "shorter"
+        array, said = array[: array.shape[0] - int(rng.integers(1, 4))], "shorter"
     elif choice == 10:
         array, said = np.append(array, array.flat[-1:] if array.size else [0]).astype(array.dtype), "longer"
     elif choice == 11:
