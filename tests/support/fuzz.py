@@ -47,7 +47,9 @@ ROWS = (
 """Those of the contract table that are mutated in turn."""
 
 GOOD = ("refused", "same", "other")
-SECONDS = 60.0
+SECONDS, START = 60.0, 1200.0
+"""How long a mutation may take, and what comes before the first: kernels may have to be compiled."""
+
 MEMORY = 12 * 2**30
 LARGE = 10**5
 BATCH = 2
@@ -86,7 +88,7 @@ def _child(
         lines: queue.Queue[str] = queue.Queue()
         assert child.stdout is not None
         threading.Thread(target=lambda out=child.stdout: [*map(lines.put, out), lines.put("")], daemon=True).start()
-        current, patience = (at, "none", ""), 4 * SECONDS  # for the problems to be compiled
+        current, patience = (at, "none", ""), START
         while True:
             try:
                 line = lines.get(timeout=patience)
@@ -113,6 +115,9 @@ def _work(job: dict[str, Any]) -> None:
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # solvers print there what they think of a problem
     sound = [_sound(name) for name in job["rows"]]
+    for content, sample in sound:
+        for engine in _engines(0):
+            _solved(artefact.loads(content), engine, sample)
     path = Path(tempfile.mkdtemp(), "mutated.cvxl")
     for number in range(job["first"], job["stop"]):
         rng = np.random.default_rng([job["seed"], number])
