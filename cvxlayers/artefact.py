@@ -1,33 +1,35 @@
-"""A compiled problem on disk: arrays and JSON in one zip file, read without pickle and without CVXPY."""
+"""A compiled problem on disk: arrays and JSON in one zip file, read without pickle and without CVXPY.
+
+Whatever the kernels, the solvers and the derivatives rely on is looked at when the file is read: see ``archive`` for
+the file itself, ``description`` for its header and ``parts`` for its arrays.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
-import tempfile
-import zipfile
+import stat
 from collections.abc import Mapping
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
-import scipy.sparse as sp
 
-from cvxlayers.affine import AffineMap
-from cvxlayers.compiled import CompiledProblem, Feature, OutputSpec, ParameterSpec
-from cvxlayers.cones.product import Cones
+from cvxlayers import archive, description, parts
+from cvxlayers.compiled import CompiledProblem
 from cvxlayers.errors import ArtefactError
-from cvxlayers.program import Pattern, Structure
+from cvxlayers.output import replacing
 
-__all__ = ["FORMAT", "load", "save"]
+__all__ = ["FORMAT", "dumps", "load", "loads", "save"]
 
-FORMAT = 1
-"""The version of the format; raised whenever a reader of the old one would misread the new."""
+FORMAT = 2
+"""The version of the format; raised whenever a reader of the old one would misread the new. In version 1, which is read
+as well, the digest does not cover the header."""
 
+_READ = (1, 2)
 _MAGIC = "cvxlayers compiled problem"
-_MAPS = ("P", "q", "A", "b", "offset")
+_OWN = ("magic", "format", "digest")
 
 
 def save(compiled: CompiledProblem, path: str | os.PathLike[str]) -> None:
@@ -36,7 +38,12 @@ def save(compiled: CompiledProblem, path: str | os.PathLike[str]) -> None:
     Parameters
     ----------
     path : path
-        By convention it ends in ``.cvxl``.
+        By convention it ends in ``.cvxl``. Links are followed, and pipes written into; see ``cvxlayers.output``.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written.
 
     Examples
     --------
@@ -48,22 +55,12 @@ def save(compiled: CompiledProblem, path: str | os.PathLike[str]) -> None:
     >>> cvxlayers.Layer(load(path))([[1.0, -1.0]])[0].round(6).tolist()
     [[1.0, 0.0]]
     """
-    arrays = _arrays(compiled)
-    header = {"magic": _MAGIC, "format": FORMAT, "digest": _digest(arrays), **_description(compiled)}
-    arrays["header"] = np.frombuffer(json.dumps(header, sort_keys=True).encode(), dtype=np.uint8)
-    target = Path(path)
-    handle, partial = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".partial")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
-        os.replace(partial, target)
-    except BaseException:
-        os.unlink(partial)
-        raise
+    with replacing(path) as file:
+        _write(compiled, file)
 
 
 def load(path: str | os.PathLike[str]) -> CompiledProblem:
-    """Read a compiled problem back.
+    """Read a compiled problem back. The file may come from anybody: reading it runs no code of its own.
 
     Raises
     ------
@@ -73,41 +70,84 @@ def load(path: str | os.PathLike[str]) -> CompiledProblem:
         The file is damaged, is not a compiled problem, or has another version of the format.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
+        with open(path, "rb", opener=_open) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise ArtefactError("it is no ordinary file")
+            return _read(file, status.st_size)
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, KeyError) as exc:
+    except (ArtefactError, OSError, RecursionError, MemoryError) as exc:
         raise ArtefactError(
-            f"path: '{path}' is damaged or is no file of cvxlayers ({exc}); write it again with save."
-        ) from exc
-    header = _header(arrays, path)
-    if _digest(arrays) != header["digest"]:
-        raise ArtefactError(
-            f"path: the arrays in '{path}' do not match their digest, so it is damaged; write it again."
-        )
-    try:
-        return _compiled(header, arrays)
-    except (KeyError, TypeError, ValueError) as exc:
-        raise ArtefactError(
-            f"path: '{path}' lacks a part of a compiled problem ({exc}); write it again with save."
+            f"path: '{os.fspath(path)}' cannot be read as a compiled problem, as it is damaged or none: {exc}. Write "
+            "it again with save."
         ) from exc
 
 
-def _header(arrays: dict[str, np.ndarray], path: str | os.PathLike[str]) -> Mapping[str, Any]:
+def dumps(compiled: CompiledProblem) -> bytes:
+    """What ``save`` writes.
+
+    >>> import cvxpy as cp, cvxlayers
+    >>> x = cp.Variable(name="x")
+    >>> loads(dumps(cvxlayers.compile(cp.Problem(cp.Minimize(x), [x >= 0])))).outputs[0].name
+    'x'
+    """
+    file = io.BytesIO()
+    _write(compiled, file)
+    return file.getvalue()
+
+
+def loads(content: bytes) -> CompiledProblem:
+    """The problem that ``dumps`` took; ArtefactError as for ``load``."""
     try:
-        header = json.loads(arrays.pop("header").tobytes())
-        magic, version = header["magic"], header["format"]
-    except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as exc:
-        raise ArtefactError(f"path: '{path}' is an archive of arrays, but no compiled problem of cvxlayers.") from exc
-    if magic != _MAGIC:
-        raise ArtefactError(f"path: '{path}' is an archive of arrays, but no compiled problem of cvxlayers.")
-    if version != FORMAT:
+        return _read(io.BytesIO(content), len(content))
+    except (ArtefactError, RecursionError, MemoryError) as exc:
+        raise ArtefactError(f"content: it is damaged or no compiled problem: {exc}. Save it again.") from exc
+
+
+def _open(path: str, flags: int) -> int:
+    """Without waiting for somebody who writes into a pipe."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _write(compiled: CompiledProblem, file: BinaryIO) -> None:
+    described, arrays = description.describe(compiled), parts.arrays(compiled)
+    parts.assemble(description.read(described), arrays)  # what is written can be read
+    header = {"magic": _MAGIC, "format": FORMAT, **described}
+    header["digest"] = _digest({**arrays, "header": _encoded(header)})
+    archive.write(file, {**arrays, "header": _encoded(header)})
+
+
+def _read(file: BinaryIO, size: int) -> CompiledProblem:
+    arrays = archive.read(file, size)
+    header = _header(arrays.pop("header", None))
+    digest = header.pop("digest", None)
+    covered = arrays if header["format"] == 1 else {**arrays, "header": _encoded(header)}
+    if _digest(covered) != digest:
+        raise ArtefactError("its contents do not match their digest")
+    return parts.assemble(description.read(_described(header)), arrays)
+
+
+def _header(array: np.ndarray | None) -> dict[str, Any]:
+    if array is None or array.dtype != np.uint8:
+        raise ArtefactError("it is an archive of arrays, but no compiled problem of cvxlayers")
+    header = description.parse_json(array.tobytes())
+    if header.get("magic") != _MAGIC or type(header.get("format")) is not int:
+        raise ArtefactError("it is an archive of arrays, but no compiled problem of cvxlayers")
+    if header["format"] not in _READ:
         raise ArtefactError(
-            f"path: '{path}' has version {version} of the format, and this release reads version {FORMAT}; compile the "
-            "problem again with this release, or read the file with the release that wrote it."
+            f"it has version {header['format']} of the format, and this release reads version {FORMAT}; compile the "
+            "problem again with this release, or read the file with the release that wrote it"
         )
     return header
+
+
+def _described(header: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in header.items() if name not in _OWN}
+
+
+def _encoded(header: Mapping[str, Any]) -> np.ndarray:
+    return np.frombuffer(json.dumps(header, sort_keys=True).encode(), dtype=np.uint8)
 
 
 def _digest(arrays: Mapping[str, np.ndarray]) -> str:
@@ -117,71 +157,3 @@ def _digest(arrays: Mapping[str, np.ndarray]) -> str:
         digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
-
-
-def _description(compiled: CompiledProblem) -> dict[str, Any]:
-    structure = compiled.structure
-    return {
-        "n": structure.n,
-        "cones": asdict(structure.cones),
-        "varying": sorted(structure.varying),
-        "parameters": [{**asdict(spec), "attributes": sorted(spec.attributes)} for spec in compiled.parameters],
-        "outputs": [asdict(spec) for spec in compiled.outputs],
-        "features": [asdict(feature) for feature in compiled.features],
-        "maximize": compiled.maximize,
-        "gp": compiled.gp,
-    }
-
-
-def _arrays(compiled: CompiledProblem) -> dict[str, np.ndarray]:
-    arrays: dict[str, np.ndarray] = {}
-    for name in ("P", "A"):
-        pattern: Pattern = getattr(compiled.structure, name)
-        arrays[f"pattern_{name}_indptr"], arrays[f"pattern_{name}_indices"] = pattern.indptr, pattern.indices
-    sparse = {name: getattr(compiled, name).linear for name in _MAPS}
-    sparse |= {"primal": compiled.primal, "dual": compiled.dual}
-    for name, matrix in sparse.items():
-        arrays[f"{name}_data"], arrays[f"{name}_indices"] = matrix.data, matrix.indices
-        arrays[f"{name}_indptr"] = matrix.indptr
-    for name in _MAPS:
-        arrays[f"{name}_constant"] = getattr(compiled, name).constant
-    return arrays
-
-
-def _compiled(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> CompiledProblem:
-    parts: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in header["cones"].items()}
-    cones = Cones(**parts)
-    n, m = header["n"], cones.m
-    structure = Structure(
-        Pattern((n, n), arrays["pattern_P_indptr"], arrays["pattern_P_indices"]),
-        Pattern((m, n), arrays["pattern_A_indptr"], arrays["pattern_A_indices"]),
-        cones,
-        frozenset(header["varying"]),
-    )
-    features = tuple(Feature(**feature) for feature in header["features"])
-    k = features[-1].stop if features else 0
-    maps = {name: AffineMap(_csr(arrays, name, k), arrays[f"{name}_constant"]) for name in _MAPS}
-    return CompiledProblem(
-        structure,
-        tuple(_parameter(spec) for spec in header["parameters"]),
-        tuple(OutputSpec(**{**spec, "shape": tuple(spec["shape"])}) for spec in header["outputs"]),
-        features,
-        **maps,
-        primal=_csr(arrays, "primal", n),
-        dual=_csr(arrays, "dual", m),
-        maximize=header["maximize"],
-        gp=header["gp"],
-    )
-
-
-def _parameter(spec: Mapping[str, Any]) -> ParameterSpec:
-    bounds = spec["bounds"] and tuple(tuple(side) for side in spec["bounds"])
-    sparsity = None if spec["sparsity"] is None else tuple(spec["sparsity"])
-    attributes = frozenset(spec["attributes"])
-    return ParameterSpec(spec["name"], tuple(spec["shape"]), attributes, spec["complex"], bounds, sparsity)
-
-
-def _csr(arrays: Mapping[str, np.ndarray], name: str, columns: int) -> sp.csr_array:
-    indptr = arrays[f"{name}_indptr"]
-    parts = (arrays[f"{name}_data"], arrays[f"{name}_indices"], indptr)
-    return sp.csr_array(parts, shape=(indptr.size - 1, columns))

@@ -1,5 +1,5 @@
-"""Numba, as all kernels of the package use it: compiled once for fixed types, without the interpreter's lock, and kept
-on disk."""
+"""Numba, as all kernels of the package use it: whether it can be had, and kernels compiled once for fixed types,
+without the interpreter's lock, and kept on disk."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import threading
 import warnings
 import zlib
 from collections.abc import Callable
+from functools import lru_cache
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numba
-
-__all__ = ["compiled", "fingerprint"]
+__all__ = ["compiled", "fingerprint", "hindrance", "usable"]
 
 LONG = 3.0
 """Seconds after which a compilation is spoken of."""
@@ -23,6 +24,64 @@ _NOTICE = (
     "Compiling kernels, which takes up to half a minute each, once on this machine "
     "(`cvxlayers doctor --warm` does it ahead of time) ..."
 )
+
+_USED = (
+    "numba", "numba.core.cgutils", "numba.core.extending", "numba.core.imputils", "numba.core.typing.templates",
+    "numba.np.arrayobj",
+)  # fmt: skip
+"""What the kernels import of Numba."""
+
+ABSENT = "Numba is not installed."
+
+
+def usable() -> bool:
+    """Whether compiled kernels can be had here.
+
+    This is the one place that decides it. Where Numba is installed but of no use, it says so, once in each process.
+
+    Examples
+    --------
+    >>> usable() == (hindrance() is None)
+    True
+    """
+    return hindrance() is None
+
+
+@lru_cache(maxsize=1)
+def hindrance() -> str | None:
+    """Why there are no compiled kernels, as a sentence; None where there are.
+
+    Finding the package is not enough: one that is too old for the NumPy beside it raises when it is imported, as does
+    one whose libraries are missing. Asking imports Numba, which takes two tenths of a second.
+    """
+    if not _found():
+        return ABSENT
+    try:
+        numba, *_ = [import_module(name) for name in _USED]
+        off = bool(numba.config.DISABLE_JIT)
+        assert callable(numba.njit)
+        assert numba.types is not None
+    except Exception as error:  # noqa: BLE001  a broken installation may raise anything
+        why = f"Numba is installed but cannot be imported ({type(error).__name__}: {error})."
+        todo = "Install one that fits the other packages: pip install --force-reinstall 'cvxlayers[fast]'."
+    else:
+        if not off:
+            return None
+        why = "Numba's compiler is turned off by the environment variable NUMBA_DISABLE_JIT."
+        todo = "Unset it to have the compiled kernels."
+    warnings.warn(
+        f"{why} The solver IPM is not available, and the other solvers and slower derivatives serve. {todo}",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+    return f"{why} {todo}"
+
+
+def _found() -> bool:
+    try:
+        return find_spec("numba") is not None
+    except ValueError:  # something of that name is loaded that nobody found
+        return True
 
 
 def fingerprint(folder: Path) -> int:
@@ -50,6 +109,8 @@ def compiled(signature: Any, function: Callable[..., Any], options: dict[str, An
 
 
 def _compiled(signature: Any, function: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
+    import numba  # here, so that whoever asks whether it can be imported need not import it
+
     try:
         return numba.njit([signature], cache=True, **options)(function)
     except (RuntimeError, OSError) as error:

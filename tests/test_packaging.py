@@ -29,6 +29,8 @@ ROOMS = {
     "errors": 0,
     "once": 0,
     "jit": 0,
+    "output": 0,
+    "archive": 1,
     "cones": 1,
     "linear": 1,
     "stack": 1,
@@ -39,6 +41,8 @@ ROOMS = {
     "measure": 2,
     "certificate": 2,
     "compiled": 2,
+    "description": 2,
+    "parts": 2,
     "artefact": 2,
     "ipm": 3,
     "compiler": 4,
@@ -66,7 +70,10 @@ ROOMS = {
     "__main__": 11,
 }
 ONE_ROOM = [
-    {"affine", "program", "solution", "scales", "measure", "certificate", "compiled", "artefact"},
+    {
+        "affine", "program", "solution", "scales", "measure", "certificate", "compiled", "description", "parts",
+        "artefact",
+    },
     {"checks", "packing", "report", "verification", "engine", "polish", "answer", "record", "layer"},
 ]
 

@@ -180,12 +180,13 @@ def compile_file(
         cvxlayers compile model.py:problem -o layer.cvxl
     """
     with errors(debug):
+        from cvxlayers.cli import render
         from cvxlayers.cli.compile import compile_to
 
         compiled = compile_to(file, out, solver, gp)
         given = ", ".join(f"{spec.name} {list(spec.shape)}" for spec in compiled.parameters) or "no parameters"
         returned = ", ".join(f"{spec.name} {list(spec.shape)}" for spec in compiled.outputs)
-        typer.echo(f"{out}: {given} -> {returned}")
+        typer.echo(f"{out}: {given} -> {returned}", err=render.takes_stdout(str(out)))
 
 
 @app.command()

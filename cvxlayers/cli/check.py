@@ -226,7 +226,7 @@ def _standing(solver: type[Solver], structure: Structure, linear: Structure | No
     if wanted is None or not solver.takes(wanted):
         return False, solver.refusal(wanted or structure)
     if not solver.installed():
-        return False, f"not installed: pip install {solver.pip}"
+        return False, solver.hindrance() or f"not installed: pip install {solver.pip}"
     if not solver.quadratic and structure.quadratic:
         return True, "takes it with the quadratic objective turned into second-order cones"
     return True, "takes it"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cvxlayers.cli.load import known_solver, one_problem, parse_target
+from cvxlayers.cli.load import MisuseError, known_solver, one_problem, parse_target
 from cvxlayers.cli.npz import refuse_unwritable
 from cvxlayers.compiled import CompiledProblem
 from cvxlayers.layer import Layer
@@ -17,5 +17,8 @@ def compile_to(file: str, out: Path, solver: str | None, gp: bool) -> CompiledPr
     named = one_problem(parse_target(file), "compile")
     refuse_unwritable(out)
     compiled = Layer.from_problem(named.problem, solver=known_solver(solver), gp=gp).compiled
-    compiled.save(out)
+    try:
+        compiled.save(out)
+    except OSError as exc:
+        raise MisuseError(f"--out {out}: it cannot be written: {exc.strerror or exc}.") from exc
     return compiled

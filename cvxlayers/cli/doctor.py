@@ -72,13 +72,14 @@ class Package:
 
 @dataclass(frozen=True)
 class SolverFound:
-    """A solver of the registry: whether it is installed, and what it takes."""
+    """A solver of the registry: whether it is installed and runs, what it takes, and what keeps it from running."""
 
     name: str
     installed: bool
     kinds: tuple[str, ...]
     quadratic: bool
     pip: str
+    hindrance: str = ""
 
 
 @dataclass(frozen=True)
@@ -135,13 +136,12 @@ def warm_up() -> Warmth:
     Raises
     ------
     EngineError
-        Numba is not installed.
+        Numba is not installed, or of no use.
     """
-    if not registry.SOLVERS["IPM"].installed():
-        raise EngineError(
-            "--warm compiles the kernels of the solver IPM, which need Numba: install it with "
-            "`pip install 'cvxlayers[fast]'`."
-        )
+    ipm = registry.SOLVERS["IPM"]
+    if not ipm.installed():
+        todo = ipm.hindrance() or "Numba is not installed: install it with `pip install 'cvxlayers[fast]'`."
+        raise EngineError(f"--warm compiles the kernels of the solver IPM, which need Numba. {todo}")
     start = perf_counter()
     there = _loaded_side_by_side(_kernels())
     return Warmth(perf_counter() - start, not all(there))
@@ -201,7 +201,7 @@ def packages() -> tuple[Package, ...]:
 def solvers() -> tuple[SolverFound, ...]:
     """Every solver of the registry."""
     return tuple(
-        SolverFound(s.name, s.installed(), tuple(sorted(s.kinds)), s.quadratic, f"pip install {s.pip}")
+        SolverFound(s.name, s.installed(), tuple(sorted(s.kinds)), s.quadratic, f"pip install {s.pip}", s.hindrance())
         for s in registry.SOLVERS.values()
     )
 

@@ -11,7 +11,7 @@ import numpy as np
 from cvxlayers.cli.check import Report, check
 from cvxlayers.cli.gradcheck import GradientReport, Point, gradcheck, sampled_points
 from cvxlayers.cli.load import MisuseError, NamedProblem, known_solver, load_problems, parse_target
-from cvxlayers.cli.npz import read_parameters
+from cvxlayers.cli.npz import read_parameters, refuse_unwritable
 from cvxlayers.cli.terminal import progress
 from cvxlayers.layer import Layer
 
@@ -49,10 +49,13 @@ def examine_file(
     target, solver = parse_target(file), known_solver(solver)
     if plot is not None:
         _require_matplotlib()
+        refuse_unwritable(plot, "--plot", "the picture")
     problems = load_problems(target)
     if len(problems) > 1 and gradients and gradients.params:
         names = ", ".join(named.name for named in problems)
         raise MisuseError(f"--params has values for one problem, and {target.path} has several ({names}): name one.")
+    if plot is not None and len(problems) > 1 and plot.exists() and not plot.is_file():
+        raise MisuseError(f"--plot {plot}: several pictures do not go into what is no ordinary file; name one problem.")
     reports, plots = [], []
     for named in problems:
         report, layer = check(named, gp, solver)

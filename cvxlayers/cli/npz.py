@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import difflib
-import os
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from cvxlayers import archive
 from cvxlayers.cli.load import MisuseError, unique_names
 from cvxlayers.compiled import ParameterSpec
 from cvxlayers.errors import ParameterError
 from cvxlayers.packing import refuse_enlarged
+from cvxlayers.output import obstacle, replacing
 
 __all__ = ["ParameterFile", "read_parameters", "refuse_unwritable", "write_npz"]
 
@@ -79,45 +79,34 @@ def read_parameters(path: Path, parameters: Sequence[ParameterSpec], broadcast: 
     return ParameterFile(specs, arrays, batch)
 
 
-def refuse_unwritable(path: Path) -> None:
+def refuse_unwritable(path: Path, option: str = "--out", what: str = "it") -> None:
     """MisuseError if a file cannot be written there, before work is spent on what goes into it."""
-    folder = path.resolve().parent
-    if path.is_dir():
-        raise MisuseError(f"--out {path}: it is a folder; expected the name of a file.")
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise MisuseError(f"--out {path}: the folder {folder} does not exist or cannot be written to.")
+    if why := obstacle(path):
+        raise MisuseError(
+            f"{option} {path}: {what} cannot be written: {why}; expected the name of a file, in a folder that can be "
+            "written to, or of a pipe."
+        )
 
 
 def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write an npz file in one step: it appears complete, or not at all, and an older one is replaced.
-
-    ``numpy.savez`` takes names as keyword arguments, one of which it keeps for itself ("file"), so the archive is
-    written here.
-    """
-    path = path.resolve()
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    """Write an npz file in one step, as ``output.replacing`` does it."""
     try:
-        with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-            for name, array in arrays.items():
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
-                    np.lib.format.write_array(entry, np.asanyarray(array), allow_pickle=False)
-        os.replace(partial, path)
+        with replacing(path) as file:
+            archive.write(file, arrays, level=1)
     except OSError as exc:
         raise MisuseError(f"--out {path}: it cannot be written: {exc.strerror or exc}.") from exc
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
+        found = np.load(path, allow_pickle=False)
+        if not isinstance(found, np.lib.npyio.NpzFile):
             raise MisuseError(f"--params {path}: a single array; expected an npz file with one array per parameter.")
-        with archive:
-            return {name: archive[name] for name in archive.files}
+        with found:
+            return {name: found[name] for name in found.files}
     except FileNotFoundError as exc:
         raise MisuseError(f"--params {path}: there is no such file.") from exc
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as exc:
+    except archive.BROKEN as exc:
         raise MisuseError(
             f"--params {path}: it is not an npz file of plain arrays ({exc}); write one with numpy.savez."
         ) from exc

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from cvxlayers.cli.landing import CONSTANT, SEVERAL, Entries, landing
 from cvxlayers.compiled import CompiledProblem
 from cvxlayers.cones.product import Cones
+from cvxlayers.output import replacing
 
 __all__ = ["draw"]
 
@@ -55,7 +56,7 @@ class Band:
 
 
 def draw(compiled: CompiledProblem, title: str, names: Sequence[str], path: Path) -> None:
-    """Draw the picture into a file; its suffix (.png, .pdf, .svg) tells the format.
+    """Draw the picture into a file; its suffix (.png, .pdf, .svg) tells the format, which is png without one.
 
     ``names`` are those of the parameters, in the order of ``compiled.parameters``.
     """
@@ -69,7 +70,9 @@ def draw(compiled: CompiledProblem, title: str, names: Sequence[str], path: Path
         _headings(figure, left, right, parts, title)
         used = {int(s) for part in parts.values() for s in np.unique(part.source)}
         _legend(figure, left[0], used, names, colours)
-        figure.savefig(path, dpi=160, facecolor="white", bbox_inches="tight", pad_inches=0.25)
+        kind = path.suffix.removeprefix(".") or "png"
+        with replacing(path) as file:
+            figure.savefig(file, format=kind, dpi=160, facecolor="white", bbox_inches="tight", pad_inches=0.25)
 
 
 def bands(cones: Cones) -> list[Band]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -22,8 +23,17 @@ from cvxlayers.cli.examination import Examination
 from cvxlayers.cli.gradcheck import GradientReport
 from cvxlayers.cli.memory import Memory
 from cvxlayers.cli.solve import Results
+from cvxlayers.output import same_as
 
-__all__ = ["as_json", "console", "show_diagnosis", "show_examination", "show_results", "show_warmth"]
+__all__ = [
+    "as_json",
+    "console",
+    "show_diagnosis",
+    "show_examination",
+    "show_results",
+    "show_warmth",
+    "takes_stdout",
+]
 
 PIPE_WIDTH = 120  # columns where the output is no terminal
 
@@ -34,6 +44,11 @@ def console(stderr: bool = False) -> Console:
     return Console(file=stream, width=None if stream.isatty() else PIPE_WIDTH, highlight=False, emoji=False)
 
 
+def takes_stdout(destination: str) -> bool:
+    """Whether a file goes to stdout, which then has no room for words."""
+    return same_as(destination, 1) and not same_as(os.devnull, 1)
+
+
 def as_json(value: Any) -> str:
     """A report as JSON: properties of interest included, NaN and infinity as null."""
     return json.dumps(_plain(value), indent=2, allow_nan=False)
@@ -41,7 +56,7 @@ def as_json(value: Any) -> str:
 
 def show_examination(examination: Examination) -> None:
     """Print everything about the problems of a file."""
-    out = console()
+    out = console(stderr=any(map(takes_stdout, examination.plots)))
     for report in examination.problems:
         _show_report(report, examination.file, out)
     if examination.plots:
@@ -80,7 +95,7 @@ def show_diagnosis(diagnosis: Diagnosis) -> None:
     out.print(table)
     table = _table("solver", "installed", "takes", "quadratic objective")
     for solver in diagnosis.solvers:
-        installed = _mark(True, "yes") if solver.installed else Text(solver.pip)
+        installed = _mark(True, "yes") if solver.installed else Text(solver.hindrance or solver.pip)
         table.add_row(solver.name, installed, ", ".join(solver.kinds), "yes" if solver.quadratic else "no")
     out.print(table)
     table = _table("self-test", "cone", "result", ">solution error", ">gradient error", "remark")
@@ -100,8 +115,8 @@ def show_warmth(found: Warmth) -> None:
 
 
 def show_results(results: Results, destination: str) -> None:
-    """Print the summary of a solved file."""
-    out = console()
+    """Print the summary of a solved file; on stderr where the file itself goes to stdout."""
+    out = console(stderr=takes_stdout(destination))
     arrays = results.arrays
     table = _table("status", ">elements", ">worst residual", ">iterations", "engine")
     residuals = np.max([arrays[name] for name in arrays if name.startswith("residual_")], axis=0)

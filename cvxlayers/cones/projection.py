@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from cvxlayers import jit
 from cvxlayers.cones import exponential, nonneg, power, psd, second_order, zero
 from cvxlayers.cones.arrays import Array, Index, largest
 from cvxlayers.cones.blocks import BlockDerivative
@@ -46,7 +46,7 @@ _MODULES: dict[str, ModuleType] = {
     "power": power,
 }
 _COMPILED = frozenset({"exponential", "power"})
-"""The cones that have kernels as well, for where Numba is installed."""
+"""The cones that have kernels as well, for where Numba is usable."""
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,7 @@ def _checked(cones: Cones, v: Array) -> Array:
 @lru_cache(maxsize=8)
 def _cone(kind: str) -> Any:
     """What has the functions of this cone: its kernels, or its module."""
-    if kind in _COMPILED and find_spec("numba") is not None:
+    if kind in _COMPILED and jit.usable():
         from cvxlayers.cones.kernels.entry import compiled_cone  # here, because it loads Numba
 
         return compiled_cone(kind)

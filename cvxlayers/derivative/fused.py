@@ -2,13 +2,12 @@
 
 Factorization, solution and refinement are done at once, and no factors are kept.
 
-They serve where Numba is installed (see ``cvxlayers.ipm.sensitivity``). What they find singular, or cannot solve to
-rounding, they leave to others.
+They serve where Numba is usable (see ``jit`` and ``cvxlayers.ipm.sensitivity``). What they find singular, or cannot
+solve to rounding, they leave to others.
 """
 
 from __future__ import annotations
 
-import importlib.util
 from functools import cached_property
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from cvxlayers import jit
 from cvxlayers.cones.blocks import BlockDerivative, EigenBlocks
 from cvxlayers.cones.group import Group, groups
 from cvxlayers.cones.product import Cones
@@ -157,4 +157,4 @@ def _unsure(found: Sensitivity | Pulled) -> Index:
 def _serves(structure: Structure, smoothing: float | None) -> bool:
     """Whether the kernels know the cones: smoothed, those of second order have no H of the form that they need."""
     known = smoothing is None or not structure.cones.second_order
-    return known and importlib.util.find_spec("numba") is not None
+    return known and jit.usable()

@@ -3,36 +3,41 @@
 from __future__ import annotations
 
 import base64
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-from cvxlayers.artefact import load
+from cvxlayers.artefact import dumps, loads
 from cvxlayers.compiled import CompiledProblem
-from cvxlayers.errors import OptionError
+from cvxlayers.errors import ArtefactError, OptionError
 
 __all__ = ["Weight", "decode", "encode"]
 
 
 def encode(compiled: CompiledProblem) -> str:
     """The file that ``compiled.save`` writes, in base64."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "problem.cvxl")
-        compiled.save(path)
-        return base64.b64encode(path.read_bytes()).decode("ascii")
+    return base64.b64encode(dumps(compiled)).decode("ascii")
 
 
 def decode(text: str) -> CompiledProblem:
-    """The problem that ``encode`` took; CVXPY is not needed."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "problem.cvxl")
-        path.write_bytes(base64.b64decode(text))
-        return load(path)
+    """The problem that ``encode`` took; CVXPY is not needed.
+
+    Raises
+    ------
+    ArtefactError
+        The text is damaged, or holds no compiled problem.
+    """
+    try:
+        content = base64.b64decode(text, validate=True)
+    except (TypeError, ValueError) as exc:
+        raise ArtefactError(
+            f"problem: expected a compiled problem in base64, as get_config gives it, got {text!r:.40} ({exc}); save "
+            "the model again."
+        ) from exc
+    return loads(content)
 
 
 @dataclass(frozen=True)

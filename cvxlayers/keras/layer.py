@@ -9,7 +9,7 @@ import keras
 
 from cvxlayers.adapter import Adapter
 from cvxlayers.compiled import CompiledProblem
-from cvxlayers.errors import OptionError, ParameterError, UnknownLeafError
+from cvxlayers.errors import ArtefactError, EngineError, OptionError, ParameterError, UnknownLeafError
 from cvxlayers.keras.backend import adapter
 from cvxlayers.keras.config import Weight, decode, encode
 from cvxlayers.layer import Layer
@@ -54,7 +54,7 @@ class CvxpyLayer(Adapter, keras.layers.Layer):
     All have their batch dimensions in front.
 
     A model saved as ``.keras`` holds the compiled problem: loading it runs none of the user's code and needs no CVXPY,
-    only ``import cvxlayers.keras``.
+    only ``import cvxlayers.keras``. One that was tampered with is an ArtefactError.
 
     Examples
     --------
@@ -159,8 +159,24 @@ class CvxpyLayer(Adapter, keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> CvxpyLayer:
-        """The layer that gave this configuration; CVXPY is not needed."""
-        layer: CvxpyLayer = super().from_config({**config, "problem": decode(config["problem"])})
+        """The layer that gave this configuration; CVXPY is not needed.
+
+        Raises
+        ------
+        ArtefactError
+            No layer gave it: it was damaged, or tampered with.
+        EngineError
+            The solver that it names is not installed here.
+        """
+        try:
+            problem = decode(config["problem"])
+            layer: CvxpyLayer = super().from_config({**config, "problem": problem})
+        except (ArtefactError, EngineError):
+            raise
+        except (TypeError, ValueError, LookupError, AttributeError) as exc:
+            raise ArtefactError(
+                f"config: it is not what get_config gives ({type(exc).__name__}: {exc}); save the model again."
+            ) from exc
         return layer
 
     def _variable(self, name: str) -> keras.Variable:

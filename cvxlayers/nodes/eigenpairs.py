@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 
+from cvxlayers import jit
 from cvxlayers.ipm.threads import spread
 
 __all__ = ["eigenpairs", "working_dtype"]
@@ -41,12 +40,7 @@ def eigenpairs(S: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _kernel_takes(S: Tensor) -> bool:
-    return S.device.type == "cpu" and S.shape[-1] <= SMALL and _has_numba()
-
-
-@lru_cache(maxsize=1)
-def _has_numba() -> bool:
-    return find_spec("numba") is not None
+    return S.device.type == "cpu" and S.shape[-1] <= SMALL and jit.usable()
 
 
 def _compiled(S: Tensor) -> tuple[Tensor, Tensor]:

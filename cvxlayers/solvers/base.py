@@ -125,6 +125,11 @@ class Solver(ABC):
         return importlib.util.find_spec(cls.package) is not None
 
     @classmethod
+    def hindrance(cls) -> str:
+        """Why it does not run here although its package is there, as sentences; empty where there is nothing to say."""
+        return ""
+
+    @classmethod
     def takes(cls, structure: Structure) -> bool:
         """Whether it can solve problems of this structure."""
         if not structure.m and not cls.unconstrained:

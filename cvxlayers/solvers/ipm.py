@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cvxlayers import jit
 from cvxlayers.compiled import CompiledProblem
 from cvxlayers.errors import EngineError
 from cvxlayers.ipm.layout import Layout
@@ -85,6 +86,16 @@ class IPM(Solver):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
+
+    @classmethod
+    def installed(cls) -> bool:
+        """Whether Numba can be imported; that it is there is not enough."""
+        return jit.usable()
+
+    @classmethod
+    def hindrance(cls) -> str:
+        reason = jit.hindrance()
+        return "" if reason is None or reason == jit.ABSENT else reason
 
     @classmethod
     def takes(cls, structure: Structure) -> bool:

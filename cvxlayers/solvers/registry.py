@@ -49,7 +49,7 @@ def solver_class(name: str) -> type[Solver]:
     Raises
     ------
     EngineError
-        If there is none of this name, or its package is not installed.
+        If there is none of this name, or its package is not installed or of no use.
 
     >>> solver_class("clarabel").name
     'CLARABEL'
@@ -61,6 +61,11 @@ def solver_class(name: str) -> type[Solver]:
         raise EngineError(_unknown(name))
     solver = SOLVERS[key]
     if not solver.installed():
+        if reason := solver.hindrance():
+            raise EngineError(
+                f"The solver {key} cannot run here. {reason} Or choose one of those that can: "
+                f"{', '.join(names(installed=True))}."
+            )
         raise EngineError(
             f"The solver {key} is not installed: install it with `pip install {solver.pip}`, "
             f"or choose one of those that are: {', '.join(names(installed=True))}."

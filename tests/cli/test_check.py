@@ -177,3 +177,15 @@ def test_loading_leaves_the_main_module_alone(run) -> None:
     main = sys.modules["__main__"]
     run("check", "lasso.py")
     assert sys.modules["__main__"] is main
+
+
+def test_a_picture_follows_a_link_and_never_replaces_a_device(run, tmp_path: Path) -> None:
+    link = tmp_path / "link.svg"
+    link.symlink_to("picture")
+    assert run("check", "lasso.py", "--plot", link).code == 0
+    assert link.is_symlink() and b"<svg" in (tmp_path / "picture").read_bytes()
+    assert run("check", "lasso.py", "--plot", "/dev/null").code == 0
+    assert Path("/dev/null").is_char_device()
+    several = run("check", "several.py", "--plot", "/dev/null")
+    assert several.code == 2 and "several pictures" in several.said
+    assert not list(Path("/dev").glob("null-*"))

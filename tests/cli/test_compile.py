@@ -47,3 +47,13 @@ def test_a_problem_that_is_not_convex_is_invalid(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["compile", str(source), "-o", str(tmp_path / "layer.cvxl")])
     assert result.exit_code == 1
     assert not (tmp_path / "layer.cvxl").exists()
+
+
+def test_a_link_stays_and_a_folder_is_misuse(tmp_path: Path) -> None:
+    source, link = tmp_path / "model.py", tmp_path / "link.cvxl"
+    source.write_text(PROBLEM)
+    link.symlink_to("layer.cvxl")
+    assert CliRunner().invoke(app, ["compile", str(source), "-o", str(link)]).exit_code == 0
+    assert link.is_symlink() and cvxlayers.load(tmp_path / "layer.cvxl").k == 3
+    result = CliRunner().invoke(app, ["compile", str(source), "-o", str(tmp_path)])
+    assert result.exit_code == 2 and "it is a folder" in result.output

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import typer
 
-from cvxlayers import __version__
+from cvxlayers import __version__, jit
 from cvxlayers.cli import doctor
 from cvxlayers.cli.app import app
 from cvxlayers.record import Record
@@ -110,3 +110,14 @@ def test_where_no_processes_can_be_had_this_one_compiles(monkeypatch: pytest.Mon
     assert doctor.warm_up().compiled
     monkeypatch.setattr(doctor, "_loaded", lambda kernel: True)
     assert not doctor.warm_up().compiled
+
+
+def test_a_numba_of_no_use_is_told_with_its_reason(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    reason = "Numba is installed but cannot be imported (ImportError: too old). Install another one."
+    monkeypatch.setattr(jit, "hindrance", lambda: reason)
+    for command in (("doctor", "--warm"), ("check", "lasso.py", "--solver", "IPM")):
+        answer = run(*command)
+        assert answer.code != 0 and reason in answer.said
+    assert [found.hindrance for found in doctor.solvers() if found.name == "IPM"] == [reason]
+    engines = run("check", "lasso.py", "--json").json["problems"][0]
+    assert reason in str(engines) and run("check", "lasso.py").code == 0

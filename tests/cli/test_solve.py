@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import os
+import stat
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -174,3 +180,64 @@ def test_an_invalid_problem_is_an_error_of_one_message(run, values: Path, tmp_pa
     answer = run("solve", "not_dpp.py", "--params", values, "--out", tmp_path / "x.npz")
     assert answer.code == 1
     assert "not disciplined in its parameters (DPP)" in answer.said and "Traceback" not in answer.said
+
+
+def test_a_pipe_gets_the_results_and_stays(run, tmp_path: Path) -> None:
+    values, pipe, got = tmp_path / "p.npz", tmp_path / "sink", []
+    np.savez(values, c=[[2.0, 2.5], [3.0, 3.5], [4.0, 5.0]])
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: got.append(pipe.read_bytes()))
+    reader.start()
+    assert run("solve", "infeasible.py:sometimes", "--params", values, "--out", pipe).code == 0
+    reader.join(10)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert np.load(io.BytesIO(got[0]))["x"].shape == (3, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["p.npz", "sink"]
+
+
+def test_the_standard_output_gets_the_file_alone(tmp_path: Path) -> None:
+    values, model = tmp_path / "p.npz", Path(__file__).with_name("files") / "infeasible.py"
+    np.savez(values, c=[2.0, 2.5])
+    command = [sys.executable, "-m", "cvxlayers", "solve", f"{model}:sometimes", "--params", str(values), "--out"]
+    done = subprocess.run([*command, "/dev/stdout"], capture_output=True, check=False)
+    assert done.returncode == 0 and b"Written to /dev/stdout" in done.stderr
+    assert done.stdout.startswith(b"PK") and b"Written" not in done.stdout
+    assert np.load(io.BytesIO(done.stdout))["x"].shape == (2,)
+
+
+def test_a_link_and_the_permissions_stay(run, tmp_path: Path) -> None:
+    values, target, link = tmp_path / "p.npz", tmp_path / "x.npz", tmp_path / "link.npz"
+    np.savez(values, c=[2.0, 2.5])
+    target.write_bytes(b"old")
+    target.chmod(0o606)
+    link.symlink_to("x.npz")
+    assert run("solve", "infeasible.py:sometimes", "--params", values, "--out", link).code == 0
+    assert link.is_symlink() and stat.S_IMODE(target.stat().st_mode) == 0o606
+    assert np.load(target)["x"].shape == (2,)
+
+
+def test_a_device_stays(run, tmp_path: Path) -> None:
+    values = tmp_path / "p.npz"
+    np.savez(values, c=[2.0, 2.5])
+    assert run("solve", "infeasible.py:sometimes", "--params", values, "--out", os.devnull).code == 0
+    assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
+
+
+@pytest.mark.parametrize("cut", [0.2, 0.5, 0.8, 0.97])
+def test_values_in_a_damaged_file(run, values: Path, tmp_path: Path, cut: float) -> None:
+    content = bytearray(values.read_bytes())
+    place = int(cut * len(content))
+    for damaged in (content[:place], content[:place] + bytes(40) + content[place + 40 :]):
+        values.write_bytes(damaged)
+        answer = run("solve", "lasso.py", "--params", values, "--out", tmp_path / "x.npz")
+        assert answer.code in (1, 2) and "Error:" in answer.said and not (tmp_path / "x.npz").exists()
+
+
+def test_values_that_say_they_are_enormous(run, tmp_path: Path) -> None:
+    import zipfile
+
+    line = b"{'descr': '<f8', 'fortran_order': False, 'shape': (4000000000000000,), }\n"
+    with zipfile.ZipFile(tmp_path / "p.npz", "w") as zipped:
+        zipped.writestr("c.npy", b"\x93NUMPY\x01\x00" + len(line).to_bytes(2, "little") + line)
+    answer = run("solve", "infeasible.py:sometimes", "--params", tmp_path / "p.npz", "--out", tmp_path / "x.npz")
+    assert answer.code == 2 and "it is not an npz file of plain arrays" in answer.said

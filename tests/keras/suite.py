@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import subprocess
 import sys
+import zipfile
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,12 +17,12 @@ import numpy as np
 import pytest
 
 import cvxlayers
-from cvxlayers.errors import EngineError, OptionError, ParameterError, UnknownLeafError
+from cvxlayers.errors import ArtefactError, EngineError, OptionError, ParameterError, UnknownLeafError
 from cvxlayers.keras import CvxpyLayer
 from cvxlayers.keras.backend import adapter
 from tests.contracts.case import Case
 from tests.contracts.table import case
-from tests.support import adapters
+from tests.support import adapters, mutations
 from tests.support.tolerance import assert_all_close, assert_close
 
 BACKEND = keras.backend.backend()
@@ -301,3 +304,74 @@ def test_an_unknown_backend_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_only_jax_compiles_the_layer() -> None:
     assert keras_layer("simplex_projection").supports_jit == (BACKEND == "jax")
+
+
+def tampered(config: dict[str, Any], change: Any) -> dict[str, Any]:
+    """A configuration whose problem has other arrays, or another header, and a digest that fits them."""
+    arrays, header = mutations.take_apart(base64.b64decode(config["problem"]))
+    change(arrays, header)
+    return {**config, "problem": base64.b64encode(mutations.build(arrays, header)).decode()}
+
+
+def far_away(arrays: dict[str, Any], header: dict[str, Any]) -> None:
+    arrays["q_indices"] = arrays["q_indices"] + 12345678
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda config: tampered(config, far_away),
+        lambda config: tampered(config, lambda arrays, header: header.update(n=7)),
+        lambda config: {**config, "problem": None},
+        lambda config: {**config, "problem": "no base64"},
+        lambda config: {**config, "problem": config["problem"][: len(config["problem"]) // 8 * 4]},
+        lambda config: {name: value for name, value in config.items() if name != "problem"},
+        lambda config: {**config, "weights": 3},
+        lambda config: {**config, "weights": {"nobody": {"initializer": "zeros"}}},
+        lambda config: {**config, "weights": {"price": {"initializer": {"class_name": "Nothing", "config": {}}}}},
+        lambda config: {**config, "solver_args": [1]},
+        lambda config: {**config, "on_failure": "ignore"},
+        lambda config: {**config, "unknown": 1},
+    ],
+)
+def test_a_configuration_that_was_tampered_with_is_refused(change: Any) -> None:
+    config = denoising(weights={"price": 0.4}).get_config()
+    assert CvxpyLayer.from_config(config).get_config() == config
+    with pytest.raises(ArtefactError):
+        CvxpyLayer.from_config(change(config))
+
+
+def test_mutations_of_the_problem_in_a_configuration(rng: np.random.Generator) -> None:
+    config = denoising().get_config()
+    refused = 0
+    for _ in range(60):
+        kind = mutations.KINDS[rng.integers(len(mutations.KINDS))]
+        mutated, words = mutations.mutate(base64.b64decode(config["problem"]), kind, rng)
+        try:
+            CvxpyLayer.from_config({**config, "problem": base64.b64encode(mutated).decode()})
+        except ArtefactError:
+            refused += 1
+    assert refused > 20, words
+
+
+def test_a_tampered_model_file_is_refused(tmp_path: Path) -> None:
+    keras.Sequential([keras.Input((5,)), denoising(weights={"price": 0.6})]).save(tmp_path / "model.keras")
+    with zipfile.ZipFile(tmp_path / "model.keras") as file:
+        members = {name: file.read(name) for name in file.namelist()}
+    config = json.loads(members["config.json"])
+    (entry,) = [layer for layer in config["config"]["layers"] if layer["class_name"] == "CvxpyLayer"]
+    entry["config"] = tampered(entry["config"], far_away)
+    members["config.json"] = json.dumps(config).encode()
+    with zipfile.ZipFile(tmp_path / "model.keras", "w") as file:
+        for name, content in members.items():
+            file.writestr(name, content)
+    with pytest.raises(ArtefactError, match="its array q_indices"):
+        keras.models.load_model(tmp_path / "model.keras")
+
+
+def test_a_configuration_runs_no_code_of_its_own() -> None:
+    code = keras.saving.serialize_keras_object(lambda shape, dtype=None: keras.ops.ones(shape))
+    config = denoising(weights={"price": 0.6}).get_config()
+    config["weights"]["price"]["initializer"] = code
+    with pytest.raises(ArtefactError, match="lambda"):
+        CvxpyLayer.from_config(config)

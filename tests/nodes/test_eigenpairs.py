@@ -44,7 +44,7 @@ def lapack(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def call(S: Tensor) -> tuple[Tensor, Tensor]:
         with monkeypatch.context() as patch:
-            patch.setattr(eigenpairs, "_has_numba", lambda: False)
+            patch.setattr(eigenpairs.jit, "usable", lambda: False)
             return eigenpairs.eigenpairs(S)
 
     return call
