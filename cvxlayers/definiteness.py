@@ -2,7 +2,7 @@
 
 A positive semidefinite matrix has |a_ij| <= (a_ii a_jj)^1/2, so that S = D A D with D = diag(a_ii)^-1/2 has entries of
 at most one, in whatever units the variables are. Rounding changes an entry of S by a few units in its last place, and
-an eigenvalue by n times as much (F F' as computed: Higham 2002, section 3.5). An eigenvalue of S that is lower than that
+an eigenvalue by n times as much (F F' as computed: Higham 2002, section 3.5). An eigenvalue of S below that
 is negative in earnest, however small it is beside the largest entry of A: a diagonal entry below zero always is.
 Cholesky's method needs no scaling to see that, as its errors scale along with the matrix (Demmel 1989; Higham 2002,
 theorem 10.7).
