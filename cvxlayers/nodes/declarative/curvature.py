@@ -13,8 +13,9 @@ from torch import Tensor
 
 from cvxlayers.nodes.declarative.dense import solve_symmetric
 from cvxlayers.nodes.declarative.local import look
-from cvxlayers.nodes.declarative.optimality import Point, largest
+from cvxlayers.nodes.declarative.optimality import Point
 from cvxlayers.nodes.declarative.problem import Formulation
+from cvxlayers.nodes.declarative.scales import largest
 
 __all__ = ["minima"]
 

@@ -20,9 +20,10 @@ from torch import Tensor
 from cvxlayers.nodes.declarative.curvature import minima
 from cvxlayers.nodes.declarative.local import look
 from cvxlayers.nodes.declarative.newton import FAR, Descent, minimize
-from cvxlayers.nodes.declarative.optimality import Point, largest
+from cvxlayers.nodes.declarative.optimality import Point
 from cvxlayers.nodes.declarative.polish import examine, polish
 from cvxlayers.nodes.declarative.problem import Formulation
+from cvxlayers.nodes.declarative.scales import largest
 
 __all__ = ["solve"]
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from cvxlayers.nodes.declarative.krylov import conjugate_gradients
-from cvxlayers.nodes.declarative.optimality import largest
+from cvxlayers.nodes.declarative.scales import largest
 
 __all__ = ["Descent", "minimize"]
 

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from cvxlayers.nodes.declarative import kkt
 from cvxlayers.nodes.declarative.local import Local, look
-from cvxlayers.nodes.declarative.optimality import Point, largest, measure
+from cvxlayers.nodes.declarative.optimality import Point, measure
 from cvxlayers.nodes.declarative.problem import Formulation
+from cvxlayers.nodes.declarative.scales import largest
 
 __all__ = ["examine", "polish"]
 
@@ -28,7 +29,7 @@ REACH = 0.05
 
 def examine(form: Formulation, xs: Sequence[Tensor], z: Tensor, active: Tensor) -> Point:
     """Evaluate the problem at z and measure how optimal it is."""
-    return measure(form, z, active, look(form, xs, z, active))
+    return measure(form, xs, z, active, look(form, xs, z, active))
 
 
 def polish(form: Formulation, xs: Sequence[Tensor], z: Tensor, active: Tensor, enough: float) -> Point:
@@ -36,7 +37,7 @@ def polish(form: Formulation, xs: Sequence[Tensor], z: Tensor, active: Tensor, e
     start = z[:, : form.n]
     room = REACH * (1 + largest(start.abs()))
     local = look(form, xs, z, active)
-    best = measure(form, z, active, local)
+    best = measure(form, xs, z, active, local)
     todo = (best.worst > enough).nonzero()[:, 0]
     local, z, active = _rows(local, todo), z[todo], active[todo]
     idle = torch.zeros_like(todo)
@@ -49,7 +50,7 @@ def polish(form: Formulation, xs: Sequence[Tensor], z: Tensor, active: Tensor, e
             z, active = _reactivated(form, some, z, active, local)
         near = largest((z[:, : form.n] - start[todo]).abs()) <= room[todo]
         local = look(form, some, z, active)
-        point = measure(form, z, active, local)
+        point = measure(form, some, z, active, local)
         better = near & (point.worst < best.worst[todo])
         best = best.put(todo[better], point.take(better))
         idle = torch.where(better, 0, idle + 1)
