@@ -23,10 +23,11 @@ from cvxlayers.nodes.declarative.dense import probes
 from cvxlayers.nodes.declarative.local import Local
 from cvxlayers.nodes.declarative.problem import Formulation
 
-__all__ = ["Scales", "largest", "ratio", "weigh"]
+__all__ = ["Scales", "equilibrate", "largest", "ratio", "weigh"]
 
 # Every row may claim so much of a step of 1 + |y_j| in each entry: rounding errors are far less, 1e-6 of it little.
 LITTLE = {torch.float64: 1e-6, torch.float32: 1e-3}
+SWEEPS = 5
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,19 @@ def weigh(form: Formulation, xs: Sequence[Tensor], z: Tensor, active: Tensor, lo
     reach = size + little + torch.minimum(push, room)
     sizes = _times(across, reach) + torch.minimum(data[:, form.n :], local.lengths * room)
     return Scales(terms, sizes, largest(across / _positive(terms)[:, None]))
+
+
+def equilibrate(H: Tensor) -> Tensor:
+    """Positive d (B, n) that bring the largest entry of every row of diag(d) H diag(d) to about one, if it is not zero.
+
+    The diagonal first, which is all for a semidefinite H; then the rows (Ruiz 2001).
+    """
+    size = H.abs()
+    diagonal = size.diagonal(dim1=1, dim2=2)
+    d = 1 / _positive(diagonal).sqrt()
+    for _ in range(SWEEPS):
+        d = d / _positive(largest(size * d[:, None, :]) * d).sqrt()
+    return d
 
 
 def _from_inputs(form: Formulation, xs: Sequence[Tensor], z: Tensor, active: Tensor, local: Local) -> Tensor:
