@@ -31,7 +31,7 @@ FAR = 1e14
 # Eigenvalues below this fraction of the largest are raised to it.
 FLOOR = 1e-9
 # A step that does not change the objective visibly has to leave no more than this of the gradient.
-SHRINKING = 0.5
+SHRINKING = 0.9
 # The forcing sequence and the steps of truncated conjugate gradients.
 FORCING, PRODUCTS = 0.1, 200
 
@@ -59,6 +59,7 @@ def minimize(f: Descent, elements: Tensor, y: Tensor, tolerance: Tensor, steps: 
     y, count = y.clone(), torch.zeros(len(y), dtype=torch.long, device=y.device)
     todo = torch.arange(len(y), device=y.device)
     sizes, before, seen = torch.zeros_like(y), torch.full_like(tolerance, torch.inf), torch.ones_like(todo).bool()
+    last = y.clone()
     for _ in range(steps):
         if not todo.numel():
             break
@@ -67,18 +68,24 @@ def minimize(f: Descent, elements: Tensor, y: Tensor, tolerance: Tensor, steps: 
         step, slope, convex = (_truncated if f.matrix_free else _direction)(gradient, hessian, at)
         sizes[todo] = torch.maximum(sizes[todo], _row_sizes(f, gradient, hessian, at))
         left = largest(gradient.abs() / torch.where(sizes[todo] > 0, sizes[todo], 1.0).clamp(max=1.0))
+        worse = ~seen[todo] & ~(left <= SHRINKING * before[todo])
         going = (left > tolerance[todo]) | ~convex
         going &= step.isfinite().all(-1) & value.isfinite() & (largest(at.abs()) < FAR)
-        going &= seen[todo] | (left <= SHRINKING * before[todo])
-        before[todo] = left
-        todo, at, who, value = todo[going], at[going], who[going], value[going]
-        if not todo.numel():
-            break
-        moved, seen[todo], taken = _search(f, who, at, value, step[going], slope[going])
-        y[todo] = moved
-        count[todo] += 1
-        todo = todo[taken]
+        before[todo[~worse]] = left[~worse]
+        _halfway(y, last, todo[going & worse])
+        here = going & ~worse
+        moved, visible, taken = _search(f, who[here], at[here], value[here], step[here], slope[here])
+        last[todo[here]], y[todo[here]], seen[todo[here]] = at[here], moved, visible
+        going[here.clone()] = taken
+        going[worse] &= (y[todo[worse]] != last[todo[worse]]).any(-1)
+        count[todo[here]] += 1
+        todo = todo[going]
     return y, count
+
+
+def _halfway(y: Tensor, last: Tensor, where: Tensor) -> None:
+    """Take half of the last step back, where rounding hides what it does to the objective and the gradient has grown."""
+    y[where] = 0.5 * (y[where] + last[where])
 
 
 def _row_sizes(f: Descent, gradient: Tensor, hessian: Any, y: Tensor) -> Tensor:

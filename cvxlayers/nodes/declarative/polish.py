@@ -1,6 +1,6 @@
 """Newton steps on the optimality conditions: z <- z - K^-1 r, with the active set chosen anew at each step.
 
-An inequality is active where lam_i |A_i| / curvature + g_i / |A_i| > 0, the rule of the primal-dual active set method,
+An inequality is active where lam_i |A_i| / curvature_i + g_i / |A_i| > 0, the rule of the primal-dual active set method,
 which is Newton's method on the complementarity conditions (Hintermueller, Ito, Kunisch 2002). Its two terms are lengths
 in y.
 """
@@ -23,7 +23,8 @@ __all__ = ["examine", "polish"]
 STEPS = 25
 # Steps without an improvement after which an element is left as it is.
 PATIENCE = 3
-# How far a point may be moved, relative to 1 + |y|: polishing sharpens a solution, it does not look for another one.
+# How far a point may be moved, relative to 1 + |y|: polishing sharpens a solution, it does not look for another one. (On
+# the way it may be farther off: a step that forgets an inequality is followed by one that knows it.)
 REACH = 0.05
 
 
@@ -54,7 +55,7 @@ def polish(form: Formulation, xs: Sequence[Tensor], z: Tensor, active: Tensor, e
         better = near & (point.worst < best.worst[todo])
         best = best.put(todo[better], point.take(better))
         idle = torch.where(better, 0, idle + 1)
-        going = near & (idle < PATIENCE) & ~(point.worst <= enough) & local.lagrangian.isfinite().all(-1)
+        going = (idle < PATIENCE) & ~(point.worst <= enough) & local.lagrangian.isfinite().all(-1)
         todo, idle, local, z, active = todo[going], idle[going], _rows(local, going), z[going], active[going]
     return best
 
@@ -66,10 +67,21 @@ def _reactivated(
     y, _, lam = form.split(z)
     g = form.constraints(xs, y)[:, form.p :]
     lengths = local.lengths[:, form.p :].clamp(min=torch.finfo(y.dtype).tiny)
-    curvature = local.curvature + largest(local.gradient.abs()) / (1 + largest(y.abs()))
-    curvature = torch.where(curvature > 0, curvature, 1.0)[:, None]
+    curvature = _stiffness(form, y, local, lengths)
     active = (active * lam * lengths / curvature + g / lengths > 0).to(z.dtype)
     return torch.cat([z[:, : form.n + form.p], active * lam], -1), active
+
+
+def _stiffness(form: Formulation, y: Tensor, local: Local, lengths: Tensor) -> Tensor:
+    """The curvature across each inequality, (B, q), so that a multiplier's length over it is one in y."""
+    room = 1 + largest(y.abs())[:, None]
+    if form.matrix_free:
+        curvature = local.curvature[:, None] + largest(local.gradient.abs())[:, None] / room
+    else:
+        across = local.A[:, form.p :].abs() / lengths[:, :, None]
+        curvature = (across @ local.H.abs() * across).sum(-1)
+        curvature = curvature + (across @ local.gradient.abs()[:, :, None])[:, :, 0] / room
+    return torch.where(curvature > 0, curvature, 1.0)
 
 
 def _rows(local: Local, places: Tensor) -> Local:
