@@ -185,7 +185,9 @@ def test_where_everything_failed_training_goes_on(policy: str, lost: float, spoi
     y = layer(given, radius)
     assert set(layer.info.statuses) == {"failed" if spoilt == "NaN" else "infeasible"}
     assert y.detach().isnan().all() if policy == "nan" else y.detach().isfinite().all()
-    for gradient, wrt in zip(torch.autograd.grad(y.sum(), [given, radius], create_graph=True), (x, radius), strict=True):
+    for gradient, wrt in zip(
+        torch.autograd.grad(y.sum(), [given, radius], create_graph=True), (x, radius), strict=True
+    ):
         assert_close(gradient.detach(), torch.full(wrt.shape, lost), 0, "gradient")
     assert_close(torch.autograd.grad((0 * layer(given, radius)).sum(), given)[0], torch.zeros_like(x), 0, "unused")
     alone = lambda x: layer(x[None], radius.detach())[0]  # noqa: E731

@@ -1,9 +1,9 @@
 """Negative curvature in a polyhedral cone: d'Sd < 0 with A d = 0 and W d <= 0.
 
-On the unit vectors of the cone the least d'Sd is taken inside of some face, {d : A d = 0, W_F d = 0}, as a local minimum
-on the unit vectors of its span. A quadratic form has no other local minima there than eigenvectors of its lowest
-eigenvalue. If that is a multiple one, its eigenvectors lead to a smaller face without a change of d'Sd, or are all
-in the cone. So it is enough to look at one lowest eigenvector of each face's span, and at its negative. (For the
+On the unit vectors of the cone the least d'Sd is taken inside of some face, {d : A d = 0, W_F d = 0}, as a local
+minimum on the unit vectors of its span. A quadratic form has no other local minima there than eigenvectors of its
+lowest eigenvalue. If that is a multiple one, its eigenvectors lead to a smaller face without a change of d'Sd, or are
+all in the cone. So it is enough to look at one lowest eigenvector of each face's span, and at its negative. (For the
 positive orthant, whose faces are principal submatrices, this is the criterion of Gaddum 1958 for copositive matrices.)
 """
 

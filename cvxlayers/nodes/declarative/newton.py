@@ -1,11 +1,11 @@
 """A batch of smooth unconstrained minimizations: Newton's method with backtracking, safe on indefinite Hessians.
 
-With matrices, eigenvalues of a Hessian that is not positive definite are replaced by their absolute values (Nocedal and
-Wright 2006, section 3.4), and where the gradient vanishes there the step goes along the most negative curvature, so
-that the method does not stop at saddles. Hessians are equilibrated first, and an entry of the gradient is done beside
-what it was or H y is, so that a variable of which little depends is found as well as others; where rounding hides what
-it changes in the objective, steps go on as long as the gradient shrinks. Without matrices, the step is that of truncated
-conjugate gradients (Dembo and Steihaug 1983). Elements that are done leave the batch.
+With matrices, eigenvalues of a Hessian that is not positive definite are replaced by their absolute values (Nocedal
+and Wright 2006, section 3.4), and where the gradient vanishes there the step goes along the most negative curvature,
+so that the method does not stop at saddles. Hessians are equilibrated first, and an entry of the gradient is done
+beside what it was or H y is, so that a variable of which little depends is found as well as others; where rounding
+hides what it changes in the objective, steps go on as long as the gradient shrinks. Without matrices, the step is that
+of truncated conjugate gradients (Dembo and Steihaug 1983). Elements that are done leave the batch.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def minimize(f: Descent, elements: Tensor, y: Tensor, tolerance: Tensor, steps: 
 
 
 def _halfway(y: Tensor, last: Tensor, where: Tensor) -> None:
-    """Take half of the last step back, where rounding hides what it does to the objective and the gradient has grown."""
+    """Take back half of a last step that made the gradient grow, unseen in the objective."""
     y[where] = 0.5 * (y[where] + last[where])
 
 

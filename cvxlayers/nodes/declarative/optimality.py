@@ -1,7 +1,7 @@
 """How far a point is from optimality, in the units of its own problem, and which multipliers belong to it.
 
-All tests are relative, and each row counts by itself: an entry of the gradient of the Lagrangian beside its own terms, a
-constraint beside its own, a multiplier beside the terms of the rows in which it stands; see ``scales``. So nothing
+All tests are relative, and each row counts by itself: an entry of the gradient of the Lagrangian beside its own terms,
+a constraint beside its own, a multiplier beside the terms of the rows in which it stands; see ``scales``. So nothing
 depends on the units of f, h, g, y or the inputs.
 """
 
@@ -78,11 +78,10 @@ def measure(form: Formulation, xs: Sequence[Tensor], z: Tensor, active: Tensor, 
 def multipliers(form: Formulation, xs: Sequence[Tensor], y: Tensor, closeness: float) -> tuple[Tensor, Tensor]:
     """Multipliers and active sets of points without them: z (B, N) and active (B, q).
 
-    Inequalities within ``closeness`` of equality, beside their own terms, are candidates. The multipliers are the least-squares
-    solution of f_y + A'w = 0 over equalities and candidates; the candidate with the most negative multiplier is let go
-    until none is left. Those whose multiplier is zero (weakly active) are let go as well, since the solution does not
-    rest on them.
-    """
+    Inequalities within ``closeness`` of equality, beside their own terms, are candidates. The multipliers are the
+    least-squares solution of f_y + A'w = 0 over equalities and candidates; the candidate with the most negative
+    multiplier is let go until none is left. Those whose multiplier is zero (weakly active) are let go as well, since
+    the solution does not rest on them."""
     p, q = form.p, form.q
     none = y.new_zeros((len(y), p + q))
     every = torch.ones_like(none[:, p:])

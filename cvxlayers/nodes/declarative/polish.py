@@ -1,8 +1,8 @@
 """Newton steps on the optimality conditions: z <- z - K^-1 r, with the active set chosen anew at each step.
 
-An inequality is active where lam_i |A_i| / curvature_i + g_i / |A_i| > 0, the rule of the primal-dual active set method,
-which is Newton's method on the complementarity conditions (Hintermueller, Ito, Kunisch 2002). Its two terms are lengths
-in y.
+An inequality is active where lam_i |A_i| / curvature_i + g_i / |A_i| > 0, the rule of the primal-dual active set
+method, which is Newton's method on the complementarity conditions (Hintermueller, Ito, Kunisch 2002). Its two terms
+are lengths in y.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ __all__ = ["examine", "polish"]
 STEPS = 25
 # Steps without an improvement after which an element is left as it is.
 PATIENCE = 3
-# How far a point may be moved, relative to 1 + |y|: polishing sharpens a solution, it does not look for another one. (On
-# the way it may be farther off: a step that forgets an inequality is followed by one that knows it.)
+# How far a point may be moved, relative to 1 + |y|: polishing sharpens a solution, it does not look for another one.
+# (On the way it may be farther off: a step that forgets an inequality is followed by one that knows it.)
 REACH = 0.05
 
 

@@ -2,13 +2,13 @@
 
 An entry of the gradient of the Lagrangian is as large as its terms: the objective's gradient, each constraint's share,
 H y (of a quadratic function q + H y the share of q is then there as well), and the change that comes from the inputs
-when each of their numbers changes in proportion. A constraint is as large as A y, with each y_j as large as itself or as
-the way that the gradient's terms would push it, and what comes from the inputs. So the tests are those of a
+when each of their numbers changes in proportion. A constraint is as large as A y, with each y_j as large as itself or
+as the way that the gradient's terms would push it, and what comes from the inputs. So the tests are those of a
 componentwise backward error (Oettli and Prager 1964): in each row by itself they ask whether the point is the exact
-solution of numbers that are slightly different, and units of f, of a constraint, of an entry of y or of an input do not
-matter. No row may claim more than the whole problem has, with 1 + |y| as the length of a step: an input that moves a row
-by a jump is no size. And each may claim a little for a step of one, for what rounding leaves of cancelling terms that
-nobody sees, at y about zero.
+solution of numbers that are slightly different, and units of f, of a constraint, of an entry of y or of an input do
+not matter. No row may claim more than the whole problem has, with 1 + |y| as the length of a step: an input that moves
+a row by a jump is no size. And each may claim a little for a step of one, for what rounding leaves of cancelling terms
+that nobody sees, at y about zero.
 """
 
 from __future__ import annotations
