@@ -32,6 +32,8 @@ FAR = 1e14
 FLOOR = 1e-9
 # A step that does not change the objective visibly has to leave no more than this of the gradient.
 SHRINKING = 0.9
+# And where this is left, the objective can say no more: what follows are steps on the optimality conditions.
+NEARLY = 1e-6
 # The forcing sequence and the steps of truncated conjugate gradients.
 FORCING, PRODUCTS = 0.1, 200
 
@@ -69,7 +71,7 @@ def minimize(f: Descent, elements: Tensor, y: Tensor, tolerance: Tensor, steps: 
         sizes[todo] = torch.maximum(sizes[todo], _row_sizes(f, gradient, hessian, at))
         left = largest(gradient.abs() / torch.where(sizes[todo] > 0, sizes[todo], 1.0).clamp(max=1.0))
         worse = ~seen[todo] & ~(left <= SHRINKING * before[todo])
-        going = (left > tolerance[todo]) | ~convex
+        going = ((left > tolerance[todo]) | ~convex) & ~(worse & (left <= NEARLY))
         going &= step.isfinite().all(-1) & value.isfinite() & (largest(at.abs()) < FAR)
         before[todo[~worse]] = left[~worse]
         _halfway(y, last, todo[going & worse])
