@@ -63,12 +63,11 @@ def weigh(form: Formulation, xs: Sequence[Tensor], z: Tensor, active: Tensor, lo
     size, room = y.abs(), 1 + largest(y.abs())[:, None]
     shares = (local.lagrangian - local.gradient).abs()
     whole = largest(local.gradient.abs()) + largest(shares) + local.curvature * room[:, 0]
+    if form.matrix_free:  # the sizes of single rows are not known
+        return Scales(whole[:, None].expand_as(y), local.lengths * room, local.lengths / _positive(whole)[:, None])
     data = _from_inputs(form, xs, z, active, local)
     moved = torch.minimum(data[:, : form.n], whole[:, None])
     little = LITTLE[y.dtype] * (1 + size)
-    if form.matrix_free:
-        terms = local.gradient.abs() + shares + _estimated(form, xs, z, active, size + little) + moved
-        return Scales(terms, local.lengths * room, local.lengths / _positive(largest(terms))[:, None])
     stretch, across = local.H.abs(), local.A.abs()
     forces = (torch.cat([nu, active * lam], -1).abs()[:, None] @ across)[:, 0]
     terms = local.gradient.abs() + forces + _times(stretch, size + little) + moved
@@ -101,12 +100,6 @@ def _from_inputs(form: Formulation, xs: Sequence[Tensor], z: Tensor, active: Ten
     rows = form.residual(moved, torch.cat([y, nu, active * lam], -1), torch.ones_like(active))
     change = (rows - torch.cat([local.lagrangian, local.c], -1)).abs() / step
     return torch.where(change.isfinite(), change, 0.0)
-
-
-def _estimated(form: Formulation, xs: Sequence[Tensor], z: Tensor, active: Tensor, sizes: Tensor) -> Tensor:
-    """About |H| times some sizes (B, n), from products alone."""
-    vectors = torch.nn.functional.pad(probes(form.n, z)[:, None] * sizes, (0, form.N - form.n))
-    return form.times(xs, z, active, vectors)[:, :, : form.n].norm(dim=0) / 2**0.5
 
 
 def _times(M: Tensor, v: Tensor) -> Tensor:
