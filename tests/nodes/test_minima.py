@@ -196,3 +196,35 @@ def test_a_flat_circle_of_minima_is_no_saddle() -> None:
             layer = DeclarativeLayer(Circle())
             y = layer(unit * x)
             assert_close(y.norm(dim=-1) / unit, torch.ones(61, dtype=D), 1e-7, "radius")
+
+
+class BoxInUnits(DeclarativeNode):
+    """A convex quadratic program in a box, each entry of y and the objective in units of their own."""
+
+    def objective(self, Q: Tensor, p: Tensor, units: Tensor, unit: Tensor, y: Tensor) -> Tensor:
+        v = y / units
+        return unit * (0.5 * torch.einsum("bi,bij,bj->b", v, Q, v) + (p * v).sum(-1))
+
+    def inequality_constraints(self, Q: Tensor, p: Tensor, units: Tensor, unit: Tensor, y: Tensor) -> Tensor:
+        v = y / units
+        return unit[:, None] * torch.cat([-v, v - 1], -1)
+
+    def initial(self, Q: Tensor, p: Tensor, units: Tensor, unit: Tensor) -> Tensor:
+        return 0.5 * units
+
+
+def test_units_map_answers_as_algebra_says_or_are_refused() -> None:
+    generator, B, n = torch.Generator().manual_seed(6), 20, 4
+    F, p = (torch.randn(B, n, k, generator=generator, dtype=D) for k in (n, 1))
+    Q, p, one = F @ F.mT, 3 * p[..., 0], torch.ones(B, n, dtype=D)
+    layer = DeclarativeLayer(BoxInUnits(), on_failure="nan")
+    expected = layer(Q, p, one, one[:, 0])
+    assert set(layer.info.statuses) == {"optimal"}
+    for reach, share in ((2, 1.0), (6, 0.5)):
+        units, unit = (
+            10 ** (reach * (2 * torch.rand(shape, generator=generator, dtype=D) - 1)) for shape in ((B, n), (B,))
+        )
+        y = layer(Q, p, units, unit) / units
+        fine = torch.from_numpy(layer.info.statuses == "optimal")
+        assert fine.double().mean() >= share
+        assert_close(y[fine], expected[fine], 1e-9, f"units of 1e{reach}")
