@@ -34,6 +34,11 @@ CASES: list[tuple[dict[str, Any], np.ndarray, np.ndarray, str]] = [
     ({"sparsity": [(0, 1), (1, 1)]}, np.array([[0, 1.0], [0, 2.0]]), GOOD, "sparsity"),
     ({"hermitian": True}, GOOD + 1j * np.array([[0, 1], [-1, 0]]), GOOD + 1j, "hermitian"),
     ({"imag": True}, 1j * GOOD, GOOD + 1j, "imag"),
+    ({"PSD": True}, np.diag([4.0, 1e-9]), np.diag([4.0, -3e-7]), "PSD"),
+    ({"PSD": True}, np.ones((2, 2)), np.array([[1.0, 0.2], [0.2, 0.0]]), "PSD"),
+    ({"NSD": True}, np.diag([-4.0, 0.0]), np.diag([-4.0, 3e-7]), "NSD"),
+    ({"symmetric": True}, np.diag([1e8, 0.0]), np.array([[1e8, 0.0], [1.0, 0.0]]), "symmetric"),
+    ({"bounds": [0, 1e8]}, 1e7 * GOOD, np.array([[-9.0, 1e8], [0.0, 1.0]]), "bounds"),
 ]
 
 

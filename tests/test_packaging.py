@@ -48,6 +48,7 @@ ROOMS = {
     "compiler": 4,
     "solvers": 4,
     "derivative": 4,
+    "definiteness": 3,
     "checks": 5,
     "packing": 5,
     "report": 5,

@@ -186,6 +186,17 @@ def test_an_indefinite_matrix_is_refused_by_name(rng: np.random.Generator) -> No
     assert_close(x, np.zeros((3, 30)), 1e-6, "x")
 
 
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
+def test_a_little_negative_curvature_beside_much_is_refused(unit: float) -> None:
+    """A saddle, and a vertex of the box that is not the best one, came back as optimal."""
+    G, h = np.concatenate([np.eye(2), -np.eye(2)]), np.full(4, 500.0)
+    for p in (np.array([2.0, 0.0]), np.array([2.0, 3e-3])):
+        with pytest.raises(ParameterError, match=r"parameter 'Q'.*positive semidefinite"):
+            QP()(unit * np.diag([5.0, -4e-6]), unit * p, G, h)
+        (x,) = QP()(unit * np.diag([5.0, 0.0]), unit * (p + np.array([0.0, 1e-3])), G, h)
+        assert_close(x, [-0.4, -500.0], 1e-6, "x")
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_an_indefinite_matrix_fails_alone(engine: str) -> None:
     """Q = diag(a, 4) gives z = (2 / a, -1); and a Q that breaks its pattern follows the policy as well."""

@@ -78,6 +78,52 @@ def test_the_projector_onto_an_eigenspace_has_the_right_gradient_where_eigenvalu
     assert_close(tangent, expected, 1e-10, "forward mode")
 
 
+def derivative_of_vector(X: Tensor, j: int, w: Tensor) -> Tensor:
+    """That of w'v_j in X, from LAPACK's eigenvectors in double precision (Magnus 1985)."""
+    lam, V = (part.flip(-1) for part in torch.linalg.eigh(X.double()))
+    v = V[:, j] * V[V[:, j].abs().argmax(), j].sign()
+    share = lam[j] - lam
+    share[j] = torch.inf
+    A = V @ ((V.T @ w) / share)[:, None] @ v[None]
+    return (A + A.T) / 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
+def test_a_large_eigenvalue_does_not_hide_the_gaps_between_small_ones(dtype: torch.dtype, unit: float) -> None:
+    """Of order 30, with gaps of 2e-6 of the largest eigenvalue: less than single, far more than double rounding."""
+    values = [7e5, *(1.5 * (30 - i) for i in range(1, 30))]
+    X = (unit * with_eigenvalues(*values)).to(dtype).requires_grad_()
+    w = torch.linspace(-1, 2, 30, dtype=torch.float64)
+    layer = Eigendecomposition(k=3)
+    (found,) = torch.autograd.grad((layer(X)[1][:, 2] * w.to(dtype)).sum(), X)
+    assert found.dtype == dtype
+    assert_close(found, derivative_of_vector(X.detach(), 2, w), 1e-3, "gradient", floor=0)
+    tangent = torch.func.jvp(lambda X: layer(X)[1][:, 2] @ w.to(dtype), (X.detach(),), (torch.ones_like(X),))[1]
+    assert_close(tangent, found.sum(), 1e-2, "forward mode", floor=0)
+
+
+def test_blocks_in_units_of_their_own_keep_their_gaps() -> None:
+    """A block of 1e-14 beside one of 1e8 is decomposed, and differentiated, as if it were alone."""
+    small = 1e-14 * torch.tensor([[2.0, 0.7], [0.7, 1.0]], dtype=torch.float64)
+    X = torch.block_diag(1e8 * torch.tensor([[3.0, 1.0], [1.0, 1.0]], dtype=torch.float64), small).requires_grad_()
+    (found,) = torch.autograd.grad(eigendecomposition(X, 3)[1][3, 2], X)
+    expected = derivative_of_vector(small, 0, torch.tensor([0.0, 1.0], dtype=torch.float64))
+    assert_close(found[2:, 2:] * 1e-14, expected * 1e-14, 1e-10, "gradient", floor=0)
+
+
+@pytest.mark.parametrize("gap", [0.0, 3e-7, 1e-5])
+def test_projectors_in_single_precision_where_eigenvalues_nearly_coincide(gap: float) -> None:
+    """Terms of a close pair that cancel leave rounding errors of single precision, which a gap would blow up."""
+    X = with_eigenvalues(4 + gap, 4.0, 4 - gap, 2.0, 1 + gap, 1.0)
+    W = matrices(1, 6, seed=3)[0]
+    found = [
+        torch.func.grad(lambda X, W: (W * projector(X, 3)).sum())(X.to(dtype), W.to(dtype))
+        for dtype in (torch.float32, torch.float64)
+    ]
+    assert_close(found[0], found[1], 1e-5, "gradient", floor=0)
+
+
 def test_coinciding_eigenvalues_give_no_nan_and_symmetric_functions_are_right() -> None:
     X = torch.eye(3, dtype=torch.float64).repeat(2, 1, 1).requires_grad_()
     values, vectors = eigendecomposition(X)

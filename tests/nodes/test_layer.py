@@ -169,11 +169,34 @@ def test_failures_under_vmap(spoiled: list[Tensor]) -> None:
     assert jacobian[0, 1].abs().sum() == 0
 
 
-def test_where_everything_failed_there_is_still_an_answer() -> None:
-    x = torch.full((2, 3), torch.nan, dtype=D, requires_grad=True)
-    radius = torch.ones(2, dtype=D)
-    y = DeclarativeLayer(nodes.Ball(), on_failure="zero_grad")(x, radius)
-    assert y.abs().sum() == 0
+@pytest.mark.parametrize(("policy", "lost"), [("nan", torch.nan), ("zero_grad", 0.0)])
+@pytest.mark.parametrize("spoilt", ["NaN", "infeasible"])
+def test_where_everything_failed_training_goes_on(policy: str, lost: float, spoilt: str) -> None:
+    """The gradient graph is whole: first and second derivatives, forward mode and vmap, shared inputs too."""
+
+    class Apart(nodes.Ball):
+        def inequality_constraints(self, x: Tensor, r: Tensor, y: Tensor) -> Tensor:
+            return torch.cat([super().inequality_constraints(x, r, y), 2 + y[:, :1]], -1)  # y1 <= -2 outside the ball
+
+    x = torch.full((2, 3), torch.nan if spoilt == "NaN" else 0.4, dtype=D)
+    radius = torch.ones(1, dtype=D, requires_grad=True)
+    layer = DeclarativeLayer(nodes.Ball() if spoilt == "NaN" else Apart(), on_failure=policy)
+    given = x.clone().requires_grad_()
+    y = layer(given, radius)
+    assert set(layer.info.statuses) == {"failed" if spoilt == "NaN" else "infeasible"}
+    assert y.detach().isnan().all() if policy == "nan" else y.detach().isfinite().all()
+    for gradient, wrt in zip(
+        torch.autograd.grad(y.sum(), [given, radius], create_graph=True), (x, radius), strict=True
+    ):
+        assert_close(gradient.detach(), torch.full(wrt.shape, lost), 0, "gradient")
+    assert_close(torch.autograd.grad((0 * layer(given, radius)).sum(), given)[0], torch.zeros_like(x), 0, "unused")
+    alone = lambda x: layer(x[None], radius.detach())[0]  # noqa: E731
+    assert_close(vmap(jacrev(alone))(x), torch.full((2, 3, 3), lost), 0, "vmap of jacrev", floor=1)
+    assert_close(torch.func.jvp(alone, (x[0],), (x[0],))[1], torch.full((3,), lost), 0, "forward mode")
+    (torch.nn.Linear(3, 1, dtype=D)(y) + radius).sum().backward()  # as in a training loop
+
+
+def test_where_everything_failed_it_is_an_error_by_default() -> None:
     with pytest.raises(SolveError, match="failed"):
         DeclarativeLayer(nodes.Ball(), max_iterations=1, tolerance=1e-300)(*nodes.inputs(nodes.Ball()))
 

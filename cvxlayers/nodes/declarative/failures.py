@@ -22,39 +22,40 @@ def settle(call: Call, z: Tensor, active: Tensor, ok: Tensor, xs: Sequence[Tenso
     """
     assert call.system is not None
     n = call.system.form.n
-    keep = ok[:, None]
-    if call.on_failure == "nan":
-        lost = _Lost.apply(n, *xs)
-    else:
-        best = z[:, :n]
-        lost = torch.where(best.isfinite().all(-1, keepdim=True), best, 0.0)
+    best = z[:, :n]
+    kept = best.isfinite().all(-1, keepdim=True) & (call.on_failure != "nan")
+    fill = torch.nan if call.on_failure == "nan" else 0.0
+    lost = _Lost.apply(torch.where(kept, best, fill), fill, *xs)
     if call.none:
         return lost
     stand_in = torch.where(ok, torch.arange(ok.shape[0], device=ok.device), ok.to(torch.int8).argmax())
     z, active = z[stand_in], active[stand_in]
     y = Attach.apply(call.system, z, active, *(x[stand_in] for x in xs))[:, :n]
-    return torch.where(keep, y, lost)
+    return torch.where(ok[:, None], y, lost)
 
 
 class _Lost(torch.autograd.Function):
-    """NaN (B, n), with gradients that are NaN for the elements whose cotangents are not zero."""
+    """Points y (B, n) as they are, part of the graph: with gradients that are zero, or, where ``fill`` is NaN, NaN for
+    the elements whose cotangents are not zero."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(n: int, *xs: Tensor) -> Tensor:
-        return torch.full((xs[0].shape[0], n), torch.nan, dtype=_dtype(xs), device=xs[0].device)
+    def forward(y: Tensor, fill: float, *xs: Tensor) -> Tensor:
+        return y.clone()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.n = inputs[0]
-        ctx.save_for_backward(*inputs[1:])
+        _, ctx.fill, *xs = inputs
+        ctx.n = output.shape[-1]
+        ctx.save_for_backward(*xs)
 
     @staticmethod
     def backward(ctx: Any, cotangents: Tensor) -> tuple[Tensor | None, ...]:
         touched = (cotangents != 0).any(-1)
-        poison = torch.where(touched, torch.nan, 0.0)
+        poison = torch.where(touched, ctx.fill, 0.0)
         return (
+            None,
             None,
             *(
                 poison.to(x.dtype).reshape(-1, *[1] * (x.ndim - 1)).expand_as(x) if x.is_floating_point() else None
@@ -63,10 +64,6 @@ class _Lost(torch.autograd.Function):
         )
 
     @staticmethod
-    def jvp(ctx: Any, _n: None, *tangents: Tensor | None) -> Tensor:
+    def jvp(ctx: Any, _y: None, _fill: None, *tangents: Tensor | None) -> Tensor:
         t = next(t for t in tangents if t is not None)
-        return t.new_full((t.shape[0], ctx.n), torch.nan)
-
-
-def _dtype(xs: Sequence[Tensor]) -> torch.dtype:
-    return next((x.dtype for x in xs if x.is_floating_point()), torch.get_default_dtype())
+        return t.new_full((t.shape[0], ctx.n), ctx.fill)

@@ -17,12 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cvxlayers.nodes.declarative.curvature import minima
+from cvxlayers.nodes.declarative.curvature import downhill, kick
 from cvxlayers.nodes.declarative.local import look
 from cvxlayers.nodes.declarative.newton import FAR, Descent, minimize
-from cvxlayers.nodes.declarative.optimality import Point, largest
+from cvxlayers.nodes.declarative.optimality import Point
 from cvxlayers.nodes.declarative.polish import examine, polish
 from cvxlayers.nodes.declarative.problem import Formulation
+from cvxlayers.nodes.declarative.scales import largest
 
 __all__ = ["solve"]
 
@@ -72,7 +73,9 @@ def solve(
         best = best.put(todo, point)
         lost = ~(largest(state.y[todo].abs()) < FAR) | (state.rho[todo] > LAST_RHO)
         good = point.worst <= 1e-3 * tolerance
-        good[good.clone()] = minima(form, [x[todo[good]] for x in xs], point.take(good), tolerance)
+        where = good.nonzero()[:, 0]
+        good[where], down = downhill(form, [x[todo[where]] for x in xs], point.take(where), tolerance)
+        state.y[todo[where]] = kick(state.y[todo[where]], down)
         todo = todo[~good & ~lost]
     return best, total, _least_violation(form, xs, state)
 

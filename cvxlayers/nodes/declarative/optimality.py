@@ -1,8 +1,8 @@
 """How far a point is from optimality, in the units of its own problem, and which multipliers belong to it.
 
-All tests are relative. A constraint c_i with gradient A_i counts as |c_i| / |A_i|, which is how far y is from meeting
-it, and that is compared with 1 + |y|. The gradient of the Lagrangian is compared with the sizes of its terms and with
-the change that a step of 1 + |y| makes in it. So nothing depends on the units of f, h and g.
+All tests are relative, and each row counts by itself: an entry of the gradient of the Lagrangian beside its own terms,
+a constraint beside its own, a multiplier beside the terms of the rows in which it stands; see ``scales``. So nothing
+depends on the units of f, h, g, y or the inputs.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from cvxlayers.nodes.declarative.dense import solve_symmetric
 from cvxlayers.nodes.declarative.krylov import conjugate_gradients
 from cvxlayers.nodes.declarative.local import Local, look
 from cvxlayers.nodes.declarative.problem import Formulation
+from cvxlayers.nodes.declarative.scales import largest, weigh
 
 __all__ = ["Point", "measure", "multipliers"]
 
@@ -60,47 +61,45 @@ class Point:
         return Point(**{name: value[places] for name, value in vars(self).items()})
 
 
-def measure(form: Formulation, z: Tensor, active: Tensor, local: Local) -> Point:
+def measure(form: Formulation, xs: Sequence[Tensor], z: Tensor, active: Tensor, local: Local) -> Point:
     """Measure the points z with the active sets ``active``."""
-    y, _, lam = form.split(z)
-    p, size = form.p, 1 + largest(y.abs())
-    scale = largest(local.gradient.abs()) + largest((local.lagrangian - local.gradient).abs()) + local.curvature * size
-    dual = _ratio(largest(local.lagrangian.abs()), scale)
-    apart = _ratio(local.c.abs(), local.lengths * size[:, None])
-    inequalities = local.c[:, p:]
+    lam, p = form.split(z)[2], form.p
+    scales = weigh(form, xs, z, active, local)
+    apart, inequalities = scales.apart(local), local.c[:, p:]
     over = torch.where(inequalities > 0, apart[:, p:], 0.0)
-    forces = _ratio(active * lam * local.lengths[:, p:], scale[:, None])
+    forces = active * lam * scales.pull[:, p:]
     inside = torch.where(inequalities < 0, apart[:, p:], 0.0)
     margin = torch.where(active > 0, forces, inside)
     primal, gap = largest(torch.cat([apart[:, :p], over], -1)), largest(torch.where(active > 0, apart[:, p:], 0.0))
-    cone = largest((-forces).clamp(min=0))
+    dual, cone = largest(scales.slope(local)), largest((-forces).clamp(min=0))
     return Point(z, active, primal, dual, gap, cone, margin.amin(-1) if form.q else torch.full_like(dual, torch.inf))
 
 
 def multipliers(form: Formulation, xs: Sequence[Tensor], y: Tensor, closeness: float) -> tuple[Tensor, Tensor]:
     """Multipliers and active sets of points without them: z (B, N) and active (B, q).
 
-    Inequalities within ``closeness`` (1 + |y|) of equality are candidates. The multipliers are the least-squares
-    solution of f_y + A'w = 0 over equalities and candidates; the candidate with the most negative multiplier is let go
-    until none is left. Those whose multiplier is zero (weakly active) are let go as well, since the solution does not
-    rest on them.
-    """
+    Inequalities within ``closeness`` of equality, beside their own terms, are candidates. The multipliers are the
+    least-squares solution of f_y + A'w = 0 over equalities and candidates; the candidate with the most negative
+    multiplier is let go until none is left. Those whose multiplier is zero (weakly active) are let go as well, since
+    the solution does not rest on them."""
     p, q = form.p, form.q
     none = y.new_zeros((len(y), p + q))
     every = torch.ones_like(none[:, p:])
     if not p + q:
         return y, every
-    local = look(form, xs, torch.cat([y, none], -1), every)
+    z = torch.cat([y, none], -1)
+    local = look(form, xs, z, every)
+    scales = weigh(form, xs, z, every, local)
     scale = torch.where(local.lengths > 0, 1 / torch.where(local.lengths > 0, local.lengths, 1.0), 0.0)
-    near = local.c[:, p:] >= -closeness * local.lengths[:, p:] * (1 + largest(y.abs()))[:, None]
+    near = (local.c[:, p:] >= 0) | (scales.apart(local)[:, p:] <= closeness)
     kept = torch.cat([torch.ones_like(none[:, :p], dtype=torch.bool), near], -1)
-    negligible = closeness * largest(local.gradient.abs())
+    negligible = closeness * _along(form, local, scale)[:, p:]
     for _ in range(q + 1):
         w = _over(form, xs, y, local, scale, kept)
         if not q:
             break
-        lowest, place = torch.where(kept, w, torch.inf)[:, p:].min(-1)
-        loose = (lowest <= negligible).nonzero()[:, 0]
+        lowest, place = torch.where(kept[:, p:], w[:, p:] - negligible, torch.inf).min(-1)
+        loose = (lowest <= 0).nonzero()[:, 0]
         if not loose.numel():
             break
         kept[loose, p + place[loose]] = False
@@ -122,11 +121,8 @@ def _over(form: Formulation, xs: Sequence[Tensor], y: Tensor, local: Local, scal
     return conjugate_gradients(gram, right, tolerance, max(200, 2 * mask.shape[1]))[0]
 
 
-def _ratio(part: Tensor, whole: Tensor) -> Tensor:
-    """part / whole, and zero where both are zero."""
-    return torch.where(part == 0, 0.0, part / torch.where(part == 0, 1.0, whole))
-
-
-def largest(values: Tensor) -> Tensor:
-    """The largest of each row, zero for none."""
-    return values.amax(-1) if values.shape[-1] else values.new_zeros(values.shape[0])
+def _along(form: Formulation, local: Local, scale: Tensor) -> Tensor:
+    """What multipliers of rows of length one are made of: the gradient's entries that each row touches, (B, m)."""
+    if form.matrix_free:
+        return largest(local.gradient.abs())[:, None].expand_as(scale)
+    return scale * (local.A.abs() @ local.gradient.abs()[:, :, None])[:, :, 0]
