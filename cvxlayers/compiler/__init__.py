@@ -15,8 +15,9 @@ from cvxlayers.affine import AffineMap
 from cvxlayers.compiled import CompiledProblem
 from cvxlayers.compiler.canonicalize import Canonical, canonicalize
 from cvxlayers.compiler.parameters import parameter_features, parameter_spec
+from cvxlayers.compiler.prepare import prepare
 from cvxlayers.compiler.recovery import recovery
-from cvxlayers.compiler.validate import validate
+from cvxlayers.compiler.validate import check_parametrization, validate
 from cvxlayers.program import Pattern, Structure
 
 __all__ = ["compile"]
@@ -60,10 +61,12 @@ def compile(
     >>> compiled.structure.n, compiled.structure.cones.zero, compiled.structure.cones.nonneg
     (6, 4, 3)
     """
-    parameters, variables = validate(problem, parameters, variables, gp, quadratic)
-    canonical = canonicalize(problem, gp, quadratic)
+    parameters, variables = validate(problem, parameters, variables, gp)
+    prepared = prepare(problem, variables, gp, quadratic)
+    check_parametrization(prepared.problem, gp, quadratic)
+    canonical = canonicalize(prepared.problem, gp, quadratic)
     features, select = parameter_features(parameters, canonical)
-    wanted = recovery(problem, variables, canonical)
+    wanted = recovery(problem, variables, prepared, canonical)
     P_pattern, P = _objective_matrix(canonical, select)
     A_pattern, A, b = _constraints(canonical, select)
     q, offset = _objective_vector(canonical, select)

@@ -7,15 +7,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import cvxpy as cp
+from cvxpy.atoms.perspective import perspective
 from cvxpy.constraints import SOC, ExpCone, NonNeg, PowCone3D, SvecPSD, Zero
 from cvxpy.reductions.chain import Chain
 from cvxpy.reductions.dcp2cone.cone_matrix_stuffing import ParamConeProg
+from cvxpy.reductions.dcp2cone.dcp2cone import Dcp2Cone
 from cvxpy.reductions.reduction import Reduction
 from cvxpy.reductions.solvers.conic_solvers.conic_solver import ConicSolver
 from cvxpy.reductions.solvers.solving_chain import resolve_and_build_chain
 from cvxpy.utilities.psd_utils import TriangleKind
 
+from cvxlayers.compiler.leaves import without_values
+from cvxlayers.compiler.perspective import perspective_canonicalizer
 from cvxlayers.cones.product import Cones
+from cvxlayers.errors import CompileError
 
 __all__ = ["Canonical", "canonicalize"]
 
@@ -66,15 +71,19 @@ class Canonical:
 
 
 def canonicalize(problem: cp.Problem, gp: bool, quadratic: bool) -> Canonical:
-    """Canonicalize a validated problem, once, without looking at any parameter's value."""
+    """Canonicalize a validated problem, once, without looking at any variable's or parameter's value."""
     target = _StandardForm(quadratic)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), without_values(problem):
         for message in _HARMLESS:
             warnings.filterwarnings("ignore", message=message)
-        chain = resolve_and_build_chain(problem, solver=target, gp=gp, enforce_dpp=True)
-        reductions = chain.reductions[:-1]
-        stuffed, _ = Chain(reductions=reductions).apply(problem)
-        program = target.format_constraints(stuffed, target.EXP_CONE_ORDER)
+        try:
+            stuffed, reductions = _cone_form(problem, target, gp)
+            program = target.format_constraints(stuffed, target.EXP_CONE_ORDER)
+        except (cp.SolverError, NotImplementedError) as exc:
+            raise CompileError(
+                f"problem: CVXPY {cp.__version__} cannot bring it to cone form"
+                f"{': ' * bool(str(exc))}{exc}; write the expression that it stops at with other atoms."
+            ) from exc
     dims = program.cone_dims
     cones = Cones(
         zero=dims.zero,
@@ -84,4 +93,16 @@ def canonicalize(problem: cp.Problem, gp: bool, quadratic: bool) -> Canonical:
         exponential=dims.exp,
         power=tuple(float(alpha) for alpha in dims.p3d),
     )
-    return Canonical(program, tuple(reductions), cones)
+    return Canonical(program, reductions, cones)
+
+
+def _cone_form(problem: cp.Problem, target: _StandardForm, gp: bool) -> tuple[ParamConeProg, tuple[Reduction, ...]]:
+    """The cone program as CVXPY stuffs it, its rows not yet in any solver's order, and the reductions on the way."""
+    chain = resolve_and_build_chain(problem, solver=target, gp=gp, enforce_dpp=True)
+    reductions = tuple(chain.reductions[:-1])
+    for reduction in reductions:
+        if isinstance(reduction, Dcp2Cone):
+            inner = perspective_canonicalizer(lambda part: _cone_form(part, _StandardForm(quadratic=False), gp=False))
+            reduction.cone_canon_methods = reduction.cone_canon_methods | {perspective: inner}
+    stuffed, _ = Chain(reductions=list(reductions)).apply(problem)
+    return stuffed, reductions

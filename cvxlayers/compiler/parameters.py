@@ -17,11 +17,12 @@ import cvxpy as cp
 import numpy as np
 import scipy.sparse as sp
 from cvxpy.reductions.complex2real.complex2real import Complex2Real
-from cvxpy.reductions.cvx_attr2constr import SYMMETRIC_ATTRIBUTES, CvxAttr2Constr
+from cvxpy.reductions.cvx_attr2constr import CvxAttr2Constr
 from cvxpy.reductions.dgp2dcp.dgp2dcp import Dgp2Dcp
 
 from cvxlayers.compiled import Feature, ParameterSpec
 from cvxlayers.compiler.canonicalize import Canonical
+from cvxlayers.compiler.leaves import free_entries
 
 __all__ = ["parameter_features", "parameter_spec"]
 
@@ -100,26 +101,6 @@ def _trace(parameters: Sequence[cp.Parameter], canonical: Canonical) -> dict[int
                 origin = sources[parameter.id]
                 sources[reduced.id] = _Source(origin.parameter, origin.transform, free_entries(parameter) @ origin.map)
     return sources
-
-
-def free_entries(leaf: cp.Parameter) -> sp.csr_array:
-    """The map from all entries of a leaf (flattened in Fortran order) to the free ones that CVXPY keeps.
-
-    A symmetric leaf keeps its upper triangle, row by row; each free entry is the mean of the two places that it
-    stands for, so that gradients come out symmetric.
-    """
-    if any(leaf.attributes[name] for name in SYMMETRIC_ATTRIBUTES):
-        n = leaf.shape[-1]
-        i, j = np.triu_indices(n)
-        rows = np.tile(np.arange(i.size), 2)
-        places = np.concatenate([i + n * j, j + n * i])
-        return sp.csr_array((np.full(rows.size, 0.5), (rows, places)), shape=(i.size, n * n))
-    if leaf.attributes["diag"]:
-        n = leaf.shape[0]
-        places = np.arange(n) * (n + 1)
-    else:
-        places = np.ravel_multi_index(leaf.sparse_idx, leaf.shape, order="F")
-    return sp.csr_array((np.ones(places.size), (np.arange(places.size), places)), shape=(places.size, leaf.size))
 
 
 def _imaginary_entries(parameter: cp.Parameter) -> sp.csr_array:

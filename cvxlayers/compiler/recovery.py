@@ -9,18 +9,17 @@ import cvxpy as cp
 import numpy as np
 import scipy.sparse as sp
 from cvxpy.atoms.affine.upper_tri import batched_upper_tri_to_full
-from cvxpy.constraints import PSD, SOC, ExpCone, PowCone3D, SvecPSD
 from cvxpy.reductions.complex2real.complex2real import Complex2Real
 from cvxpy.reductions.cvx_attr2constr import CvxAttr2Constr
 from cvxpy.reductions.dgp2dcp.dgp2dcp import Dgp2Dcp
 
 from cvxlayers.compiled import OutputSpec
 from cvxlayers.compiler.canonicalize import Canonical
-from cvxlayers.compiler.parameters import free_entries
-from cvxlayers.cones.product import svec_length
-from cvxlayers.errors import CompileError
+from cvxlayers.compiler.duals import dual_components
+from cvxlayers.compiler.leaves import free_entries
+from cvxlayers.compiler.prepare import Prepared
 
-__all__ = ["Recovery", "dual_owners", "recovery"]
+__all__ = ["Recovery", "recovery"]
 
 
 @dataclass(frozen=True)
@@ -32,47 +31,30 @@ class Recovery:
     dual: sp.csr_array
 
 
-def dual_owners(problem: cp.Problem) -> dict[int, tuple[cp.Constraint, int]]:
-    """Which constraint each dual variable belongs to, and its position there: id -> (constraint, position)."""
-    return {
-        variable.id: (constraint, position)
-        for constraint in problem.constraints
-        for position, variable in enumerate(constraint.dual_variables)
-    }
-
-
-def recovery(problem: cp.Problem, variables: Sequence[cp.Variable], canonical: Canonical) -> Recovery:
+def recovery(
+    problem: cp.Problem, variables: Sequence[cp.Variable], prepared: Prepared, canonical: Canonical
+) -> Recovery:
     """How each wanted variable is read off a solution."""
     primal_ids = {variable.id for variable in problem.variables()}
-    owners = dual_owners(problem)
     traced = _trace_variables(problem, canonical)
     n, m = canonical.program.x.size, canonical.cones.m
     outputs: list[OutputSpec] = []
     primal, dual = [sp.csr_array((0, n))], [sp.csr_array((0, m))]
     start = 0
     for variable in variables:
+        exponential = False
         if variable.id in primal_ids:
-            components = traced[variable.id]
-            block = sp.vstack([component.map for component in components], format="csr")
-            primal.append(block)
-            dual.append(sp.csr_array((block.shape[0], m)))
+            kind, maps = "primal", [component.map for component in traced[variable.id]]
+            exponential = any(component.logarithm for component in traced[variable.id])
         else:
-            components = []
-            block = _dual_map(variable, *owners[variable.id], canonical)
-            primal.append(sp.csr_array((block.shape[0], n)))
-            dual.append(block)
+            kind, maps = "dual", dual_components(variable, problem, prepared, canonical)
+        block = sp.vstack(maps, format="csr")
+        empty = sp.csr_array((block.shape[0], m if kind == "primal" else n))
+        primal.append(block if kind == "primal" else empty)
+        dual.append(empty if kind == "primal" else block)
         stop = start + block.shape[0]
-        outputs.append(
-            OutputSpec(
-                variable.name(),
-                tuple(variable.shape),
-                "primal" if components else "dual",
-                start,
-                stop,
-                exponential=any(component.logarithm for component in components),
-                complex=len(components) == 2,
-            )
-        )
+        shape = tuple(variable.shape)
+        outputs.append(OutputSpec(variable.name(), shape, kind, start, stop, exponential, len(maps) == 2))
         start = stop
     return Recovery(tuple(outputs), sp.vstack(primal, format="csr"), sp.vstack(dual, format="csr"))
 
@@ -149,74 +131,3 @@ def _place(component: _Component, canonical: Canonical) -> _Component:
     entries = sp.coo_array(component.map)
     placed = sp.csr_array((entries.data, (entries.row, entries.col + column)), shape=(size, n))
     return _Component(component.stage_id, placed, component.logarithm)
-
-
-def _dual_map(variable: cp.Variable, constraint: cp.Constraint, position: int, canonical: Canonical) -> sp.csr_array:
-    """The map from y to one dual variable, in CVXPY's own sign and layout."""
-    final_id = constraint.id
-    for reduction in canonical.reductions:
-        final_id = reduction.cons_id_map.get(final_id, final_id)
-    start = 0
-    for final in canonical.program.constraints:
-        if final.id == final_id:
-            break
-        start += final.size
-    else:
-        raise CompileError(
-            f"variables: the dual variable of constraint '{constraint}' was asked for, but canonicalization does "
-            "not keep that "
-            "constraint as one block of rows; leave this dual variable out."
-        )
-    _refuse_rewritten(constraint, final)
-    places, weights = _dual_places(variable, constraint, position, final)
-    rows = np.arange(variable.size)
-    return sp.csr_array((weights, (rows, start + places)), shape=(variable.size, canonical.cones.m))
-
-
-def _refuse_rewritten(constraint: cp.Constraint, final: cp.Constraint) -> None:
-    """Complex constraints and those that become other cones have no dual that can be read off y."""
-    rewritten = constraint.is_complex() or (
-        isinstance(constraint, PSD | SOC | ExpCone | PowCone3D)
-        and type(final) is not type(constraint)
-        and not (isinstance(constraint, PSD) and isinstance(final, SvecPSD))
-    )
-    if rewritten or (sum(v.size for v in constraint.dual_variables) < final.size and not isinstance(final, SvecPSD)):
-        raise CompileError(
-            f"variables: the dual variable of constraint '{constraint}' was asked for, but the constraint is rewritten "
-            f"({type(constraint).__name__} becomes {type(final).__name__}) and its dual cannot be read off; "
-            "write the constraint in real cones of the standard form, or leave this dual variable out."
-        )
-
-
-def _dual_places(
-    variable: cp.Variable, constraint: cp.Constraint, position: int, final: cp.Constraint
-) -> tuple[np.ndarray, np.ndarray]:
-    """For each entry of the dual variable (Fortran order): its row in the constraint's block, and its weight."""
-    ones = np.ones(variable.size)
-    if isinstance(constraint, PSD):
-        return _psd_places(constraint)
-    if isinstance(constraint, SOC):
-        dimension = constraint.cone_sizes()[0]
-        count = len(constraint.cone_sizes())
-        cone = np.arange(count) * dimension
-        if position == 0:
-            return cone, ones
-        inside = 1 + np.arange(dimension - 1)
-        by_column = cone[None, :] + inside[:, None]  # (dimension - 1, cones)
-        return (by_column if constraint.axis == 0 else by_column.T).ravel(order="F"), ones
-    if isinstance(constraint, ExpCone | PowCone3D):
-        return 3 * np.arange(variable.size) + position, ones
-    return np.arange(variable.size), ones
-
-
-def _psd_places(constraint: PSD) -> tuple[np.ndarray, np.ndarray]:
-    """Full symmetric matrices from packed triangles: upper, column by column, off-diagonals times sqrt(2)."""
-    n = constraint.args[0].shape[-1]
-    i, j = np.meshgrid(np.arange(n), np.arange(n), indexing="ij")
-    low, high = np.minimum(i, j), np.maximum(i, j)
-    one = high * (high + 1) // 2 + low
-    weight = np.where(i == j, 1.0, np.sqrt(0.5))
-    batch = constraint.args[0].shape[:-2]
-    blocks = np.arange(int(np.prod(batch, dtype=int))).reshape(batch, order="F")
-    places = blocks[..., None, None] * svec_length(n) + one
-    return places.ravel(order="F"), np.broadcast_to(weight, places.shape).ravel(order="F")

@@ -9,11 +9,12 @@ import cvxpy as cp
 from cvxpy.constraints import FiniteSet
 from cvxpy.expressions.constants.callback_param import CallbackParam
 
-from cvxlayers.compiler.recovery import dual_owners
+from cvxlayers.compiler.leaves import parameters_of
+from cvxlayers.compiler.prepare import dual_owners
 from cvxlayers.compiler.rules import Offence, curvature_offence, dpp_offence
 from cvxlayers.errors import CompileError, MixedIntegerError, NotConvexError, NotDPPError, UnknownLeafError
 
-__all__ = ["validate"]
+__all__ = ["check_parametrization", "validate"]
 
 
 def validate(
@@ -21,7 +22,6 @@ def validate(
     parameters: Sequence[cp.Parameter] | None,
     variables: Sequence[cp.Variable] | None,
     gp: bool,
-    quadratic: bool,
 ) -> tuple[list[cp.Parameter], list[cp.Variable]]:
     """Check the problem and the two lists, and return the lists with their defaults filled in."""
     if not isinstance(problem, cp.Problem):
@@ -33,7 +33,6 @@ def validate(
     wanted = _check_variables(problem, variables)
     _check_continuous(problem)
     _check_convex(problem, gp)
-    _check_parametrization(problem, gp, quadratic)
     return listed, wanted
 
 
@@ -61,7 +60,7 @@ def _listed(argument: str, leaves: Any, kind: Any) -> list[Any]:
 
 
 def _check_parameters(problem: cp.Problem, parameters: Sequence[cp.Parameter] | None) -> list[cp.Parameter]:
-    present = problem.parameters()
+    present = parameters_of(problem)
     for parameter in present:
         if isinstance(parameter, CallbackParam):
             raise UnknownLeafError(
@@ -150,7 +149,8 @@ def _check_convex(problem: cp.Problem, gp: bool) -> None:
     raise NotConvexError(f"problem: it is not {rules}. {offence.text()}{other}")
 
 
-def _check_parametrization(problem: cp.Problem, gp: bool, quadratic: bool) -> None:
+def check_parametrization(problem: cp.Problem, gp: bool, quadratic: bool) -> None:
+    """Check that a prepared problem can be canonicalized once for all parameter values."""
     if problem.is_dpp("dgp" if gp else "dcp", quad_form_dpp="qp" if quadratic and not gp else None):
         return
     offence: Offence = dpp_offence(problem, gp, quadratic)
