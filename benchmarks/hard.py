@@ -13,13 +13,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cvxlayers.cones import svec
+from cvxlayers.cones import project_dual, svec
 from cvxlayers.cones.product import Cones
 from cvxlayers.program import Array, Structure, Values
 from cvxlayers.solution import Status
 from tests.ipm.problems import complementary, infeasible, structure_of, unbounded
+from tests.support.regular import CONDITION, condition
 
 __all__ = ["FAMILIES", "Hard"]
+
+TRIES = 50
+"""How often a problem is drawn anew that is to be regular and is not; some structures have none."""
 
 Pair = Callable[[np.random.Generator, Cones], tuple[Array, Array]]
 
@@ -40,6 +44,9 @@ class Hard:
         The optimal value.
     x : (n, B) or None
         The solution, NaN in elements where it need not be unique.
+    sharpness : float
+        How near to it an answer has to come, relative to its largest number: at degenerate points a small change of the
+        data may move x by the root of it.
     """
 
     structure: Structure
@@ -48,6 +55,7 @@ class Hard:
     tangent: Values | None = None
     objective: Array | None = None
     x: Array | None = None
+    sharpness: float = 1e-4
 
     @property
     def values(self) -> Values:
@@ -78,9 +86,13 @@ def around(
     structure = structure_of(np.ones((n, n)) * quadratic, ((T != 0).astype(float) @ mask.astype(float)), larger)
     elements, moves, points, unique = [], [], [], []
     for _ in range(batch):
-        rank = int(rng.integers(0, n + 1)) if quadratic else 0
-        F, A, x = (_numbers(rng, shape, whole) for shape in ((rank, n), (cones.m, n), (n,)))
-        F, A, (s, y) = np.vstack([F, np.zeros((n - rank, n))]), np.where(mask, A, 0.0), pair(rng, cones)
+        rank = int(rng.integers(0, n + 1)) if rng.random() < 0.3 else n
+        rank = rank if quadratic else 0
+        for _ in range(TRIES if pair is strict else 1):
+            F, A, x = (_numbers(rng, shape, whole) for shape in ((rank, n), (cones.m, n), (n,)))
+            F, A, (s, y) = np.vstack([F, np.zeros((n - rank, n))]), np.where(mask, A, 0.0), pair(rng, cones)
+            if pair is strict and condition(cones, F.T @ F, A, y - s) <= CONDITION:
+                break
         elements.append(_Dense(F, -(F.T @ (F @ x) + A.T @ y), A, A @ x + s))
         move = [rng.normal(size=part.shape) for part in (F, x, A, s)]
         moves.append(_Dense(np.where(F != 0, move[0], 0.0), move[1], np.where(mask, move[2], 0.0), move[3]))
@@ -93,7 +105,7 @@ def around(
     x = np.stack(points, axis=1)
     cost = [0.5 * np.sum((one.F @ point) ** 2) + one.q @ point for one, point in zip(elements, points, strict=True)]
     return Hard(structure, Status.OPTIMAL, moved, _tangent(structure, elements, moves, T), np.array(cost),
-                np.where(unique, x, np.nan))  # fmt: skip
+                np.where(unique, x, np.nan), 1e-4 if pair is strict else 1e-2)  # fmt: skip
 
 
 def _numbers(rng: np.random.Generator, shape: tuple[int, ...], whole: bool) -> Array:
@@ -116,6 +128,13 @@ def _tangent(structure: Structure, elements: list[_Dense], moves: list[_Dense], 
     both = [one.F.T @ move.F + move.F.T @ one.F for one, move in zip(elements, moves, strict=True)]
     P = np.stack([part[structure.P.rows, structure.P.columns] for part in both], axis=1)
     return linear._replace(P=P)
+
+
+def strict(rng: np.random.Generator, cones: Cones) -> tuple[Array, Array]:
+    """Strictly complementary pairs: the two parts of a random v (Moreau 1962)."""
+    v = rng.normal(size=cones.m)
+    y = project_dual(cones, v[:, None])[:, 0]
+    return y - v, y
 
 
 def weak(rng: np.random.Generator, cones: Cones) -> tuple[Array, Array]:
@@ -174,7 +193,7 @@ def more_psd(rng: np.random.Generator, cones: Cones) -> tuple[Cones, Array]:
             small = max(1, order - int(rng.integers(0, 2)))
             V = np.eye(order)[:, :small] if rng.random() < 0.5 else rng.normal(size=(order, small))
             units = np.eye(part.shape[0])
-            maps = [svec.pack(V.T @ svec.unpack(unit, order) @ V) for unit in units]
+            maps = [svec.pack(V.T @ svec.unpack(unit) @ V) for unit in units]
             rows.append(np.stack(maps, axis=1) @ part)
             orders += [order, small]
     return _with(cones, psd=tuple(orders)), np.vstack([np.zeros((0, cones.m)), *rows])
@@ -202,11 +221,12 @@ def _around(**options: object) -> Callable[..., Hard]:
 
 FAMILIES: dict[str, Callable[..., Hard]] = {
     "feasible": _around(),
+    "regular": _around(pair=strict),
     "ties": _around(pair=counted, whole=True),
     "weakly active": _around(pair=weak),
-    "redundant rows": _around(extend=more_rows),
-    "repeated cones": _around(extend=more_cones),
-    "redundant psd": _around(extend=more_psd),
+    "redundant rows": _around(pair=strict, extend=more_rows),
+    "repeated cones": _around(pair=strict, extend=more_cones),
+    "redundant psd": _around(pair=strict, extend=more_psd),
     "infeasible": without(Status.INFEASIBLE),
     "unbounded": without(Status.UNBOUNDED),
 }

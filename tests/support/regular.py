@@ -10,7 +10,7 @@ from cvxlayers.cones import Cones, margin, project_dual
 from cvxlayers.program import Array, Structure, Values
 from tests.ipm.problems import structure_of
 
-__all__ = ["Regular", "random_cones", "regular"]
+__all__ = ["CONDITION", "MARGIN", "Regular", "condition", "random_cones", "regular"]
 
 CONDITION = 1e3
 """Of the optimality system, in the problem's own units: at the most."""
@@ -55,7 +55,7 @@ def regular(rng: np.random.Generator, kinds: frozenset[str], quadratic: bool) ->
         root = rng.normal(size=(n, (n + 1) // 2))
         P = root @ root.T if quadratic else np.zeros((n, n))
         y = project_dual(cones, v[:, None])[:, 0]
-        if _condition(cones, P, A, v) <= CONDITION and float(margin(cones, v[:, None])[0]) >= MARGIN:
+        if condition(cones, P, A, v) <= CONDITION and float(margin(cones, v[:, None])[0]) >= MARGIN:
             structure = structure_of(P, A, cones)
             parts = (
                 P[structure.P.rows, structure.P.columns],
@@ -66,7 +66,7 @@ def regular(rng: np.random.Generator, kinds: frozenset[str], quadratic: bool) ->
             return Regular(structure, Values(*(part[:, None] for part in parts)), x, y)
 
 
-def _condition(cones: Cones, P: Array, A: Array, v: Array) -> float:
+def condition(cones: Cones, P: Array, A: Array, v: Array) -> float:
     """Of the Jacobian of (Px + q + A'y, Ax + y - v - b) in (x, v), the projection's derivative by differences."""
     m, step = v.size, 1e-6
     moved = v[:, None] + step * np.concatenate([np.eye(m), -np.eye(m)], axis=1)
