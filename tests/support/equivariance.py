@@ -29,8 +29,8 @@ class Reference:
     ----------
     values : Values
         Of the standard form, one column.
-    x : (n,)
-        Of the standard form.
+    point : (n + 2 m + 1,)
+        x, y, s of the standard form and the status, as ``Layer.restore`` takes them.
     rows, weights : (rows,)
         The outputs, and the cotangents for which there is the gradient.
     objective : float
@@ -40,7 +40,7 @@ class Reference:
 
     compiled: CompiledProblem
     values: Values
-    x: Array
+    point: Array
     rows: Array
     weights: Array
     objective: float
@@ -55,7 +55,8 @@ class Reference:
         """
         outputs = _by_kind(self.rows, [(spec.start, spec.stop) for spec in self.compiled.outputs])
         gradients = _by_kind(self.gradient, [(one.start, one.stop) for one in self.compiled.features])
-        x, P = np.full(self.x.size, float(np.abs(self.x).max(initial=0.0))), self.compiled.structure.P
+        n, P = self.compiled.structure.n, self.compiled.structure.P
+        x = np.full(n, float(np.abs(self.point[:n]).max(initial=0.0)))
         terms = float(np.abs(self.values.q[:, 0]) @ x) + float(np.abs(self.values.P[:, 0]) @ (x[P.rows] * x[P.columns]))
         return outputs, terms or 1.0, gradients
 
@@ -107,12 +108,13 @@ def reference(compiled: CompiledProblem, theta: Array, seed: int = 0) -> Referen
     x, y = (part[0] for part in polished_outputs(layer, [given[0][0]], given))
     assert np.isfinite(x).all() and np.isfinite(y).all(), "the reference does not converge"
     s = values.b[:, 0] - compiled.structure.A.times(values.A, x[:, None])[:, 0]
-    record = layer.restore(given, np.concatenate([x, y, s, [0.0]])[:, None])
+    point = np.concatenate([x, y, s, [0.0]])
+    record = layer.restore(given, point[:, None])
     rows = compiled.recover(x[:, None], y[:, None])[:, 0]
     weights = np.random.default_rng([seed, 3]).normal(size=rows.size)
     gradient = _gradient(compiled, posed.values, record, weights, Values(*(np.ones((1, 1)),) * 4))
     cost = values.q[:, 0] @ x + x @ compiled.structure.P_times(values.P, x[:, None])[:, 0] / 2
-    return Reference(compiled, values, x, rows, weights, float(cost), gradient[:, 0])
+    return Reference(compiled, values, point, rows, weights, float(cost), gradient[:, 0])
 
 
 def _gradient(compiled, split, record: Record, weights: Array, scale: Values, units: Units | None = None) -> Array:
