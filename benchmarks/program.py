@@ -40,13 +40,17 @@ TOLERANCES = (1e-12, 1e-11, 1e-10, 1e-9, 1e-8)
 STEPS = (1e-4, 1e-5, 1e-6)
 """Relative steps of the differences; each is halved once."""
 
+ROUNDING = 1e-9
+"""Relative to the largest number beside it: what is smaller is zero."""
+
 AGREED = 1e-5
 """How well the four differences have to agree."""
 
 
 def typical(numbers: Array) -> float:
-    """The median size of those that are neither zero nor infinite, or one."""
-    sizes = np.abs(numbers[(numbers != 0) & (np.abs(numbers) < INFINITY)])
+    """The median size of those that are neither zero, but for rounding, nor infinite; or one."""
+    sizes = np.abs(numbers[np.abs(numbers) < INFINITY])
+    sizes = sizes[sizes > ROUNDING * sizes.max(initial=0.0)]
     return float(np.median(sizes)) if sizes.size else 1.0
 
 
