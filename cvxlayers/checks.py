@@ -38,23 +38,28 @@ def all_finite(numbers: NDArray[np.float64]) -> bool:
 
 
 def finite_elements(
-    arrays: Sequence[np.ndarray], specs: Sequence[ParameterSpec], batch: tuple[int, ...]
+    arrays: Sequence[np.ndarray], specs: Sequence[ParameterSpec], batch: tuple[int, ...], bounds: Sequence[bool]
 ) -> NDArray[np.bool_]:
-    """Which elements of the batch have only finite parameter entries: (B,)."""
+    """Which elements of the batch have only finite parameter entries, or infinite ones in ``bounds``: (B,)."""
     finite = np.ones(batch, dtype=bool)
     if all(np.isfinite(array).all() for array in arrays):
         return finite.reshape(-1)
-    for array, spec in zip(arrays, specs, strict=True):
+    for array, spec, bound in zip(arrays, specs, bounds, strict=True):
         trailing = tuple(range(array.ndim - len(spec.shape), array.ndim))
-        finite = finite & np.isfinite(array).all(axis=trailing)
+        finite = finite & ~_not_a_number(array, bound).any(axis=trailing)
     return finite.reshape(-1)
 
 
-def refuse_infinite(arrays: Sequence[np.ndarray], specs: Sequence[ParameterSpec]) -> None:
+def _not_a_number(array: np.ndarray, bound: bool) -> NDArray[np.bool_]:
+    """Where an entry is NaN, or infinite although the parameter is no bound."""
+    return np.asarray(np.isnan(array) if bound else ~np.isfinite(array))
+
+
+def refuse_infinite(arrays: Sequence[np.ndarray], specs: Sequence[ParameterSpec], bounds: Sequence[bool]) -> None:
     """Raise the error that names the first parameter with NaN or infinite entries, and its batch elements."""
-    for array, spec in zip(arrays, specs, strict=True):
+    for array, spec, bound in zip(arrays, specs, bounds, strict=True):
         trailing = tuple(range(array.ndim - len(spec.shape), array.ndim))
-        bad = ~np.isfinite(array).all(axis=trailing)
+        bad = _not_a_number(array, bound).any(axis=trailing)
         if bad.any():
             where = (
                 [tuple(int(i) for i in index) for index in np.argwhere(np.atleast_1d(bad))[:5]]

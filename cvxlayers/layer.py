@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cvxlayers import checks, packing, verification
+from cvxlayers import bounds, checks, packing, verification
 from cvxlayers.answer import answer
 from cvxlayers.compiled import CompiledProblem
 from cvxlayers.engine import Engine, Workshop
@@ -178,7 +179,7 @@ class Layer:
             With ``on_failure="raise"``, when some element has no verified solution.
         """
         watch = Stopwatch()
-        packed = packing.pack(self.compiled, parameters)
+        packed = self._packed(parameters)
         if not (self.broadcast if broadcast is None else broadcast):
             packing.refuse_enlarged(self.compiled.parameters, [array.shape for array in packed.arrays])
         engine = self._engine(solver_args)
@@ -212,12 +213,15 @@ class Layer:
             The parameters or the point have the wrong shapes.
         """
         watch = Stopwatch()
-        packed = packing.pack(self.compiled, parameters)
+        packed = self._packed(parameters)
         engine = self._engine(solver_args)
         solution = self._solution_of(np.asarray(point, dtype=np.float64), packed)
         elements = None if solution.whole else np.flatnonzero(solution.ok)
         theta = packed.theta if elements is None else packed.theta[:, elements]
         values = self.compiled.evaluate(theta, packed.shared)
+        open_rows = bounds.open_rows(self.compiled.structure, values.b)
+        if open_rows is not None:
+            values = bounds.without(self.compiled.structure, values, open_rows)
         watch.lap("packing")
         info = _report(solution, np.full(solution.batch, np.nan), watch.seconds)
         return self._record(packed, values, solution, elements, info, engine)
@@ -266,14 +270,14 @@ class Layer:
         if checked:
             checks.check_attributes(arrays, compiled.parameters)
         if elements is not None:
-            checks.refuse_infinite(arrays, compiled.parameters)
+            checks.refuse_infinite(arrays, compiled.parameters, self._bounds)
         return elements
 
     def _finite(self, packed: Packed) -> np.ndarray | None:
         """The elements without NaN or infinite entries, and without logarithms of what has none; None for all."""
         if checks.all_finite(packed.theta):
             return None
-        finite = checks.finite_elements(packed.arrays, self.compiled.parameters, packed.batch)
+        finite = checks.finite_elements(packed.arrays, self.compiled.parameters, packed.batch, self._bounds)
         if self.compiled.gp:
             finite &= np.isfinite(packed.theta).all(axis=0)
         return np.flatnonzero(finite)
@@ -293,16 +297,34 @@ class Layer:
             )
         return warm if elements is None else warm.select(elements)
 
+    @cached_property
+    def _bounds(self) -> tuple[bool, ...]:
+        """Which parameters may have infinite entries."""
+        return bounds.parameters_of_bounds(self.compiled)
+
+    def _packed(self, parameters: Sequence[Any]) -> Packed:
+        packed = packing.pack(self.compiled, parameters)
+        if checks.all_finite(packed.theta) or not any(self._bounds):
+            return packed
+        return packed._replace(theta=bounds.finite_bounds(packed.theta))
+
     def _solved(
         self, engine: Engine, theta: Array, shared: frozenset[int], warm: Solution | None, watch: Stopwatch
     ) -> tuple[Values, Solution, Array | None]:
         """The values, what the solver says, and the outputs' rows if it says these as well."""
+        structure = self.compiled.structure
         if engine.solver.mapped:
             found = engine.solver.solve_mapped(self.compiled, theta, shared)
             watch.lap("solving")
-            return found
-        values = self.compiled.evaluate(theta, shared)
-        watch.lap("packing")
+            values, open_rows = found[0], bounds.open_rows(structure, found[0].b)
+            if open_rows is None:
+                return found
+        else:
+            values = self.compiled.evaluate(theta, shared)
+            open_rows = bounds.open_rows(structure, values.b)
+            watch.lap("packing")
+        if open_rows is not None:
+            values = bounds.without(structure, values, open_rows)
         solution = engine.solver.solve(values, warm)
         watch.lap("solving")
         return values, solution, None

@@ -40,6 +40,7 @@ ROOMS = {
     "scales": 2,
     "measure": 2,
     "certificate": 2,
+    "bounds": 3,
     "compiled": 2,
     "description": 2,
     "parts": 2,
