@@ -1,8 +1,8 @@
 """Bounds that are none: rows of the nonnegative cone whose b_i is infinite, or so large that users mean it to be.
 
-Such a row is no row, for each element of a batch by itself: its entries of A become zero and its b_i one, so that s_i is
-one, y_i zero, and no solver, measure or derivative ever sees it. A parameter may hold an infinite entry if all that it
-enters is b, in nonnegative rows.
+Such a row is no row, for each element of a batch by itself: its entries of A become zero and its b_i one, so that s_i
+is one, y_i zero, and no solver, measure or derivative ever sees it. A parameter may hold an infinite entry if all that
+it enters is b, in nonnegative rows.
 """
 
 from __future__ import annotations

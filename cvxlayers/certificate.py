@@ -2,9 +2,9 @@
 
 As an answer is measured (see ``cvxlayers.measure``), so is a proof. A y in K* with b'y < 0 proves that there is no
 feasible point if A'y is so small that a feasible point would have to be larger than ``1 / PROOF`` beside the problem's
-own scales: 0 = y'(Ax + s - b) needs (A'y)'x = b'y - s'y <= b'y. (That A'y is small beside its own terms says less: where
-curved cones express (t + 1)^2 - (t - 1)^2, a change of A in the eighth digit makes a feasible problem infeasible.)
-Likewise for a direction x along which the objective falls for ever.
+own scales: 0 = y'(Ax + s - b) needs (A'y)'x = b'y - s'y <= b'y. (That A'y is small beside its own terms says less:
+where curved cones express (t + 1)^2 - (t - 1)^2, a change of A in the eighth digit makes a feasible problem
+infeasible.) Likewise for a direction x along which the objective falls for ever.
 
 Small entries of a solver's ray are often what should be zero: a ray is also tried without those.
 """
@@ -24,8 +24,8 @@ ROUNDING = 1e-13
 """What rounding may leave of what must vanish, beside the terms that it is summed from."""
 
 PROOF = 1e-10
-"""What may be left of it in scaled units, relative to -b'y or -q'x: what a point is feasible for is larger than 1 / PROOF
-times the scales."""
+"""What may be left of it in scaled units, relative to -b'y or -q'x: what a point is feasible for is larger than 1 /
+PROOF times the scales."""
 
 CANCELLED = 1e-9
 """-b'y and -q'x must be more than this part of the terms that they are summed from."""

@@ -24,8 +24,8 @@ __all__ = ["Engine", "Workshop"]
 class Engine:
     """A solver and a derivative for one set of options.
 
-    ``measure`` computes residuals, and ``scales`` the problem's, by compiled kernels where these serve. ``derivative`` is what callers get, and
-    ``newton`` the exact one, by which solutions are polished.
+    ``measure`` computes residuals, and ``scales`` the problem's, by compiled kernels where these serve. ``derivative``
+    is what callers get, and ``newton`` the exact one, by which solutions are polished.
     """
 
     solver: Solver

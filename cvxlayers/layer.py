@@ -270,14 +270,14 @@ class Layer:
         if checked:
             checks.check_attributes(arrays, compiled.parameters)
         if elements is not None:
-            checks.refuse_infinite(arrays, compiled.parameters, self._bounds)
+            checks.refuse_infinite(arrays, compiled.parameters, self.bounds)
         return elements
 
     def _finite(self, packed: Packed) -> np.ndarray | None:
         """The elements without NaN or infinite entries, and without logarithms of what has none; None for all."""
         if checks.all_finite(packed.theta):
             return None
-        finite = checks.finite_elements(packed.arrays, self.compiled.parameters, packed.batch, self._bounds)
+        finite = checks.finite_elements(packed.arrays, self.compiled.parameters, packed.batch, self.bounds)
         if self.compiled.gp:
             finite &= np.isfinite(packed.theta).all(axis=0)
         return np.flatnonzero(finite)
@@ -298,13 +298,13 @@ class Layer:
         return warm if elements is None else warm.select(elements)
 
     @cached_property
-    def _bounds(self) -> tuple[bool, ...]:
-        """Which parameters may have infinite entries."""
+    def bounds(self) -> tuple[bool, ...]:
+        """Which parameters may have infinite entries: those of which each is a bound, and nothing else."""
         return bounds.parameters_of_bounds(self.compiled)
 
     def _packed(self, parameters: Sequence[Any]) -> Packed:
         packed = packing.pack(self.compiled, parameters)
-        if checks.all_finite(packed.theta) or not any(self._bounds):
+        if checks.all_finite(packed.theta) or not any(self.bounds):
             return packed
         return packed._replace(theta=bounds.finite_bounds(packed.theta))
 

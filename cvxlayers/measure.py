@@ -34,8 +34,8 @@ FLOOR = 1e-3
 
 
 FAR = 1e-16
-"""Times the largest entry of x and y in scaled units, it counts as a residual: of a point that lies so far out the terms
-hide the problem, and a direction in which there is no end is none at which there is one."""
+"""Times the largest entry of x and y in scaled units, it counts as a residual: of a point that lies so far out the
+terms hide the problem, and a direction in which there is no end is none at which there is one."""
 
 
 class Sizes:

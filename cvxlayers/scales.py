@@ -4,9 +4,9 @@ They equilibrate, in the infinity norm (Ruiz 2001), the symmetric matrix of the 
 
     [[P, A', q], [A, 0, b], [q', b', 0]],
 
-of which every change of units is a scaling. With D, E and cost, the problem cost D P D, cost D q, E A D, E b has entries
-of size one; its solutions are x / D, E s and cost y / E. Here stands what ``cvxlayers.ipm.equilibrate`` computes in
-compiled kernels, as array operations.
+of which every change of units is a scaling. With D, E and cost, the problem cost D P D, cost D q, E A D, E b has
+entries of size one; its solutions are x / D, E s and cost y / E. Here stands what ``cvxlayers.ipm.equilibrate``
+computes in compiled kernels, as array operations.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def scales(structure: Structure, values: Values) -> Scales:
     batch = values.batch
     d, e, t = np.ones((structure.n, batch)), np.ones((structure.m, batch)), np.ones(batch)
     going, bounds, positive = np.ones(batch, dtype=bool), _bounds(structure), _column_of(values.b) > 0
-    wild = np.broadcast_to(_wild(structure, p, q, a, b), batch)
+    wild = np.broadcast_to(_wild(structure, p, a), batch)
     if wild.any():
         d, e, t = _geometric(structure, p, q, a, np.where(_bound_rows(structure) & positive, 0.0, b), wild)
     for _ in range(ROUNDS):
@@ -116,12 +116,12 @@ def scales(structure: Structure, values: Values) -> Scales:
     return _settled(structure, Scales(d / t, e * t, t * t), p, q, a, b, positive)
 
 
-def _wild(structure: Structure, p: Array, q: Array, a: Array, b: Array) -> NDArray[np.bool_]:
+def _wild(structure: Structure, p: Array, a: Array) -> NDArray[np.bool_]:
     """The elements of which some row or column is so large or small that the logarithms of all entries decide first."""
     P, A = structure.P, structure.A
-    columns = np.maximum(np.maximum(by_column(A, a), q), np.maximum(by_column(P, p), by_row(P, p)))
-    high, low = 1.0, 1.0
-    for size in (columns, np.maximum(by_row(A, a), b)):
+    columns = np.maximum(by_column(A, a), np.maximum(by_column(P, p), by_row(P, p)))
+    high, low = np.ones(1), np.ones(1)
+    for size in (columns, by_row(A, a)):
         high = np.maximum(high, size.max(axis=0, initial=1.0))
         low = np.minimum(low, np.where(size > 0, size, 1.0).min(axis=0, initial=1.0))
     return np.asarray(np.maximum(high, 1 / low) > WILD)
@@ -169,8 +169,8 @@ def _geometric(
 def _settled(structure: Structure, found: Scales, p: Array, q: Array, a: Array, b: Array, positive: Array) -> Scales:
     """The scales with the two units that the norms leave open, that of all variables and rows and the objective's.
 
-    With the first, the largest |b_i| becomes one, but for bounds that may mean "none", in which b_i outweighs the rest of
-    the row (and shrinks the row again); with the second, the largest entry of P and q.
+    With the first, the largest |b_i| becomes one, but for bounds that may mean "none", in which b_i outweighs the rest
+    of the row (and shrinks the row again); with the second, the largest entry of P and q.
     """
     P, A, D, E, cost = structure.P, structure.A, found.D, found.E, found.cost
     norms, be, bounds = by_row(A, a * E[A.rows] * D[A.columns]), b * E, _bounds(structure)

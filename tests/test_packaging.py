@@ -73,7 +73,15 @@ ROOMS = {
 }
 ONE_ROOM = [
     {
-        "affine", "program", "solution", "scales", "measure", "certificate", "compiled", "description", "parts",
+        "affine",
+        "program",
+        "solution",
+        "scales",
+        "measure",
+        "certificate",
+        "compiled",
+        "description",
+        "parts",
         "artefact",
     },
     {"checks", "packing", "report", "verification", "engine", "polish", "answer", "record", "layer"},

@@ -13,8 +13,8 @@ from cvxlayers import archive
 from cvxlayers.cli.load import MisuseError, unique_names
 from cvxlayers.compiled import ParameterSpec
 from cvxlayers.errors import ParameterError
-from cvxlayers.packing import refuse_enlarged
 from cvxlayers.output import obstacle, replacing
+from cvxlayers.packing import refuse_enlarged
 
 __all__ = ["ParameterFile", "read_parameters", "refuse_unwritable", "write_npz"]
 

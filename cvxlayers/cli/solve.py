@@ -71,7 +71,7 @@ def solve_all(
     if on_failure == "raise":
         checks.refuse_nonpositive(layer.compiled, parameters.arrays)
         checks.check_attributes(parameters.arrays, parameters.specs)
-        checks.refuse_infinite(parameters.arrays, parameters.specs)
+        checks.refuse_infinite(parameters.arrays, parameters.specs, layer.bounds)
     outputs, facts = _empty(layer.compiled, parameters.size)
     for start in range(0, parameters.size, chunk):
         stop = min(start + chunk, parameters.size)

@@ -7,8 +7,9 @@ Equilibrated in the infinity norm (Ruiz 2001) is the symmetric matrix of the hom
 by scales (d, e, t) of its rows and columns. Every change of units of a variable, of a row, of all variables and rows
 together, or of the objective is such a scaling itself, so that the scaled problem (nearly) does not depend on them. And
 an inequality whose b_i > 0 is very large, a bound that means "none", becomes a row whose entries are small, and no
-measure for the others. (In other rows a large b_i tells that x is large: there it does not count as an entry.) Two units are left open by the norms, and chosen last (see ``settle_units``). In the usual terms, D scales the
-variables, E the rows, and cost the objective; without these two, D = d / t, E = e t and cost = t^2:
+measure for the others. (In other rows a large b_i tells that x is large: there it does not count as an entry.) Two
+units are left open by the norms, and chosen last (see ``settle_units``). In the usual terms, D scales the variables, E
+the rows, and cost the objective; without these two, D = d / t, E = e t and cost = t^2:
 
     P <- cost D P D,    q <- cost D q,    A <- E A D,    b <- E b,
 
@@ -43,8 +44,8 @@ ROUNDS, NEAR_ONE, LIMIT = 10, 0.5, 1e60
 """At most so many rounds; fewer if no norm is further from one than the second; no scaling beyond the third."""
 
 WILD = 1e2
-"""A row or column whose largest entry is beyond this or its inverse makes the logarithms of all entries decide first
-(see ``geometric``)."""
+"""A row or column of P and A whose largest entry is beyond this or its inverse makes the logarithms of all entries
+decide first (see ``geometric``)."""
 
 OUTWEIGHED = 10.0
 """A b_i of more than so many times the largest entry of its row of A says nothing of the sizes of x."""
@@ -94,8 +95,8 @@ def equilibrate(plan: Any, at: Any, V: Any, P: Any, q: Any, A: Any, b: Any, colu
 def settle_units(plan: Any, at: Any, V: Any, t: Any) -> None:
     """Choose the two units that the norms leave open, that of all variables and rows and that of the objective.
 
-    With the first, the largest |b_i| becomes one, but for bounds that may mean "none", in which b_i outweighs the rest of
-    the row (and shrinks the row again); with the second, the largest entry of P and q.
+    With the first, the largest |b_i| becomes one, but for bounds that may mean "none", in which b_i outweighs the rest
+    of the row (and shrinks the row again); with the second, the largest entry of P and q.
     """
     apart()
     zero, one = fill(V, 0.0), fill(V, 1.0)
@@ -165,8 +166,8 @@ def scale_further(plan: Any, at: Any, V: Any, last: Any) -> None:
 
 @kernel
 def with_vectors(plan: Any, at: Any, V: Any) -> Any:
-    """Let the norms in x1 and y1 count q, and b where it may be a bound that means "none"; return the last column's, the
-    largest entry of q and b."""
+    """Let the norms in x1 and y1 count q, and b where it may be a bound that means "none"; return the last column's,
+    the largest entry of q and b."""
     apart()
     whole = fill(V, 0.0)
     for j in range(at.n):
@@ -213,8 +214,7 @@ def far_apart(plan: Any, at: Any, V: Any) -> Any:
     apart()
     zero, one = fill(V, 0.0), fill(V, 1.0)
     norms(plan, at, V)
-    found = with_vectors(plan, at, V)
-    high, low = pick(found, zero, found, one), pick(found, zero, found, one)
+    high, low = one, one
     for j in range(at.n):
         size = load(V, at.x1 + j)
         high, low = maximum(size, high), minimum(pick(size, zero, size, one), low)

@@ -6,7 +6,8 @@ stands in a row whose largest is another, a whole range of scales does. Those th
     sum over the nonzeros of [[P, A', q], [A, 0, b], [q', b', 0]] of (log |M_ij| + u_i + u_j)^2
 
 (Curtis and Reid 1972) are unique, and a change of units shifts u and nothing else. Bounds b_i > 0 of nonnegative rows,
-which may mean "none", do not count. The normal equations, diag(counts) + the pattern, are solved by conjugate gradients.
+which may mean "none", do not count. The normal equations, diag(counts) + the pattern, are solved by conjugate
+gradients.
 """
 
 from __future__ import annotations
@@ -97,7 +98,8 @@ def term(V: Any, place: Any, total: Any, logs: Any) -> Any:
 
 @kernel
 def normal_product(plan: Any, at: Any, V: Any, last: Any, logs: Any) -> Any:
-    """The normal matrix times (tx, ty, last), into x2 and y2, and what belongs to the last row; or M'log |M| instead."""
+    """The normal matrix times (tx, ty, last), into x2 and y2, and what belongs to the last row; or M'log |M|
+    instead."""
     apart()
     whole, base = fill(V, 0.0), at.out
     for j in range(at.n):

@@ -86,7 +86,7 @@ def correct_point(plan: Any, at: Any, V: Any) -> None:
     apart()
     one, zero = fill(V, 1.0), fill(V, 0.0)
     before = equations(plan, at, V)
-    for k in range(ROUNDS):
+    for _ in range(ROUNDS):
         substitute(plan, at, V, at.ex, at.ey, at.tx, at.ty)
         for i in range(at.m):
             store(V, at.ty + i, load(V, at.ty + i) * load(V, at.c + i))
