@@ -14,7 +14,9 @@ from cvxlayers.cli.load import NamedProblem, unique_names
 from cvxlayers.cli.memory import Memory, estimate
 from cvxlayers.compiled import CompiledProblem
 from cvxlayers.compiler import compile
-from cvxlayers.compiler.rules import Offence, curvature_offence, dpp_offence
+from cvxlayers.compiler.dpp import dpp_offence
+from cvxlayers.compiler.leaves import parameters_of
+from cvxlayers.compiler.rules import Offence, curvature_offence
 from cvxlayers.errors import CompileError, EngineError, NotConvexError, NotDPPError
 from cvxlayers.layer import Layer
 from cvxlayers.program import Structure
@@ -127,7 +129,7 @@ def check(named: NamedProblem, gp: bool, solver: str | None) -> tuple[Report, La
         dgp=bool(problem.is_dgp()),
         dqcp=bool(problem.is_dqcp()),
         dpp=_is_dpp(problem, gp, quadratic),
-        parameters=_leaves(problem.parameters()),
+        parameters=_leaves(parameters_of(problem)),
         variables=_leaves(problem.variables()),
     )
     try:
@@ -140,8 +142,7 @@ def check(named: NamedProblem, gp: bool, solver: str | None) -> tuple[Report, La
 
 
 def _is_dpp(problem: cp.Problem, gp: bool, quadratic: bool) -> bool:
-    scope = "qp" if quadratic and not gp else None
-    return bool(problem.is_dpp("dgp" if gp else "dcp", quad_form_dpp=scope))
+    return bool(problem.is_dgp() if gp else problem.is_dcp()) and dpp_offence(problem, gp, quadratic) is None
 
 
 def _leaves(leaves: Sequence[cp.Parameter | cp.Variable]) -> tuple[Leaf, ...]:
@@ -160,10 +161,10 @@ def _attributes(leaf: cp.Parameter | cp.Variable) -> tuple[str, ...]:
 def _fault(exc: CompileError | EngineError, problem: cp.Problem, gp: bool, quadratic: bool) -> Fault:
     kind, message = type(exc).__name__, str(exc)
     if isinstance(exc, NotConvexError):
-        offence: Offence = curvature_offence(problem, gp)
-    elif isinstance(exc, NotDPPError):
-        offence = dpp_offence(problem, gp, quadratic)
+        offence: Offence | None = curvature_offence(problem, gp)
     else:
+        offence = dpp_offence(problem, gp, quadratic) if isinstance(exc, NotDPPError) else None
+    if offence is None:
         return Fault(kind, _in_options(message), _in_options(message))
     summary = " ".join(message.replace(offence.text(), "").split())
     texts = (message, summary, offence.expression, offence.where, offence.rule, offence.rewrite)

@@ -13,6 +13,7 @@ from cvxlayers.cli.gradcheck import GradientReport, Point, gradcheck, sampled_po
 from cvxlayers.cli.load import MisuseError, NamedProblem, known_solver, load_problems, parse_target
 from cvxlayers.cli.npz import read_parameters, refuse_unwritable
 from cvxlayers.cli.terminal import progress
+from cvxlayers.compiler.leaves import parameters_of
 from cvxlayers.layer import Layer
 
 __all__ = ["Examination", "GradientOptions", "examine_file"]
@@ -71,7 +72,7 @@ def examine_file(
 
 def _gradients(named: NamedProblem, report: Report, layer: Layer, options: GradientOptions) -> GradientReport:
     random = np.random.default_rng(options.seed)
-    parameters = named.problem.parameters()
+    parameters = parameters_of(named.problem)
     points: Sequence[Point]
     if options.params is None:
         points = list(sampled_points(parameters, report.gp, options.samples or SAMPLES, random))

@@ -17,7 +17,7 @@ from cvxlayers.compiler.canonicalize import Canonical, canonicalize
 from cvxlayers.compiler.parameters import parameter_features, parameter_spec
 from cvxlayers.compiler.prepare import prepare
 from cvxlayers.compiler.recovery import recovery
-from cvxlayers.compiler.validate import check_parametrization, validate
+from cvxlayers.compiler.validate import validate
 from cvxlayers.program import Pattern, Structure
 
 __all__ = ["compile"]
@@ -61,9 +61,8 @@ def compile(
     >>> compiled.structure.n, compiled.structure.cones.zero, compiled.structure.cones.nonneg
     (6, 4, 3)
     """
-    parameters, variables = validate(problem, parameters, variables, gp)
+    parameters, variables = validate(problem, parameters, variables, gp, quadratic)
     prepared = prepare(problem, variables, gp, quadratic)
-    check_parametrization(prepared.problem, gp, quadratic)
     canonical = canonicalize(prepared.problem, gp, quadratic)
     features, select = parameter_features(parameters, canonical)
     wanted = recovery(problem, variables, prepared, canonical)

@@ -9,6 +9,7 @@ from typing import Any
 import cvxpy as cp
 from cvxpy.atoms.perspective import perspective
 from cvxpy.constraints import SOC, ExpCone, NonNeg, PowCone3D, SvecPSD, Zero
+from cvxpy.error import DPPError
 from cvxpy.reductions.chain import Chain
 from cvxpy.reductions.dcp2cone.cone_matrix_stuffing import ParamConeProg
 from cvxpy.reductions.dcp2cone.dcp2cone import Dcp2Cone
@@ -79,7 +80,7 @@ def canonicalize(problem: cp.Problem, gp: bool, quadratic: bool) -> Canonical:
         try:
             stuffed, reductions = _cone_form(problem, target, gp)
             program = target.format_constraints(stuffed, target.EXP_CONE_ORDER)
-        except (cp.SolverError, NotImplementedError) as exc:
+        except (cp.SolverError, DPPError, NotImplementedError) as exc:
             raise CompileError(
                 f"problem: CVXPY {cp.__version__} cannot bring it to cone form"
                 f"{': ' * bool(str(exc))}{exc}; write the expression that it stops at with other atoms."

@@ -1,7 +1,8 @@
 """Rewrites of a problem, each into an equal one, before CVXPY canonicalizes it.
 
-A quadratic form of a parameter's affine function gets a variable for its argument: CVXPY's rules for quadratic
-objectives take parameters in the matrix or, without them, in the argument, but not in both kinds of terms at once.
+In the objective, a quadratic form of a parameter's affine function gets a variable for its argument: CVXPY's rules for
+quadratic objectives allow parameters in the matrix at the price of none in the argument, of any term. And a partial
+minimization becomes its objective and its constraints, since CVXPY refuses some sums with one.
 
 A constraint C(arguments) whose dual variables are wanted, and which canonicalization turns into other cones, becomes
 C(v) with v == arguments. With the Lagrangian  f - <lambda, arguments>  of CVXPY's convention, and y the multiplier of
@@ -22,7 +23,7 @@ from cvxpy.atoms.quad_form import QuadForm
 from cvxpy.constraints import PSD, SOC, Equality, ExpCone, Inequality, NonNeg, NonPos, PowCone3D, SvecPSD, Zero
 from cvxpy.transforms.partial_optimize import PartialProblem
 
-__all__ = ["Part", "Prepared", "dual_owners", "prepare"]
+__all__ = ["Part", "Prepared", "dual_owners", "plain_objective", "prepare"]
 
 # Constraints that canonicalization keeps as one block of rows in an order that is known.
 _READABLE = (Zero, Equality, NonNeg, NonPos, Inequality, SOC, PSD, SvecPSD, ExpCone, PowCone3D)
@@ -58,10 +59,9 @@ def prepare(problem: cp.Problem, variables: Sequence[cp.Variable], gp: bool, qua
     """Rewrite what CVXPY would refuse or what would lose a wanted dual variable; the problem itself stays as it is."""
     added: list[cp.Constraint] = []
     objective = problem.objective
-    if quadratic and not gp:
-        expression = _plain_quadratics(objective.expr, added)
-        if expression is not objective.expr:
-            objective = type(objective)(expression)
+    expression = objective.expr if gp else plain_objective(objective.expr, quadratic, added)
+    if expression is not objective.expr:
+        objective = type(objective)(expression)
     owners = dual_owners(problem)
     wanted = {owners[variable.id][0].id for variable in variables if variable.id in owners}
     duals: dict[int, list[Part]] = {}
@@ -76,42 +76,35 @@ def prepare(problem: cp.Problem, variables: Sequence[cp.Variable], gp: bool, qua
     return Prepared(cp.Problem(objective, constraints + added), duals)
 
 
-def _plain_quadratics(expression: Any, added: list[cp.Constraint]) -> Any:
-    """The expression with a variable for the argument of each quadratic form that is more than affine in variables."""
+def plain_objective(expression: Any, quadratic: bool, added: list[cp.Constraint]) -> Any:
+    """An equal expression under constraints that are appended to ``added``.
+
+    A partial minimization is spelled out. With ``quadratic``, a quadratic form with parameters or curvature in its
+    argument gets a variable for it.
+    """
     if isinstance(expression, PartialProblem):
-        return _plain_partial(expression)
-    changed = [_plain_quadratics(argument, added) for argument in expression.args]
+        inner = expression.args[0]
+        added += inner.constraints
+        return plain_objective(inner.objective.expr, quadratic, added)
+    if isinstance(expression, cp.Constraint):  # of an indicator
+        return expression
+    changed = [plain_objective(argument, quadratic, added) for argument in expression.args]
     if any(new is not old for new, old in zip(changed, expression.args, strict=True)):
         expression = expression.copy(changed)
-    if not isinstance(expression, QuadForm) or expression.args[1].parameters() or not expression.args[0].variables():
+    if not quadratic or not isinstance(expression, QuadForm):
         return expression
     argument, matrix = expression.args
-    if argument.is_affine() and not argument.parameters():
+    if matrix.parameters() or not argument.variables() or (argument.is_affine() and not argument.parameters()):
         return expression
-    stand_in = cp.Variable(
-        argument.shape,
-        complex=argument.is_complex(),
-        nonneg=argument.is_nonneg(),
-        nonpos=argument.is_nonpos() and not argument.is_nonneg(),
-    )
+    sign = {"nonneg": True} if argument.is_nonneg() else {"nonpos": True} if argument.is_nonpos() else {}
+    stand_in = cp.Variable(argument.shape, **({"complex": True} if argument.is_complex() else sign))
     if argument.is_affine():
         added.append(stand_in == argument)
-    elif argument.is_convex() == expression.is_convex():  # nondecreasing in it, by the rules of composition
+    elif argument.is_convex() == expression.is_convex():  # it has one of these curvatures: the form is monotone in it
         added.append(stand_in >= argument)
     else:
         added.append(stand_in <= argument)
     return QuadForm(stand_in, matrix)
-
-
-def _plain_partial(expression: PartialProblem) -> PartialProblem:
-    inner = expression.args[0]
-    added: list[cp.Constraint] = []
-    new = _plain_quadratics(inner.objective.expr, added)
-    if new is inner.objective.expr:
-        return expression
-    problem = cp.Problem(type(inner.objective)(new), inner.constraints + added)
-    opt_vars = expression.opt_vars + [v for constraint in added for v in constraint.args[0].variables()]
-    return PartialProblem(problem, opt_vars, expression.dont_opt_vars, expression.solver, **expression._solve_kwargs)
 
 
 def _is_readable(constraint: cp.Constraint) -> bool:

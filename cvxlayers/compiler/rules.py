@@ -1,27 +1,19 @@
-"""Which subexpression breaks the DCP, DGP or DPP rules, which rule it is, and how to write it instead.
-
-The DPP rules (Agrawal, Amos, Barratt, Boyd, Diamond, Kolter 2019): a problem is DPP if it is DCP when every parameter
-counts
-as affine instead of constant, where a product counts as affine if one factor is affine in the parameters and free of
-variables
-and the other is free of parameters.
-"""
+"""Which subexpression breaks the DCP or DGP rules, which rule it is, and how to write it instead."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import cvxpy as cp
-from cvxpy.atoms.affine.binary_operators import DivExpression, MulExpression, multiply
+import numpy as np
 from cvxpy.atoms.elementwise.power import Power
 from cvxpy.atoms.quad_form import QuadForm
-from cvxpy.expressions.expression import Expression
-from cvxpy.utilities import scopes
 
-__all__ = ["Offence", "curvature_offence", "dpp_offence"]
+from cvxlayers.compiler.wording import atom_name, short
+
+__all__ = ["Offence", "curvature_offence", "smallest_offender"]
 
 
 @dataclass(frozen=True)
@@ -41,164 +33,128 @@ class Offence:
 
 def curvature_offence(problem: cp.Problem, gp: bool) -> Offence:
     """Why the problem is not DCP (or, with gp, not DGP), parameters counting as constants."""
-    fits: Callable[[Expression], bool] = (lambda e: e.is_dgp()) if gp else (lambda e: e.is_dcp())
-    for where, expression, accepted, wanted in _parts(problem, gp, dpp=False):
-        if accepted:
-            continue
-        smallest = _smallest(expression, fits)
+    fits: Callable[[cp.Expression], bool] = (lambda e: e.is_dgp()) if gp else (lambda e: e.is_dcp())
+    for where, expression, wanted in _refused_parts(problem, gp):
+        smallest = smallest_offender(expression, fits)
         if smallest is None:
             return _misplaced(where, expression, wanted, gp)
         if isinstance(smallest, cp.Variable | cp.Parameter):
             return _undeclared(where, smallest)
         if isinstance(smallest, Power) and smallest.p.parameters():
-            return Offence(_short(smallest.args[0]), where, *_PARAMETRIC_EXPONENT)
-        arguments = ", ".join(f"'{_short(a)}' is {_curvature(a, gp)}" for a in smallest.args)
-        return Offence(
-            _short(smallest), where,
-            f"{_atom(smallest)} of these arguments ({arguments or 'none'}) has no known curvature.",
-            "Rewrite it with an atom that is convex, concave or affine in these arguments "
-            "(log-log so, for gp=True), or constrain the arguments' signs.",
-        )  # fmt: skip
+            return Offence(short(smallest.args[0]), where, *_PARAMETRIC_EXPONENT)
+        return Offence(short(smallest), where, *_explain(smallest, gp))
     return Offence(
-        _short(problem.objective.expr), "the problem", "it does not follow the rules.", "See the CVXPY documentation."
+        short(problem.objective.expr), "the problem", "it does not follow the rules.", "See the CVXPY documentation."
     )
 
 
-def dpp_offence(problem: cp.Problem, gp: bool, quadratic: bool) -> Offence:
-    """Why a convex problem is not DPP."""
-    with ExitStack() as stack:
-        stack.enter_context(scopes.dpp_scope())
-        fits: Callable[[Expression], bool] = (lambda e: e.is_dgp()) if gp else (lambda e: e.is_dcp())
-        for where, expression, accepted, wanted in _parts(problem, gp, dpp=True, quadratic=quadratic):
-            if accepted:
-                continue
-            smallest = _smallest(expression, fits)
-            if smallest is None:
-                return _misplaced_parameter(where, expression, wanted)
-            rule, rewrite = _explain(smallest, quadratic, where)
-            return Offence(_short(smallest), where, rule, rewrite)
-    return Offence(
-        _short(problem.objective.expr),
-        "the problem",
-        "it is not DPP.",
-        "Move nonlinear functions of parameters out of it.",
-    )
-
-
-def _parts(
-    problem: cp.Problem, gp: bool, dpp: bool, quadratic: bool = False
-) -> Iterator[tuple[str, Expression, bool, str]]:
-    """The objective and each offending constraint: (where, expression, whether it obeys, wanted curvature)."""
+def _refused_parts(problem: cp.Problem, gp: bool) -> Iterator[tuple[str, cp.Expression, str]]:
+    """The objective, if it is refused, and each refused constraint: (where, expression, wanted curvature)."""
     objective = problem.objective
-    if gp:
-        accepted = objective.is_dgp(dpp)
-    elif dpp and quadratic:
-        with scopes.quad_form_dpp_scope():
-            accepted = objective.is_dcp(dpp)
-    else:
-        accepted = objective.is_dcp(dpp)
-    wanted = "convex" if isinstance(objective, cp.Minimize) else "concave"
-    yield "the objective", objective.expr, accepted, wanted
+    if not (objective.is_dgp() if gp else objective.is_dcp()):
+        yield "the objective", objective.expr, "convex" if isinstance(objective, cp.Minimize) else "concave"
     for constraint in problem.constraints:
-        accepted = constraint.is_dgp(dpp) if gp else constraint.is_dcp(dpp)
-        where = f"the constraint '{_short(constraint)}'"
-        if accepted:
-            continue
-        yield where, *_offending_side(constraint, gp)
+        if not (constraint.is_dgp() if gp else constraint.is_dcp()):
+            yield f"the constraint '{short(constraint)}'", *_offending_side(constraint, gp)
 
 
-def _offending_side(constraint: cp.Constraint, gp: bool) -> tuple[Expression, bool, str]:
+def _offending_side(constraint: cp.Constraint, gp: bool) -> tuple[cp.Expression, str]:
     """The side of a constraint that breaks the rules by itself or, failing that, has the wrong curvature."""
     sides = constraint.args
     broken = [side for side in sides if not (side.is_dgp() if gp else side.is_dcp())]
-    if isinstance(constraint, cp.constraints.Equality | cp.constraints.Zero):
+    if not isinstance(constraint, cp.constraints.Inequality):
         curved = [side for side in sides if not (side.is_log_log_affine() if gp else side.is_affine())]
-        return (broken or curved or sides)[0], False, "affine"
-    if broken or len(sides) == 1:
-        return (broken or sides)[0], False, "convex"
-    left, right = sides[:2]
+        wanted = {cp.constraints.NonNeg: "concave", cp.constraints.NonPos: "convex"}.get(type(constraint), "affine")
+        return (broken or curved or sides)[0], wanted
+    left, right = sides
+    if broken:
+        return broken[0], "convex" if broken[0] is left else "concave"
     low = left.is_log_log_convex() if gp else left.is_convex()
-    return (right, False, "concave") if low else (left, False, "convex")
+    return (right, "concave") if low else (left, "convex")
 
 
-def _smallest(expression: Expression, fits: Callable[[Expression], bool]) -> Expression | None:
-    """The deepest subexpression that does not fit while all its arguments do."""
+def smallest_offender(expression: Any, fits: Callable[[Any], bool]) -> Any:
+    """The deepest subexpression that does not fit while all its arguments do; None if the expression fits."""
     if fits(expression):
         return None
     for argument in expression.args:
-        found = _smallest(argument, fits)
-        if found is not None:
-            return found
+        if isinstance(argument, cp.Expression):
+            found = smallest_offender(argument, fits)
+            if found is not None:
+                return found
     return expression
 
 
-def _explain(expression: Expression, quadratic: bool, where: str) -> tuple[str, str]:
-    """The DPP rule that a smallest offending expression breaks, and a rewrite."""
-    parametrized = [a for a in expression.args if a.parameters()]
-    if isinstance(expression, QuadForm):
-        if where == "the objective" and not quadratic:
-            return (
-                "quad_form with a parameter as its matrix needs an engine that takes a quadratic objective.",
-                "Choose such an engine (the default is one), or write sum_squares(S @ x) with a parameter S, P = S'S.",
-            )
-        return (
-            "quad_form with a parameter as its matrix is DPP only in the objective, as a term of its own.",
-            "Write sum_squares(S @ x) with a parameter S that holds a square root of the matrix, P = S'S.",
-        )
-    if isinstance(expression, DivExpression):
-        divisor = expression.args[1]
-        return (
-            "it divides by an expression that depends on parameters.",
-            f"Multiply by a parameter instead that holds the value of 1 / ({_short(divisor)}).",
-        )
-    if isinstance(expression, MulExpression | multiply) and len(expression.args) == 2:
-        return _explain_product(expression)
-    factor = _short(parametrized[0]) if parametrized else _short(expression)
-    if not expression.variables():
-        return (
-            f"{_atom(expression)} is not affine in its parameters.",
-            f"Replace it by a new cvxpy.Parameter({expression.shape}) and hand in the value of '{_short(expression)}'.",
-        )
-    return (
-        f"{_atom(expression)} needs an argument that is constant, and '{factor}' depends on parameters.",
-        f"Replace '{factor}' by a new cvxpy.Parameter and hand in its value, if it holds parameters alone; "
-        "if not, separate parameters and variables.",
+def _explain(smallest: Any, gp: bool) -> tuple[str, str]:
+    """The rule and a rewrite; a declaration that is all that is missing is tried first."""
+    if not gp and isinstance(smallest, QuadForm):
+        return _explain_quad_form(smallest)
+    arguments = ", ".join(f"'{short(a)}' is {_curvature(a, gp)}" for a in smallest.args)
+    rule = f"{atom_name(smallest)} of these arguments ({arguments or 'none'}) has no known curvature."
+    if not gp:
+        for leaf in {leaf.id: leaf for leaf in [*smallest.parameters(), *smallest.variables()]}.values():
+            for attribute in ("nonneg", "nonpos", "PSD", "NSD"):
+                if _would_fit(smallest, leaf, attribute):
+                    return rule, f"If its values allow it, declare '{leaf.name()}' so: {_declaration(leaf, attribute)}."
+    return rule, (
+        "Rewrite it with an atom that is convex, concave or affine in these arguments "
+        "(log-log so, for gp=True), or constrain the arguments' signs."
     )
 
 
-def _explain_product(expression: Expression) -> tuple[str, str]:
-    left, right = expression.args
-    if left.parameters() and right.parameters():
-        rule = f"both factors, '{_short(left)}' and '{_short(right)}', depend on parameters."
-        mixed = [side for side in (left, right) if side.variables()]
-        if not mixed:
-            name = _short(expression)
-            return rule, f"Replace the product by one new cvxpy.Parameter and hand in the value of '{name}'."
-        inner = _affine_part(mixed[0])
-        return rule, (
-            f"Add a variable, t = cvxpy.Variable({inner.shape}), with the constraint t == {_short(inner)}, "
-            "and write t in its place: then the product has one factor without parameters."
-        )
-    factor = left if left.parameters() else right
-    if factor.variables():
+def _would_fit(expression: Any, leaf: Any, attribute: str) -> bool:
+    """Whether the expression would follow the rules if one leaf had one more attribute."""
+    if any(v is not None and v is not False for v in leaf.attributes.values()) or leaf.is_complex():
+        return False
+    square = len(leaf.shape) == 2 and leaf.shape[0] == leaf.shape[1]
+    if attribute in ("PSD", "NSD") and not square:
+        return False
+    declared = type(leaf)(leaf.shape, **{attribute: True})
+    try:
+        return bool(expression.tree_copy(id_objects={id(leaf): declared}).is_dcp())
+    except (ValueError, TypeError, AttributeError, AssertionError):
+        return False  # an atom that cannot be built anew, or not of such a leaf
+
+
+def _declaration(leaf: Any, attribute: str) -> str:
+    """The line that declares a leaf with an attribute."""
+    return f"cvxpy.{type(leaf).__name__}({leaf.shape}, {attribute}=True)"
+
+
+def _explain_quad_form(expression: QuadForm) -> tuple[str, str]:
+    """Why quad_form(x, P) is neither convex nor concave, parameters counting as constants."""
+    argument, matrix = expression.args
+    if matrix.is_psd() or matrix.is_nsd():
         return (
-            f"the factor '{_short(factor)}' holds parameters and variables, and the other factor is not a constant.",
-            "Multiply out, so that each product has one factor of parameters alone and one of variables alone.",
+            f"the curvature of '{short(argument)}' is {_curvature(argument, False)}, where quad_form needs an affine "
+            "argument, or one that it is monotone in.",
+            "Give it a variable t in its place, and constrain t.",
         )
-    return (
-        f"the factor '{_short(factor)}' is not affine in its parameters.",
-        f"Replace it by a new cvxpy.Parameter({factor.shape}) and hand in the value of '{_short(factor)}'.",
+    if matrix.variables():
+        return (
+            f"its matrix '{short(matrix)}' depends on variables.",
+            "For a convex function of both write matrix_frac(x, S), which is x'S^-1 x.",
+        )
+    if isinstance(matrix, cp.Constant):
+        least, largest = np.linalg.eigvalsh(np.asarray(matrix.value.toarray() if matrix.is_sparse() else matrix.value))[
+            [0, -1]
+        ]
+        return (
+            f"its matrix has the eigenvalues {least:.3g} and {largest:.3g}: it is neither positive nor negative "
+            "semidefinite.",
+            "Use a semidefinite matrix; if rounding made it indefinite, wrap it: cvxpy.psd_wrap(matrix).",
+        )
+    rule = f"'{short(matrix)}' is not known to be positive semidefinite, which makes quad_form convex."
+    wrap = f"wrap it where it stands: cvxpy.psd_wrap({short(matrix)})"
+    if not isinstance(matrix, cp.Parameter):
+        return rule, f"If it is for all values, {wrap}; or declare its parameters with signs and PSD=True."
+    instead = next((f" in place of {name}=True" for name in ("symmetric", "hermitian") if matrix.attributes[name]), "")
+    if not matrix.is_complex():
+        return rule, f"Declare it with PSD=True{instead}: {_declaration(matrix, 'PSD')}; NSD=True makes it concave."
+    return rule, (
+        f"If its values are real, declare it with PSD=True{instead}: {_declaration(matrix, 'PSD')}; if they are complex, "
+        f"{wrap}."
     )
-
-
-def _affine_part(expression: Expression) -> Expression:
-    """The outermost affine subexpression that holds parameters and variables (if none does, the expression)."""
-    if expression.is_affine():
-        return expression
-    for argument in expression.args:
-        if argument.parameters() and argument.variables():
-            return _affine_part(argument)
-    return expression
 
 
 _PARAMETRIC_EXPONENT = (
@@ -207,44 +163,23 @@ _PARAMETRIC_EXPONENT = (
 )
 
 
-def _undeclared(where: str, leaf: Expression) -> Offence:
+def _undeclared(where: str, leaf: Any) -> Offence:
     """A leaf that is not positive in a log-log convex program."""
     kind = type(leaf).__name__
     return Offence(
-        _short(leaf), where,
+        short(leaf), where,
         f"in a log-log convex program every {kind.lower()} that is not an exponent must be positive.",
-        f"Declare it so: cvxpy.{kind}({leaf.shape}, pos=True).",
+        f"Declare it so: {_declaration(leaf, 'pos')}.",
     )  # fmt: skip
 
 
-def _misplaced(where: str, expression: Expression, wanted: str, gp: bool) -> Offence:
+def _misplaced(where: str, expression: cp.Expression, wanted: str, gp: bool) -> Offence:
     return Offence(
-        _short(expression), where,
+        short(expression), where,
         f"its curvature is {_curvature(expression, gp)}, where it must be {'log-log ' * gp}{wanted}.",
         "Turn the inequality or the objective round, or replace the expression by one of the right curvature.",
     )  # fmt: skip
 
 
-def _misplaced_parameter(where: str, expression: Expression, wanted: str) -> Offence:
-    return Offence(
-        _short(expression), where,
-        f"with its parameters counted as affine its curvature is {_curvature(expression, False)}, where it must be "
-        f"{wanted}: a nonlinear function of parameters alone stands on the wrong side.",
-        "Replace that function by a new cvxpy.Parameter and hand in its value.",
-    )  # fmt: skip
-
-
-def _curvature(expression: Expression, gp: bool) -> str:
+def _curvature(expression: Any, gp: bool) -> str:
     return str(expression.log_log_curvature if gp else expression.curvature).lower()
-
-
-def _atom(expression: Expression) -> str:
-    names = {"MulExpression": "the product", "multiply": "the elementwise product", "DivExpression": "the quotient",
-             "Power": "the power", "AddExpression": "the sum"}  # fmt: skip
-    name = type(expression).__name__
-    return names.get(name, f"the atom '{name}'")
-
-
-def _short(expression: object, length: int = 120) -> str:
-    text = re.sub(r"Promote\(([^()]*), \([^()]*\)\)", r"\1", str(expression))
-    return text if len(text) <= length else text[: length - 3] + "..."

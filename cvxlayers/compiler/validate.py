@@ -9,12 +9,14 @@ import cvxpy as cp
 from cvxpy.constraints import FiniteSet
 from cvxpy.expressions.constants.callback_param import CallbackParam
 
+from cvxlayers.compiler.dpp import dpp_offence
 from cvxlayers.compiler.leaves import parameters_of
 from cvxlayers.compiler.prepare import dual_owners
-from cvxlayers.compiler.rules import Offence, curvature_offence, dpp_offence
+from cvxlayers.compiler.rules import curvature_offence
+from cvxlayers.compiler.wording import short
 from cvxlayers.errors import CompileError, MixedIntegerError, NotConvexError, NotDPPError, UnknownLeafError
 
-__all__ = ["check_parametrization", "validate"]
+__all__ = ["validate"]
 
 
 def validate(
@@ -22,6 +24,7 @@ def validate(
     parameters: Sequence[cp.Parameter] | None,
     variables: Sequence[cp.Variable] | None,
     gp: bool,
+    quadratic: bool,
 ) -> tuple[list[cp.Parameter], list[cp.Variable]]:
     """Check the problem and the two lists, and return the lists with their defaults filled in."""
     if not isinstance(problem, cp.Problem):
@@ -33,6 +36,7 @@ def validate(
     wanted = _check_variables(problem, variables)
     _check_continuous(problem)
     _check_convex(problem, gp)
+    _check_parametrization(problem, gp, quadratic)
     return listed, wanted
 
 
@@ -73,6 +77,14 @@ def _check_parameters(problem: cp.Problem, parameters: Sequence[cp.Parameter] | 
                 f"parameters: '{parameter.name()}' of shape {parameter.shape} is a stack of symmetric, diagonal or "
                 "sparse matrices, "
                 "which CVXPY cannot canonicalize; use one parameter for each matrix."
+            )
+    for constraint in problem.constraints:
+        exponents = getattr(constraint, "alpha", None)
+        if isinstance(exponents, cp.Expression) and exponents.parameters():
+            raise CompileError(
+                f"problem: the exponents of the constraint '{short(constraint)}' depend on the parameters "
+                f"{_names(exponents.parameters())}, and CVXPY would keep the value that they have now; make the "
+                "exponents numbers."
             )
     if parameters is None:
         return present
@@ -149,12 +161,10 @@ def _check_convex(problem: cp.Problem, gp: bool) -> None:
     raise NotConvexError(f"problem: it is not {rules}. {offence.text()}{other}")
 
 
-def check_parametrization(problem: cp.Problem, gp: bool, quadratic: bool) -> None:
-    """Check that a prepared problem can be canonicalized once for all parameter values."""
-    if problem.is_dpp("dgp" if gp else "dcp", quad_form_dpp="qp" if quadratic and not gp else None):
-        return
-    offence: Offence = dpp_offence(problem, gp, quadratic)
-    raise NotDPPError(
-        "problem: it is convex for every parameter value, but not disciplined in its parameters (DPP), so it cannot be "
-        f"canonicalized once for all values. {offence.text()}"
-    )
+def _check_parametrization(problem: cp.Problem, gp: bool, quadratic: bool) -> None:
+    offence = dpp_offence(problem, gp, quadratic)
+    if offence is not None:
+        raise NotDPPError(
+            "problem: it is convex for every parameter value, but not disciplined in its parameters (DPP), so it "
+            f"cannot be canonicalized once for all values. {offence.text()}"
+        )
