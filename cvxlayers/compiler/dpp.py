@@ -43,7 +43,7 @@ _Part = tuple[str, Any, "_Test", "_Test", AbstractContextManager[None]]
 
 
 def _refused_parts(problem: cp.Problem, gp: bool, quadratic: bool) -> Iterator[_Part]:
-    """Where a part stands that is refused, the expression, what obeys in itself and in its place, and the scope to ask in."""
+    """Where a refused part stands, the expression, what obeys in itself and in its place, and the scope to ask in."""
     fits, low, high, flat = (_Test(kind, gp) for kind in ("fits", "convex", "concave", "affine"))
     side = "convex" if isinstance(problem.objective, cp.Minimize) else "concave"
     own, whole = (_Test(kind, gp, quadratic, prepared=not gp) for kind in ("fits", side))

@@ -1,9 +1,9 @@
 """The perspective of a function in the standard form.
 
 If minimizing f is  minimize q'x + d  subject to  Ax + b in K,  for x the variables of f and more, then s f(x / s) <= t
-holds where  q'x + d s <= t  and  Ax + b s in K  for some value of the others (Boyd and Vandenberghe 2004, section
-3.2.6, applied to the epigraph's cone form). CVXPY's own canonicalization asks for a solver by name, and takes several
-cones of one second-order constraint for a single one.
+holds where  q'x + d s <= t  and  Ax + b s in K  for some value of the others (Boyd and Vandenberghe 2004, 3.2.6,
+applied to the epigraph's cone form). CVXPY's own canonicalization asks for a solver by name, and takes several cones of
+one second-order constraint for a single one.
 """
 
 from __future__ import annotations

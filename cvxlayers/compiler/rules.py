@@ -152,8 +152,8 @@ def _explain_quad_form(expression: QuadForm) -> tuple[str, str]:
     if not matrix.is_complex():
         return rule, f"Declare it with PSD=True{instead}: {_declaration(matrix, 'PSD')}; NSD=True makes it concave."
     return rule, (
-        f"If its values are real, declare it with PSD=True{instead}: {_declaration(matrix, 'PSD')}; if they are complex, "
-        f"{wrap}."
+        f"If its values are real, declare it with PSD=True{instead}: {_declaration(matrix, 'PSD')}; if they are "
+        f"complex, {wrap}."
     )
 
 

@@ -11,7 +11,6 @@ import scipy.sparse as sp
 
 import cvxlayers
 from cvxlayers import packing
-from cvxlayers.errors import CompileError
 from cvxlayers.layer import Layer
 from tests.contracts.case import Case
 from tests.contracts.table import CASES
@@ -106,14 +105,6 @@ def test_duals_of_a_maximization() -> None:
     values = [np.array([4.0, 1.0])]
     found = Layer.from_problem(problem, [c], duals)(*values)
     assert_all_close(found, reference.solve(problem, [c], duals, values).outputs, 1e-6, "duals")
-
-
-def test_duals_that_cannot_be_read_off() -> None:
-    z, c = cp.Variable(2, complex=True), cp.Parameter(2, complex=True)
-    constraint = z == c
-    problem = cp.Problem(cp.Minimize(cp.norm(z)), [constraint])
-    with pytest.raises(CompileError, match=r"dual variable of constraint .* was asked for"):
-        cvxlayers.compile(problem, [c], [constraint.dual_variables[0]])
 
 
 def test_a_variable_that_nothing_depends_on() -> None:
