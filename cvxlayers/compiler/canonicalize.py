@@ -80,10 +80,12 @@ def canonicalize(problem: cp.Problem, gp: bool, quadratic: bool) -> Canonical:
         try:
             stuffed, reductions = _cone_form(problem, target, gp)
             program = target.format_constraints(stuffed, target.EXP_CONE_ORDER)
-        except (cp.SolverError, DPPError, NotImplementedError) as exc:
+        except (cp.SolverError, DPPError, NotImplementedError, AssertionError) as exc:
+            kinds = ", ".join(sorted({type(constraint).__name__ for constraint in problem.constraints})) or "none"
             raise CompileError(
-                f"problem: CVXPY {cp.__version__} cannot bring it to cone form"
-                f"{': ' * bool(str(exc))}{exc}; write the expression that it stops at with other atoms."
+                f"problem: CVXPY {cp.__version__} cannot bring it to zero, nonnegative, second-order, PSD, exponential "
+                f"and 3-d power cones ({type(exc).__name__}); its constraints are of the kinds {kinds}: write the one "
+                "that it stops at, or the expression, with other atoms."
             ) from exc
     dims = program.cone_dims
     cones = Cones(

@@ -21,6 +21,8 @@ import numpy as np
 import scipy.sparse as sp
 from cvxpy.atoms.quad_form import QuadForm
 from cvxpy.constraints import PSD, SOC, Equality, ExpCone, Inequality, NonNeg, NonPos, PowCone3D, SvecPSD, Zero
+from cvxpy.constraints.exponential import OpRelEntrConeQuad
+from cvxpy.reductions.cone2cone.approx import OpRelEntrConeQuad_canon
 from cvxpy.transforms.partial_optimize import PartialProblem
 
 __all__ = ["Part", "Prepared", "dual_owners", "plain_objective", "prepare"]
@@ -71,7 +73,8 @@ def prepare(problem: cp.Problem, variables: Sequence[cp.Variable], gp: bool, qua
             constraints += _lifted(constraint, duals)
         else:
             constraints.append(constraint)
-    if objective is problem.objective and len(constraints) == len(problem.constraints) and not duals:
+    constraints = [part for constraint in constraints for part in _without_operator_entropy(constraint)]
+    if objective is problem.objective and len(constraints) == len(problem.constraints):
         return Prepared(problem, duals)
     return Prepared(cp.Problem(objective, constraints + added), duals)
 
@@ -105,6 +108,17 @@ def plain_objective(expression: Any, quadratic: bool, added: list[cp.Constraint]
     else:
         added.append(stand_in <= argument)
     return QuadForm(stand_in, matrix)
+
+
+def _without_operator_entropy(constraint: cp.Constraint) -> list[cp.Constraint]:
+    """The real operator relative entropy cone in the cones of CVXPY's approximation.
+
+    CVXPY itself would make them after it has packed the PSD cones into triangles, which these then would miss.
+    """
+    if not isinstance(constraint, OpRelEntrConeQuad) or constraint.is_complex():
+        return [constraint]
+    lead, others = OpRelEntrConeQuad_canon(constraint, constraint.args)
+    return [lead, *others]
 
 
 def _is_readable(constraint: cp.Constraint) -> bool:

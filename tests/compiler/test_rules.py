@@ -165,7 +165,10 @@ def offender(name: str, expression: str, rule: str, rewrite: str) -> Callable[[C
 
 
 @offender(
-    "product_of_parameters", "'multiply(p, r)'", "both factors, 'p' and 'r', depend on parameters", "one new cvxpy.Parameter"
+    "product_of_parameters",
+    "'multiply(p, r)'",
+    "both factors, 'p' and 'r', depend on parameters",
+    "one new cvxpy.Parameter",
 )
 def _() -> cp.Problem:
     x, p, r = leaves()
