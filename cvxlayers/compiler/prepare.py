@@ -74,7 +74,7 @@ def prepare(problem: cp.Problem, variables: Sequence[cp.Variable], gp: bool, qua
         else:
             constraints.append(constraint)
     constraints = [part for constraint in constraints for part in _without_operator_entropy(constraint)]
-    if objective is problem.objective and len(constraints) == len(problem.constraints):
+    if objective is problem.objective and list(map(id, constraints)) == list(map(id, problem.constraints)):
         return Prepared(problem, duals)
     return Prepared(cp.Problem(objective, constraints + added), duals)
 
