@@ -1,7 +1,7 @@
 """How to write an expression that breaks the DPP rules: rule and rewrite, in the caller's syntax.
 
-A rewrite is offered where it is known to be equal and to keep the rules: for atoms that are not treated by name, because
-the rewritten atom was asked.
+A rewrite is offered where it is known to be equal and to keep the rules: for atoms that are not treated by name,
+because the rewritten atom was asked.
 """
 
 from __future__ import annotations
