@@ -8,6 +8,7 @@ from typing import Any
 
 import cvxpy as cp
 import numpy as np
+import scipy.sparse as sp
 from cvxpy.atoms.elementwise.power import Power
 from cvxpy.atoms.quad_form import QuadForm
 
@@ -136,9 +137,9 @@ def _explain_quad_form(expression: QuadForm) -> tuple[str, str]:
             "For a convex function of both write matrix_frac(x, S), which is x'S^-1 x.",
         )
     if isinstance(matrix, cp.Constant):
-        least, largest = np.linalg.eigvalsh(np.asarray(matrix.value.toarray() if matrix.is_sparse() else matrix.value))[
-            [0, -1]
-        ]
+        value = matrix.value
+        eigenvalues = np.linalg.eigvalsh(value.toarray() if sp.issparse(value) else value)
+        least, largest = eigenvalues[0], eigenvalues[-1]
         return (
             f"its matrix has the eigenvalues {least:.3g} and {largest:.3g}: it is neither positive nor negative "
             "semidefinite.",

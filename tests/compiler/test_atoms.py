@@ -219,5 +219,5 @@ def test_a_parametric_quadratic_form_inside_an_atom_is_refused(atom: Callable[[A
 
 def test_the_exponents_of_a_power_cone_are_no_parameters() -> None:
     x, a = cp.Variable(3), cp.Parameter(name="a", value=0.3)
-    with pytest.raises(cvxlayers.CompileError, match="exponents of the constraint .*'a'"):
+    with pytest.raises(cvxlayers.CompileError, match=r"exponents of the constraint .*'a'"):
         cvxlayers.compile(cp.Problem(cp.Minimize(cp.norm(x)), [cp.PowCone3D(x[0], x[1], x[2], a)]))

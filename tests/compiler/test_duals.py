@@ -172,7 +172,7 @@ def test_a_complex_operator_entropy_is_refused_by_name() -> None:
     X, Y, Z = (cp.Variable((2, 2), hermitian=True) for _ in range(3))
     cone = OpRelEntrConeQuad(X, Y, Z, 2, 2)
     problem = cp.Problem(cp.Minimize(cp.sum_squares(X)), [cone])
-    with pytest.raises(CompileError, match="cannot bring it to.* OpRelEntrConeQuad"):
+    with pytest.raises(CompileError, match=r"cannot bring it to.* OpRelEntrConeQuad"):
         cvxlayers.compile(problem, None, [cone.dual_variables[0]])
 
 
