@@ -2,8 +2,8 @@
 
 A problem is DPP if it is DCP when every parameter counts as affine instead of constant, where a product counts as
 affine if one factor is affine in the parameters and free of variables and the other is free of parameters (Agrawal,
-Amos, Barratt, Boyd, Diamond, Kolter 2019). A quadratic objective that stays one may have parameters in the matrices of its
-quadratic forms.
+Amos, Barratt, Boyd, Diamond, Kolter 2019). A quadratic objective that stays one may have parameters in the matrices of
+its quadratic forms.
 """
 
 from __future__ import annotations

@@ -129,7 +129,7 @@ CONVEX: dict[str, Callable[[Leaves], Any]] = {
     "std": lambda v: cp.std(v.x - v.c),
     "var": lambda v: cp.var(v.x - v.c),
     "ptp": lambda v: cp.ptp(v.x - v.c),
-    "quantum_rel_entr": lambda v: cp.quantum_rel_entr(v.S, np.eye(3)),
+    "quantum_rel_entr": lambda v: cp.quantum_rel_entr(v.S, np.eye(3), quad_approx=(1, 1)),
     "support": lambda v: _support()(v.x - v.c),
     "partial": lambda v: partial_optimize(_inner(v), [v.t]),
 }
