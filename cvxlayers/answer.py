@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cvxlayers.engine import Engine
 from cvxlayers.linear import repeat
@@ -59,16 +60,23 @@ def answer(
 def _sharpened(structure: Structure, engine: Engine, values: Values, solution: Solution) -> Solution:
     """Newton's steps from the points that are near their solutions, and not at them."""
     assert solution.residuals is not None
-    if solution.whole and solution.residuals.within(SHARP):
+    crossed = _crossed(structure, solution)
+    if solution.whole and solution.residuals.within(SHARP) and not crossed.any():
         return solution
     worst = solution.residuals.worst
-    elements = np.flatnonzero((worst > SHARP) & (worst <= HOPELESS))
+    elements = np.flatnonzero(((worst > SHARP) | crossed) & (worst <= HOPELESS))
     if not elements.size:
         return solution
     some = elements.size < solution.batch
     subset, near = (values.select(elements), solution.select(elements)) if some else (values, solution)
     better = polish(structure, subset, near, engine.scales(subset), engine.newton, STEPS)
     return keep_better(solution, verify(structure, engine.measure, subset, better, engine.tolerance), elements)
+
+
+def _crossed(structure: Structure, solution: Solution) -> NDArray[np.bool_]:
+    """The elements that have s_i and y_i both positive in some nonnegative row, so that what is active is not said."""
+    flat = slice(structure.cones.zero, structure.cones.zero + structure.cones.nonneg)
+    return np.asarray((np.minimum(solution.s[flat], solution.y[flat]) > 0).any(axis=0))
 
 
 def _unbounded_or_infeasible(structure: Structure, engine: Engine, values: Values, solution: Solution) -> Solution:

@@ -20,15 +20,15 @@ from numpy.typing import NDArray
 from cvxlayers.cones.group import groups
 from cvxlayers.program import Array, Pattern, Structure, Values
 
-__all__ = ["Scales", "by_row", "far_apart", "scales"]
+__all__ = ["ORDINARY", "Scales", "by_row", "far_apart", "scales"]
 
 ORDINARY = 1e3
 """Numbers of up to this size, and down to its inverse, are no reason to scale a problem for a solver that scales it
 itself."""
 
-WILD, STEPS = 1e2, 15
-"""A largest entry of a row or column, or its inverse, beyond which the logarithms of all entries decide first, and the
-steps of conjugate gradients for that."""
+WILD, STEPS, DONE = 1e3, 15, 1e-18
+"""A largest entry of a row or column, or its inverse, beyond which the logarithms of all entries decide first; the
+steps of conjugate gradients for that, and what the square of the residual is to fall to."""
 
 ROUNDS, NEAR_ONE, OUTWEIGHED = 10, 0.5, 10.0
 """At most so many rounds; fewer if no norm is further from one than the second.
@@ -95,7 +95,7 @@ def scales(structure: Structure, values: Values) -> Scales:
     going, bounds, positive = np.ones(batch, dtype=bool), _bounds(structure), _column_of(values.b) > 0
     wild = np.broadcast_to(_wild(structure, p, a), batch)
     if wild.any():
-        d, e, t = _geometric(structure, p, q, a, np.where(_bound_rows(structure) & positive, 0.0, b), wild)
+        d, e = _geometric(structure, p, a, wild)
     for _ in range(ROUNDS):
         Pd, Ad = p * d[P.rows] * d[P.columns], a * e[A.rows] * d[A.columns]
         qd, be = q * d * t, b * e * t
@@ -127,21 +127,16 @@ def _wild(structure: Structure, p: Array, a: Array) -> NDArray[np.bool_]:
     return np.asarray(np.maximum(high, 1 / low) > WILD)
 
 
-def _geometric(
-    structure: Structure, p: Array, q: Array, a: Array, b: Array, wild: NDArray[np.bool_]
-) -> tuple[Array, Array, Array]:
-    """d, e and t by least squares in the logarithms of the entries (Curtis and Reid 1972), one where they are not
-    wanted: see ``cvxlayers.ipm.geometric``, whose steps these are."""
+def _geometric(structure: Structure, p: Array, a: Array, wild: NDArray[np.bool_]) -> tuple[Array, Array]:
+    """d and e by least squares in the logarithms of the entries (Curtis and Reid 1972), one where they are not wanted:
+    see ``cvxlayers.ipm.geometric``, whose steps these are."""
     P, A, n, m = structure.P, structure.A, structure.n, structure.m
-    here, there = (np.arange(n), np.arange(m) + n), np.full(n + m, n + m)
-    rows = np.concatenate([P.rows, A.rows + n, *here])
-    columns = np.concatenate([P.columns, A.columns, there])
-    batch = wild.size
-    entries = np.concatenate([np.broadcast_to(part, (part.shape[0], batch)) for part in (p, a, q, b)])[:, wild]
+    rows, columns = np.concatenate([P.rows, A.rows + n]), np.concatenate([P.columns, A.columns])
+    entries = np.concatenate([np.broadcast_to(part, (part.shape[0], wild.size)) for part in (p, a)])[:, wild]
     counted = entries > 0
     logs = np.log(np.where(counted, entries, 1.0))
     places = (np.ones(2 * rows.size), (np.concatenate([rows, columns]), np.tile(np.arange(rows.size), 2)))
-    sums = sp.csr_array(places, shape=(n + m + 1, rows.size))
+    sums = sp.csr_array(places, shape=(n + m, rows.size))
 
     def shared(u: Array) -> Array:
         for group in groups(structure.cones):
@@ -151,22 +146,27 @@ def _geometric(
     def product(u: Array) -> Array:
         return shared(sums @ (counted * (u[rows] + u[columns])))
 
-    count = np.maximum(product(np.ones((n + m + 1, logs.shape[1]))), 1.0) / 2
+    count = np.maximum(product(np.ones((n + m, logs.shape[1]))), 1.0) / 2
     rest, u, direction, before = -shared(sums @ (counted * logs)), np.zeros_like(count), np.zeros_like(count), 0.0
+    first = (rest * rest / count).sum(axis=0)
     for step in range(STEPS):
         now = (rest * rest / count).sum(axis=0)
         beta = np.where(before > 0, now / np.where(before > 0, before, 1.0), 0.0) if step else 0.0
         direction = rest / count + beta * direction
         across = product(direction)
         along = (direction * across).sum(axis=0)
-        alpha = np.where(along > 1e-280, now / np.where(along > 1e-280, along, 1.0), 0.0)
+        # An element rests once its residual is rounding: there may be directions that no entry sees.
+        moves = (now > DONE * first) & (along > DONE * now)
+        alpha = np.where(moves, now / np.where(moves, along, 1.0), 0.0)
         u, rest, before = u + alpha * direction, rest - alpha * across, now
-    found = np.ones((n + m + 1, batch))
+    found = np.ones((n + m, wild.size))
     found[:, wild] = np.exp(np.clip(u, -700, 700))
-    return found[:n], found[n:-1], found[-1]
+    return found[:n], found[n:]
 
 
-def _settled(structure: Structure, found: Scales, p: Array, q: Array, a: Array, b: Array, positive: Array) -> Scales:
+def _settled(
+    structure: Structure, found: Scales, p: Array, q: Array, a: Array, b: Array, positive: NDArray[np.bool_]
+) -> Scales:
     """The scales with the two units that the norms leave open, that of all variables and rows and the objective's.
 
     With the first, the largest |b_i| becomes one, but for bounds that may mean "none", in which b_i outweighs the rest
@@ -185,12 +185,6 @@ def _settled(structure: Structure, found: Scales, p: Array, q: Array, a: Array, 
     )
     unit = 1.0 / np.where(largest > 0, largest, 1.0)
     return Scales(D * size, E / (size * shrink), unit * cost / size)
-
-
-def _bound_rows(structure: Structure) -> NDArray[np.bool_]:
-    found = np.zeros((structure.m, 1), dtype=bool)
-    found[_bounds(structure)] = True
-    return found
 
 
 def _bounds(structure: Structure) -> slice:

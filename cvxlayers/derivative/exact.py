@@ -25,6 +25,7 @@ from cvxlayers.derivative.fused import Fused
 from cvxlayers.derivative.pairing import cotangents, right_hand_side
 from cvxlayers.derivative.part import ACCEPTED, Solved
 from cvxlayers.derivative.paths import Paths
+from cvxlayers.derivative.rescaled import Rescaled, needs_units, scaled_problem
 from cvxlayers.derivative.smoothing import smoothed_projection
 from cvxlayers.derivative.system import Layout
 from cvxlayers.errors import OptionError
@@ -103,7 +104,10 @@ class ExactDerivative(Derivative):
             self._serves[batch] = serves
         return self.fused if serves else None
 
-    def linearize(self, values: Values, solution: Solution) -> ExactLinearization:
+    def linearize(self, values: Values, solution: Solution) -> Linearization:
+        if self.smoothing is None and needs_units(self.structure, values, solution):
+            found, values, solution = scaled_problem(self.structure, values, solution)
+            return Rescaled(self.structure, found, ExactLinearization(self, values, solution))
         return ExactLinearization(self, values, solution)
 
 

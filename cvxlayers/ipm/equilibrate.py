@@ -43,7 +43,7 @@ __all__ = ["equilibrate", "load_matrices", "norms"]
 ROUNDS, NEAR_ONE, LIMIT = 10, 0.5, 1e60
 """At most so many rounds; fewer if no norm is further from one than the second; no scaling beyond the third."""
 
-WILD = 1e2
+WILD = 1e3
 """A row or column of P and A whose largest entry is beyond this or its inverse makes the logarithms of all entries
 decide first (see ``geometric``)."""
 
@@ -71,10 +71,10 @@ def equilibrate(plan: Any, at: Any, V: Any, P: Any, q: Any, A: Any, b: Any, colu
     t, going, zero = one, one, fill(V, 0.0)
     wild = far_apart(plan, at, V)
     if highest(wild) > 0.0:
-        t = geometric_scales(plan, at, V, wild)
+        geometric_scales(plan, at, V, wild)
         change_by(V, at.x1, at.D, at.D_inverse, at.n)
         change_by(V, at.y1, at.E, at.E_inverse, at.m)
-        scale_further(plan, at, V, t)
+        scale_further(plan, at, V, one)
     for _ in range(ROUNDS):
         norms(plan, at, V)
         last = with_vectors(plan, at, V)

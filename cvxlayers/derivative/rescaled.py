@@ -1,0 +1,73 @@
+"""A derivative taken in scaled units, in which y and s of a curved cone can be compared.
+
+The derivative of the projection onto a curved cone is taken at v = y - s: where the caller's units make one of the two
+vanish beside the other, v does not know it any more. In the scaled problem (see ``cvxlayers.scales``)
+
+    x = D x~,  y = E y~ / cost,  s = s~ / E,    P~ = cost D P D,  q~ = cost D q,  A~ = E A D,  b~ = E b,
+
+they are of one size. The scales being constants, the chain rule leads there and back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from cvxlayers.derivative.base import DerivativeReport, Linearization
+from cvxlayers.program import Array, Structure, Values
+from cvxlayers.scales import ORDINARY, Scales, far_apart, scales
+from cvxlayers.solution import Solution
+
+__all__ = ["Rescaled", "needs_units", "scaled_problem"]
+
+
+def needs_units(structure: Structure, values: Values, solution: Solution) -> bool:
+    """Whether the units are such that y and s of curved cones may not be comparable."""
+    flat = structure.cones.zero + structure.cones.nonneg
+    if flat == structure.m:
+        return False
+    if far_apart(values):
+        return True
+    for part in (solution.y, solution.s):
+        sizes = np.abs(part[flat:]).max(axis=0, initial=0.0)
+        if ((sizes > ORDINARY) | ((sizes > 0) & (sizes < 1 / ORDINARY))).any():
+            return True
+    return False
+
+
+def scaled_problem(structure: Structure, values: Values, solution: Solution) -> tuple[Scales, Values, Solution]:
+    """The scales of a problem, its scaled values, and a solution of these."""
+    found = scales(structure, values)
+    x, y, s = found.to(solution.x, solution.y, solution.s)
+    return found, found.scaled(structure, values), replace(solution, x=x, y=y, s=s, residuals=None)
+
+
+class Rescaled(Linearization):
+    """The linearization of a scaled problem, in the terms of the problem itself."""
+
+    def __init__(self, structure: Structure, found: Scales, inner: Linearization) -> None:
+        self._structure, self._found, self._inner = structure, found, inner
+
+    def vjp(self, dx: Array, dy: Array, ds: Array | None = None) -> Values:
+        return self._found.scaled(self._structure, self._inner.vjp(*self._cotangents(dx, dy, ds)))
+
+    def jvp(self, dvalues: Values) -> tuple[Array, Array, Array]:
+        return self._found.back(*self._inner.jvp(self._found.scaled(self._structure, dvalues)))
+
+    @property
+    def twice(self) -> bool:
+        return self._inner.twice
+
+    def multipliers(self, dx: Array, dy: Array, ds: Array | None = None) -> tuple[Array, Array]:
+        found = self._found
+        rx, rv = self._inner.multipliers(*self._cotangents(dx, dy, ds))
+        return found.cost * found.D * rx, found.E * rv
+
+    @property
+    def report(self) -> DerivativeReport:
+        return self._inner.report
+
+    def _cotangents(self, dx: Array, dy: Array, ds: Array | None) -> tuple[Array, Array, Array | None]:
+        found = self._found
+        return found.D * dx, found.E / found.cost * dy, None if ds is None else ds / found.E
