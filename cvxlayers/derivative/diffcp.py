@@ -32,6 +32,7 @@ from scipy.sparse.linalg import LinearOperator, lsmr, lsqr
 
 from cvxlayers.derivative.base import Derivative, DerivativeReport, Linearization, kink_margin
 from cvxlayers.derivative.embedding import Layout, Projection, System
+from cvxlayers.derivative.rescaled import Rescaled, needs_units, scaled_problem
 from cvxlayers.errors import DerivativeError, EngineError, OptionError
 from cvxlayers.program import Array, Structure, Values
 from cvxlayers.solution import Solution
@@ -100,7 +101,10 @@ class DiffcpDerivative(Derivative):
         self.layout = Layout.of(structure)
         self.mode = mode if mode != "auto" else _best(self.layout)
 
-    def linearize(self, values: Values, solution: Solution) -> DiffcpLinearization:
+    def linearize(self, values: Values, solution: Solution) -> Linearization:
+        if needs_units(self.structure, values, solution, flat=True):
+            found, values, solution = scaled_problem(self.structure, values, solution)
+            return Rescaled(self.structure, found, DiffcpLinearization(self, values, solution))
         return DiffcpLinearization(self, values, solution)
 
 
@@ -252,8 +256,10 @@ def _dense(system: System, right: Array, transposed: bool) -> _Answer:
             return answer
     if not (np.isfinite(M).all() and np.isfinite(right).all()):
         return _Answer(np.full_like(right, np.nan), np.nan, True)
-    z = lstsq(M, right, cond=ZERO)[0]
-    return _Answer(z, _relative(M @ z - right, right), True)
+    # Of the embedding's matrix one direction is always in the kernel, the solution's own: more make the system singular.
+    z, _, rank, _ = lstsq(M, right, cond=ZERO)
+    residual = _relative(M @ z - right, right)
+    return _Answer(z, residual, rank < right.size - 1 or not residual <= ACCEPTED)
 
 
 def _refined(solve: Callable[[Array], Array], times: Callable[[Array], Array], right: Array) -> _Answer:

@@ -22,15 +22,15 @@ from cvxlayers.solution import Solution
 __all__ = ["Rescaled", "needs_units", "scaled_problem"]
 
 
-def needs_units(structure: Structure, values: Values, solution: Solution) -> bool:
-    """Whether the units are such that y and s of curved cones may not be comparable."""
-    flat = structure.cones.zero + structure.cones.nonneg
-    if flat == structure.m:
+def needs_units(structure: Structure, values: Values, solution: Solution, flat: bool = False) -> bool:
+    """Whether the units are such that y and s of curved cones (or, with ``flat``, of any) may not be comparable."""
+    first = 0 if flat else structure.cones.zero + structure.cones.nonneg
+    if first == structure.m:
         return False
     if far_apart(values):
         return True
     for part in (solution.y, solution.s):
-        sizes = np.abs(part[flat:]).max(axis=0, initial=0.0)
+        sizes = np.abs(part[first:]).max(axis=0, initial=0.0)
         if ((sizes > ORDINARY) | ((sizes > 0) & (sizes < 1 / ORDINARY))).any():
             return True
     return False
