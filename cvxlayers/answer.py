@@ -70,7 +70,8 @@ def _sharpened(structure: Structure, engine: Engine, values: Values, solution: S
     some = elements.size < solution.batch
     subset, near = (values.select(elements), solution.select(elements)) if some else (values, solution)
     better = polish(structure, subset, near, engine.scales(subset), engine.newton, STEPS)
-    return keep_better(solution, verify(structure, engine.measure, subset, better, engine.tolerance), elements)
+    sharp = verify(structure, engine.measure, subset, better, engine.tolerance)
+    return keep_better(solution, sharp, elements, SHARP)
 
 
 def _crossed(structure: Structure, solution: Solution) -> NDArray[np.bool_]:

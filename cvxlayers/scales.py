@@ -93,6 +93,7 @@ def scales(structure: Structure, values: Values) -> Scales:
     batch = values.batch
     d, e, t = np.ones((structure.n, batch)), np.ones((structure.m, batch)), np.ones(batch)
     going, bounds, positive = np.ones(batch, dtype=bool), _bounds(structure), _column_of(values.b) > 0
+    t = _first_unit(structure, _column_of(values.b)) * t
     wild = np.broadcast_to(_wild(structure, p, a), batch)
     if wild.any():
         d, e = _geometric(structure, p, a, wild)
@@ -114,6 +115,16 @@ def scales(structure: Structure, values: Values) -> Scales:
         )
         t = t[0]
     return _settled(structure, Scales(d / t, e * t, t * t), p, q, a, b, positive)
+
+
+def _first_unit(structure: Structure, b: Array) -> Array:
+    """The first t: where the b_i that tell of the sizes of x are all very large or small, one unit common to x, b and q
+    (the objective in its square) makes the largest of them one, before they tell the columns anything else."""
+    counted = np.abs(b)
+    counted[_bounds(structure)] = np.maximum(-b[_bounds(structure)], 0.0)
+    size = counted.max(axis=0, initial=0.0)
+    size = np.where(size > 0, size, 1.0)
+    return np.where(np.maximum(size, 1 / size) > WILD, 1 / size, 1.0)
 
 
 def _wild(structure: Structure, p: Array, a: Array) -> NDArray[np.bool_]:

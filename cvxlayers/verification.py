@@ -71,15 +71,17 @@ def pending(solution: Solution) -> NDArray[np.intp]:
     return np.flatnonzero(np.isin(solution.status, (Status.INACCURATE, Status.FAILED)))
 
 
-def keep_better(first: Solution, second: Solution, where: NDArray[np.intp]) -> Solution:
-    """Put those elements of ``second`` in place that are better than what stands at ``where``."""
+def keep_better(first: Solution, second: Solution, where: NDArray[np.intp], good: float | None = None) -> Solution:
+    """Put those elements of ``second`` in place that are better than what stands at ``where``, or that are optimal with
+    residuals of at most ``good``."""
     assert first.residuals is not None and second.residuals is not None
     before, after = first.residuals.worst[where], second.residuals.worst
-    if after.size == first.batch and (after < before).all():
+    fine = (second.status == Status.OPTIMAL) & (after <= (0.0 if good is None else good))
+    if after.size == first.batch and ((after < before) | fine).all():
         return second
     proved = np.isin(second.status, _CLAIMS)
     solved = (second.status == Status.OPTIMAL) & (first.status[where] != Status.OPTIMAL)
-    better = proved | solved | (after < before) | (np.isfinite(after) & ~np.isfinite(before))
+    better = fine | proved | solved | (after < before) | (np.isfinite(after) & ~np.isfinite(before))
     better &= ~np.isin(first.status[where], _CLAIMS)
     better &= solved | proved | ~((first.status[where] == Status.OPTIMAL) & (second.status != Status.OPTIMAL))
     source, target = np.flatnonzero(better), where[better]

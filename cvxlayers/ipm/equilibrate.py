@@ -68,7 +68,7 @@ def equilibrate(plan: Any, at: Any, V: Any, P: Any, q: Any, A: Any, b: Any, colu
         store(V, at.E_inverse + i, one)
         store(V, at.b + i, load_from(b, i, column))
     load_matrices(plan, at, V, P, A, column)
-    t, going, zero = one, one, fill(V, 0.0)
+    t, going, zero = begin_units(at, V), one, fill(V, 0.0)
     wild = far_apart(plan, at, V)
     if highest(wild) > 0.0:
         geometric_scales(plan, at, V, wild)
@@ -89,6 +89,24 @@ def equilibrate(plan: Any, at: Any, V: Any, P: Any, q: Any, A: Any, b: Any, colu
         t = t * change
         scale_further(plan, at, V, change)
     settle_units(plan, at, V, t)
+
+
+@kernel
+def begin_units(at: Any, V: Any) -> Any:
+    """The first t: where the b_i that tell of the sizes of x are all very large or small, one unit common to x, b and q
+    (the objective in its square) makes the largest of them one, before they tell the columns anything else."""
+    zero, one = fill(V, 0.0), fill(V, 1.0)
+    size = zero
+    for i in range(at.m):
+        b = load(V, at.b + i)
+        size = maximum(-b if at.first <= i < at.cones else absolute(b), size)
+    found = pick(size, zero, size, one)
+    t = pick(maximum(found, 1.0 / found), fill(V, WILD), 1.0 / found, one)
+    for j in range(at.n):
+        store(V, at.q + j, load(V, at.q + j) * t)
+    for i in range(at.m):
+        store(V, at.b + i, load(V, at.b + i) * t)
+    return t
 
 
 @kernel
