@@ -82,15 +82,14 @@ class Workshop:
         if not (linear or chosen.takes(structure)):
             raise EngineError(registry.unfit(chosen, structure))
         settings, derivative = options.parse(solver_args, chosen)
-        newton = exact_derivative(structure, derivative["threads"])
-        own = chosen.name == "DIFFCP" or self._smoothing is not None
+        newton = exact_derivative(structure, derivative["threads"], rescue=False)
         made = epigraph.Epigraph(structure, settings, chosen) if linear else chosen(structure, settings)
         gauge = self._gauge(made, settings)
         return Engine(
             made,
             gauge.measure,
             gauge.scales,
-            derivative_for(chosen.name, structure, derivative, self._smoothing) if own else newton,
+            derivative_for(chosen.name, structure, derivative, self._smoothing),
             newton,
             options.tolerance(settings),
             tuple(other.name for other in registry.fallbacks(chosen.name, structure)),

@@ -28,8 +28,10 @@ def derivative_for(
     return exact_derivative(structure, options["threads"], smoothing)
 
 
-def exact_derivative(structure: Structure, threads: int, smoothing: float | None = None) -> Derivative:
+def exact_derivative(
+    structure: Structure, threads: int, smoothing: float | None = None, rescue: bool = True
+) -> Derivative:
     """This package's own derivative, exact or smoothed."""
     from cvxlayers.derivative.exact import ExactDerivative
 
-    return ExactDerivative(structure, threads=threads, smoothing=smoothing)
+    return ExactDerivative(structure, threads=threads, smoothing=smoothing, rescue=rescue)

@@ -256,8 +256,9 @@ def _dense(system: System, right: Array, transposed: bool) -> _Answer:
             return answer
     if not (np.isfinite(M).all() and np.isfinite(right).all()):
         return _Answer(np.full_like(right, np.nan), np.nan, True)
-    # Of the embedding's matrix one direction is always in the kernel, the solution's own: more make the system
-    singular. z, _, rank, _ = lstsq(M, right, cond=ZERO)
+    # Of the embedding's matrix one direction is always in the kernel, the solution's own: a second one makes the system
+    # singular.
+    z, _, rank, _ = lstsq(M, right, cond=ZERO)
     residual = _relative(M @ z - right, right)
     return _Answer(z, residual, rank < right.size - 1 or not residual <= ACCEPTED)
 

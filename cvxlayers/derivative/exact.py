@@ -54,6 +54,9 @@ class ExactDerivative(Derivative):
         at a vertex or a kink where the solution would go. It tends to the exact derivative where there is one.
     paths : Paths, optional
         The ways to factorize, where those that the structure suggests are not wanted.
+    rescue : bool
+        Whether least squares are taken where a system is singular or cannot be solved to its tolerance, whatever that
+        costs. Without it a derivative serves for steps whose success is checked.
 
     Raises
     ------
@@ -79,8 +82,9 @@ class ExactDerivative(Derivative):
     """
 
     def __init__(
-        self, structure: Structure, threads: int = 1, smoothing: float | None = None, paths: Paths | None = None
-    ) -> None:
+        self, structure: Structure, threads: int = 1, smoothing: float | None = None, paths: Paths | None = None,
+        rescue: bool = True,
+    ) -> None:  # fmt: skip
         if smoothing is not None and not 0 < smoothing < np.inf:
             raise OptionError(
                 f"smoothing is {smoothing!r}, but must be a positive number, or None for the exact derivative: pass "
@@ -89,6 +93,7 @@ class ExactDerivative(Derivative):
         self.smoothing = smoothing
         self.structure = structure
         self.threads = threads
+        self.rescue = rescue
         self.layout = Layout.of(structure)
         self.paths = paths or Paths.of(self.layout)
         self.fused = Fused.of(self.layout, smoothing) if paths is None else None
@@ -139,7 +144,7 @@ class ExactLinearization(Linearization):
     @once
     def _factors(self) -> Factors:
         derivative = self._derivative
-        return Factors(derivative.layout, derivative.paths, derivative.smoothing, derivative.threads)
+        return Factors(derivative.layout, derivative.paths, derivative.smoothing, derivative.threads, derivative.rescue)
 
     @property
     def report(self) -> DerivativeReport:

@@ -26,8 +26,11 @@ _PART, _KEPT = 2**23, 2**30
 class Factors:
     """Solves systems of one layout on several threads; safe to use from several at once."""
 
-    def __init__(self, layout: Layout, paths: Paths, smoothing: float | None, threads: int) -> None:
+    def __init__(
+        self, layout: Layout, paths: Paths, smoothing: float | None, threads: int, rescue: bool = True
+    ) -> None:
         self._layout, self._paths, self._smoothing, self._threads = layout, paths, smoothing, threads
+        self._rescue = rescue
         self._parts: dict[tuple[bytes, int], Part] = {}
         self._lock = threading.Lock()
 
@@ -59,7 +62,7 @@ class Factors:
 
         def task(i: int) -> None:
             lanes = slices[i]
-            part = self._part(path, values, v, lanes, (key, i), keep).solve(f[:, lanes], g[:, lanes])
+            part = self._part(path, values, v, lanes, (key, i), keep).solve(f[:, lanes], g[:, lanes], self._rescue)
             solved.dx[:, lanes], solved.dy[:, lanes], solved.residual[lanes] = part.dx, part.dy, part.residual
 
         _spread(task, len(slices), threads)

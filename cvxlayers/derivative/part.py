@@ -64,8 +64,8 @@ class Part:
         again = replace(system.select(elements), equilibrated=True)
         return cls(system, factor, health, (elements, cls.of(path, again)))
 
-    def solve(self, f: Array, g: Array) -> Solved:
-        """Solve J (dx, dv) = (f, g), by least squares where there is no solution."""
+    def solve(self, f: Array, g: Array, rescue: bool = True) -> Solved:
+        """Solve J (dx, dv) = (f, g), with ``rescue`` by least squares where there is no solution."""
         system, factor = self.system, self.factor
         own = np.ones(system.batch, dtype=bool)
         if self.slow is not None:
@@ -84,10 +84,11 @@ class Part:
             whole = system.residual(found.dx, found.dv, f, g)[2]
             solved = replace(solved, residual=choose(lost & solvable, whole, found.residual))
         limit = _GOOD if f.shape[0] + g.shape[0] <= least_squares.DENSE else ACCEPTED
-        self._rescue(solved, np.flatnonzero(own & ~(found.residual <= limit)), f, g)
+        if rescue:
+            self._rescue(solved, np.flatnonzero(own & ~(found.residual <= limit)), f, g)
         if self.slow is not None:
             elements, part = self.slow
-            solved.enter(elements, part.solve(f[:, elements], g[:, elements]))
+            solved.enter(elements, part.solve(f[:, elements], g[:, elements], rescue))
         return solved
 
     def _rescue(self, solved: Solved, elements: NDArray[np.intp], f: Array, g: Array) -> None:

@@ -44,9 +44,15 @@ def measure_group(plan: Any, at: Any, V: Any, P: Any, q: Any, A: Any, b: Any, x:
     load_points(at, V, P, q, A, b, x, y, s, column)
     products(plan, at, V)
     primal, dual = equations(at, V)
-    if highest(crossed(at, V)) > 0.0 or at.count > 0:
+    # Where of s and y one is zero and none negative in every row, nothing is lacking, whatever it would cost.
+    some = highest(crossed(at, V)) > 0.0
+    if some or at.count > 0:
         find_prices(plan, at, V)
-    gap, outside = rows_apart(at, V)
+    gap, outside = fill(V, 0.0), fill(V, 0.0)
+    if some:
+        gap, outside = rows_apart(at, V)
+    for i in range(at.first):
+        outside = maximum(absolute(load(V, at.s + i)) / load(V, at.y1 + i), outside)
     for c in range(at.count):
         gap = maximum(cone_apart(plan, at, V, c), gap)
     store_to(out, 0, column, primal)
@@ -111,13 +117,14 @@ def equations(at: Any, V: Any) -> Any:
 
 @kernel
 def crossed(at: Any, V: Any) -> Any:
-    """0 in lanes in which of s and y one is zero and none negative in every nonnegative row."""
+    """0 in lanes in which of s and y one is zero and none negative in every nonnegative row; more where one is NaN."""
     apart()
-    found = fill(V, 0.0)
+    found, total = fill(V, 0.0), fill(V, 0.0)
     for i in range(at.first, at.cones):
         s, y = load(V, at.s + i), load(V, at.y + i)
         found = maximum(maximum(minimum(absolute(s), absolute(y)), -minimum(s, y)), found)
-    return found
+        total += s + y
+    return pick(fill(V, np.inf), absolute(total), found, fill(V, 1.0))
 
 
 @kernel
@@ -135,15 +142,12 @@ def find_prices(plan: Any, at: Any, V: Any) -> None:
 
 @kernel
 def rows_apart(at: Any, V: Any) -> Any:
-    """The gap of the nonnegative rows, and what s and y lack of their cones in them and in the zero rows."""
+    """The gap of the nonnegative rows, and what s and y lack of their cones in them."""
     apart()
     zero = fill(V, 0.0)
     gap, outside, total = zero, zero, zero
-    for i in range(at.first):
-        outside = maximum(absolute(load(V, at.s + i)) / load(V, at.y1 + i), outside)
     for i in range(at.first, at.cones):
-        s, y = load(V, at.s + i) / load(V, at.y1 + i), load(V, at.y + i)
-        y = pick(absolute(y), zero, y * load(V, at.y2 + i), y)
+        s, y = load(V, at.s + i) / load(V, at.y1 + i), load(V, at.y + i) * load(V, at.y2 + i)
         gap = maximum(minimum(absolute(s), absolute(y)), gap)
         outside, total = maximum(-minimum(s, y), outside), total + s * y
     return gap, outside + 0.0 * total
