@@ -37,9 +37,14 @@ def parameters_of_bounds(compiled: CompiledProblem) -> tuple[bool, ...]:
     return tuple(found)
 
 
-def finite_bounds(theta: Array) -> Array:
-    """theta with finite numbers in place of its infinite ones."""
-    return np.where(np.isinf(theta), np.copysign(FAR, theta), theta)
+def finite_bounds(compiled: CompiledProblem, bounds: tuple[bool, ...], theta: Array) -> Array:
+    """theta with finite numbers in place of the infinite ones of parameters that are bounds."""
+    found = theta.copy()
+    for feature in compiled.features:
+        if bounds[feature.parameter]:
+            rows = found[feature.start : feature.stop]
+            rows[:] = np.where(np.isinf(rows), np.copysign(FAR, rows), rows)
+    return found
 
 
 def open_rows(structure: Structure, b: Array) -> NDArray[np.bool_] | None:

@@ -306,7 +306,7 @@ class Layer:
         packed = packing.pack(self.compiled, parameters)
         if checks.all_finite(packed.theta) or not any(self.bounds):
             return packed
-        return packed._replace(theta=bounds.finite_bounds(packed.theta))
+        return packed._replace(theta=bounds.finite_bounds(self.compiled, self.bounds, packed.theta))
 
     def _solved(
         self, engine: Engine, theta: Array, shared: frozenset[int], warm: Solution | None, watch: Stopwatch

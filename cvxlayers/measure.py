@@ -110,7 +110,8 @@ def _times(pattern: Pattern, values: Array, x: Array) -> Array:
 
 
 def _worst(rest: Array, size: Array) -> Array:
-    return _largest(rest / size)
+    """The largest of what is relative to the sizes; NaN where one is infinite, beside which everything is nothing."""
+    return _largest(rest / size + 0.0 * size)
 
 
 def _largest(part: Array) -> Array:

@@ -59,19 +59,29 @@ class Scales:
         """A point of the scaled problem in the terms of the problem itself."""
         return x * self.D, y * (self.E / self.cost), s / self.E
 
+    def where(self, elements: NDArray[np.bool_]) -> Scales:
+        """Those of some elements; the others stay as they are."""
+        return Scales(*(np.where(elements, part, 1.0) for part in (self.D, self.E, self.cost)))
+
+    def _sound(self) -> Scales:
+        """One in place of what is no number, as of elements with values that are none."""
+        parts = (self.D, self.E, self.cost)
+        return Scales(*(np.where(np.isfinite(part) & (part > 0), part, 1.0) for part in parts))
+
     def rounded(self) -> Scales:
         """The nearest powers of two, by which numbers are scaled without rounding."""
         D, E, t = (np.exp2(np.rint(np.log2(part))) for part in (self.D, self.E, np.sqrt(self.cost)))
         return Scales(D, E, t * t)
 
 
-def far_apart(values: Values) -> bool:
-    """Whether some number of a problem is so large or small that a solver should be given the scaled problem."""
+def far_apart(values: Values) -> NDArray[np.bool_]:
+    """In which elements a number is so large or small that a solver should be given the scaled problem, (B,)."""
+    found = np.zeros(values.batch, dtype=bool)
     for part in values:
         sizes = np.abs(_column_of(part))
-        if sizes.max(initial=0.0) > ORDINARY or (sizes.size and np.where(sizes, sizes, 1.0).min() < 1 / ORDINARY):
-            return True
-    return False
+        if sizes.size:
+            found |= (sizes.max(axis=0) > ORDINARY) | (np.where(sizes > 0, sizes, 1.0).min(axis=0) < 1 / ORDINARY)
+    return found
 
 
 def scales(structure: Structure, values: Values) -> Scales:
@@ -195,7 +205,7 @@ def _settled(
         (q * cost * D).max(axis=0, initial=0.0), size * (p * cost * D[P.rows] * D[P.columns]).max(axis=0, initial=0.0)
     )
     unit = 1.0 / np.where(largest > 0, largest, 1.0)
-    return Scales(D * size, E / (size * shrink), unit * cost / size)
+    return Scales(D * size, E / (size * shrink), unit * cost / size)._sound()
 
 
 def _bounds(structure: Structure) -> slice:

@@ -102,8 +102,9 @@ class DiffcpDerivative(Derivative):
         self.mode = mode if mode != "auto" else _best(self.layout)
 
     def linearize(self, values: Values, solution: Solution) -> Linearization:
-        if needs_units(self.structure, values, solution, flat=True):
-            found, values, solution = scaled_problem(self.structure, values, solution)
+        elements = needs_units(self.structure, values, solution, flat=True)
+        if elements.any():
+            found, values, solution = scaled_problem(self.structure, values, solution, elements)
             return Rescaled(self.structure, found, DiffcpLinearization(self, values, solution))
         return DiffcpLinearization(self, values, solution)
 
@@ -256,11 +257,17 @@ def _dense(system: System, right: Array, transposed: bool) -> _Answer:
             return answer
     if not (np.isfinite(M).all() and np.isfinite(right).all()):
         return _Answer(np.full_like(right, np.nan), np.nan, True)
-    # Of the embedding's matrix one direction is always in the kernel, the solution's own: a second one makes the system
-    # singular.
     z, _, rank, _ = lstsq(M, right, cond=ZERO)
     residual = _relative(M @ z - right, right)
-    return _Answer(z, residual, rank < right.size - 1 or not residual <= ACCEPTED)
+    return _Answer(z, residual, rank + _undetermined(system) < right.size or not residual <= ACCEPTED)
+
+
+def _undetermined(system: System) -> int:
+    """How many variables stand in no active row, as bounds do that canonicalization has put between a constraint and
+    its limit: they are in the kernel, and nothing depends on them."""
+    A = system.A.toarray()
+    active = np.stack([system.D.times(column) for column in A.T]) if A.size else np.zeros((A.shape[1], 1))
+    return int((np.abs(active).max(axis=1, initial=0.0) <= ZERO * np.abs(A).max(initial=1.0)).sum())
 
 
 def _refined(solve: Callable[[Array], Array], times: Callable[[Array], Array], right: Array) -> _Answer:

@@ -110,8 +110,9 @@ class ExactDerivative(Derivative):
         return self.fused if serves else None
 
     def linearize(self, values: Values, solution: Solution) -> Linearization:
-        if self.smoothing is None and needs_units(self.structure, values, solution):
-            found, values, solution = scaled_problem(self.structure, values, solution)
+        elements = needs_units(self.structure, values, solution)
+        if self.smoothing is None and elements.any():
+            found, values, solution = scaled_problem(self.structure, values, solution, elements)
             return Rescaled(self.structure, found, ExactLinearization(self, values, solution))
         return ExactLinearization(self, values, solution)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cvxlayers.derivative.base import DerivativeReport, Linearization
 from cvxlayers.program import Array, Structure, Values
@@ -22,23 +23,23 @@ from cvxlayers.solution import Solution
 __all__ = ["Rescaled", "needs_units", "scaled_problem"]
 
 
-def needs_units(structure: Structure, values: Values, solution: Solution, flat: bool = False) -> bool:
-    """Whether the units are such that y and s of curved cones (or, with ``flat``, of any) may not be comparable."""
+def needs_units(structure: Structure, values: Values, solution: Solution, flat: bool = False) -> NDArray[np.bool_]:
+    """In which elements y and s of curved cones (or, with ``flat``, of any) may not be comparable as they are, (B,)."""
     first = 0 if flat else structure.cones.zero + structure.cones.nonneg
     if first == structure.m:
-        return False
-    if far_apart(values):
-        return True
+        return np.zeros(solution.batch, dtype=bool)
+    found = far_apart(values)
     for part in (solution.y, solution.s):
         sizes = np.abs(part[first:]).max(axis=0, initial=0.0)
-        if ((sizes > ORDINARY) | ((sizes > 0) & (sizes < 1 / ORDINARY))).any():
-            return True
-    return False
+        found |= (sizes > ORDINARY) | ((sizes > 0) & (sizes < 1 / ORDINARY))
+    return found
 
 
-def scaled_problem(structure: Structure, values: Values, solution: Solution) -> tuple[Scales, Values, Solution]:
-    """The scales of a problem, its scaled values, and a solution of these."""
-    found = scales(structure, values)
+def scaled_problem(
+    structure: Structure, values: Values, solution: Solution, elements: NDArray[np.bool_]
+) -> tuple[Scales, Values, Solution]:
+    """The scales of some elements (one for the others), the scaled values, and a solution of these."""
+    found = scales(structure, values).where(elements)
     x, y, s = found.to(solution.x, solution.y, solution.s)
     return found, found.scaled(structure, values), replace(solution, x=x, y=y, s=s, residuals=None)
 

@@ -38,7 +38,7 @@ from cvxlayers.ipm.sharpen import sharpen
 
 __all__ = ["solve_group"]
 
-CERTIFIED, WEAK, FAR = 1e-11, 3e-8, 1e-1
+CERTIFIED, WEAK, FAR = 1e-11, 3e-7, 1e-1
 """A certificate of infeasibility y has |A'y| <= CERTIFIED |y| and FAR |A'y| <= CERTIFIED |b'y| in scaled units: no x of
 less than the inverse is feasible. Likewise Ax + s, and Px, beside x and q'x for a problem without a minimum. Where no
 progress is made a weaker one is kept; whether it proves anything is for ``certificate`` to say."""

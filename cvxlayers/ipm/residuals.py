@@ -93,8 +93,8 @@ def products(plan: Any, at: Any, V: Any) -> None:
 
 @kernel
 def equations(at: Any, V: Any) -> Any:
-    """The worst relative residuals of the rows and of the columns, NaN where there is one. Their sizes become those of
-    all terms, and the floors."""
+    """The worst relative residuals of the rows and of the columns, NaN where there is one or a size is infinite. Their
+    sizes become those of all terms, and the floors."""
     apart()
     row_floor, column_floor = fill(V, FLOOR), fill(V, FLOOR) / load(V, at.cost)
     primal, dual, total = fill(V, 0.0), fill(V, 0.0), fill(V, 0.0)
@@ -104,14 +104,14 @@ def equations(at: Any, V: Any) -> Any:
         size = load(V, at.x1 + j) + column_floor * load(V, at.D_inverse + j)
         r = (load(V, at.Px + j) + load(V, at.Aty + j) + load(V, at.q + j)) / size
         store(V, at.x1 + j, size)
-        dual, total = maximum(absolute(r), dual), total + r
+        dual, total = maximum(absolute(r), dual), total + r + 0.0 * size
     for i in range(at.m):
         s, b = load(V, at.s + i), load(V, at.b + i)
         dual = maximum(unit * absolute(load(V, at.y + i)) * load(V, at.E_inverse + i), dual)
         size = load(V, at.y1 + i) + absolute(s) + absolute(b) + row_floor * load(V, at.E_inverse + i)
         r = (load(V, at.Ax + i) + s - b) / size
         store(V, at.y1 + i, size)
-        primal, total = maximum(absolute(r), primal), total + r
+        primal, total = maximum(absolute(r), primal), total + r + 0.0 * size
     return primal + 0.0 * total, dual + 0.0 * total
 
 

@@ -87,9 +87,11 @@ class ElementwiseSolver(Solver):
         """
 
     def solve(self, values: Values, warm: Solution | None = None) -> Solution:
-        if not far_apart(values):
+        elements = far_apart(values)
+        if not elements.any():
             return self._each(values, warm)
-        found = scales(self.structure, values).rounded()  # powers of two: the numbers stay as exact as they are
+        # Each element's own scales, where they are needed, by powers of two: the numbers stay as exact as they are.
+        found = scales(self.structure, values).rounded().where(elements)
         if warm is not None:
             x, y, s = found.to(warm.x, warm.y, warm.s)
             warm = replace(warm, x=x, y=y, s=s)

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["IPM"]
 
-USABLE = 1e-5
-"""A point at which the solver came to rest before its tolerance is inaccurate up to this error, and failed beyond."""
+GOOD, USABLE = 1e-8, 1e-5
+"""A point at which the solver came to rest is optimal up to the first error and inaccurate up to the second."""
 
 
 class IPM(Solver):
@@ -150,7 +150,7 @@ class IPM(Solver):
         if not _finite(values).all():
             return None
         error = np.where(np.isfinite(answer.error), answer.error, np.inf)
-        status = np.where(error <= USABLE, Status.INACCURATE, Status.FAILED)
+        status = np.where(error <= GOOD, Status.OPTIMAL, np.where(error <= USABLE, Status.INACCURATE, Status.FAILED))
         for state, outcome in (
             (SOLVED, Status.OPTIMAL), (INFEASIBLE, Status.INFEASIBLE), (UNBOUNDED, Status.UNBOUNDED)
         ):  # fmt: skip

@@ -165,6 +165,6 @@ def test_errors_name_the_parameter_and_the_shapes() -> None:
 
 
 def test_logarithms_of_numbers_that_are_not_positive() -> None:
-    compiled = layers.compiled(case("dgp_posynomial"))
+    layer = cvxlayers.Layer(layers.compiled(case("dgp_posynomial")))
     with pytest.raises(ParameterError, match="positive values only, got -1 in batch element 1"):
-        packing.pack(compiled, [np.array([[1.0, 1, 1], [1, -1, 1]]), 0.4])
+        layer.solve([np.array([[1.0, 1, 1], [1, -1, 1]]), 0.4])

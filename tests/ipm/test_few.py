@@ -10,8 +10,9 @@ from cvxlayers.cones.product import Cones
 from cvxlayers.derivative.exact import ExactDerivative
 from cvxlayers.ipm import batch
 from cvxlayers.layer import Layer
+from cvxlayers.measure import measure
 from cvxlayers.program import Array, Values
-from cvxlayers.solution import Status, measure
+from cvxlayers.solution import Status
 from cvxlayers.solvers.base import Settings
 from cvxlayers.solvers.ipm import IPM
 from tests.ipm.problems import feasible, infeasible, random_cones, unbounded
