@@ -27,7 +27,7 @@ from cvxlayers.program import Array, Pattern, Structure, Values, is_shared
 from cvxlayers.scales import Scales, by_row, scales
 from cvxlayers.solution import Residuals
 
-__all__ = ["FAR", "FLOOR", "Sizes", "measure", "sizes"]
+__all__ = ["ABSURD", "FAR", "FLOOR", "Sizes", "measure", "sizes"]
 
 FLOOR = 1e-2
 """The part of a row's or column's own scale that counts beside its terms."""
@@ -36,6 +36,11 @@ FLOOR = 1e-2
 FAR = 1e-16
 """Times the largest entry of x and y in scaled units, it counts as a residual: of a point that lies so far out the
 terms hide the problem, and a direction in which there is no end is none at which there is one."""
+
+
+ABSURD = 1e-56
+"""Times the largest scale or its inverse it counts as a residual: what is computed with numbers of 1e100 proves
+nothing."""
 
 
 class Sizes:
@@ -71,7 +76,8 @@ def measure(
     with np.errstate(invalid="ignore", over="ignore"):
         found = found or scales(structure, values)
         size = sizes(structure, values, x, y, s, found)
-        far_x, far_y = FAR * _largest(x / found.D), FAR * _largest(y * found.cost / found.E)
+        far_x = np.maximum(FAR * _largest(x / found.D), ABSURD * _spread(found.D))
+        far_y = np.maximum(FAR * _largest(y * found.cost / found.E), ABSURD * _spread(found.E))
         primal = np.maximum(_worst(Ax + s - values.b, size.rows), far_x)
         dual = np.maximum(_worst(Px + Ay + values.q, size.columns), far_y)
         cost = np.einsum("ib,ib->b", x, Px) / 2 + np.einsum("ib,ib->b", values.q, x)
@@ -107,6 +113,10 @@ def _wide(part: Array, batch: int) -> Array:
 
 def _times(pattern: Pattern, values: Array, x: Array) -> Array:
     return pattern.times(_wide(values, x.shape[1]), x)
+
+
+def _spread(scale: Array) -> Array:
+    return np.maximum(scale, 1.0 / scale).max(axis=0, initial=0.0)
 
 
 def _worst(rest: Array, size: Array) -> Array:

@@ -13,15 +13,15 @@ from numba import types
 from numba.core.extending import overload
 
 from cvxlayers import jit
-from cvxlayers.measure import FAR, FLOOR
+from cvxlayers.measure import ABSURD, FAR, FLOOR
 
 __all__ = ["FINGERPRINT", "compiled", "kernel", "kernel_where", "part"]
 
 # Not the full fastmath: that would delete every test for NaN and infinity.
 _OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": {"reassoc", "contract", "nsz", "arcp"}, "error_model": "numpy"}
 
-FINGERPRINT = jit.fingerprint(Path(__file__).parent) ^ zlib.crc32(repr((FAR, FLOOR)).encode())
-"""Changes with the source of any kernel here (see ``jit``), and with the two numbers that they take from elsewhere."""
+FINGERPRINT = jit.fingerprint(Path(__file__).parent) ^ zlib.crc32(repr((ABSURD, FAR, FLOOR)).encode())
+"""Changes with the source of any kernel here (see ``jit``), and with the numbers that they take from elsewhere."""
 
 _INNER: Any = {**_OPTIONS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 

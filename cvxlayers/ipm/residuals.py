@@ -29,7 +29,7 @@ from cvxlayers.ipm.lanes import (
 from cvxlayers.ipm.method import SOLVED
 from cvxlayers.ipm.products import dot
 from cvxlayers.ipm.scaling import cone
-from cvxlayers.measure import FAR, FLOOR
+from cvxlayers.measure import ABSURD, FAR, FLOOR
 
 __all__ = ["largest_of", "measure_group", "verdict"]
 
@@ -101,6 +101,7 @@ def equations(at: Any, V: Any) -> Any:
     unit = FAR * load(V, at.cost)
     for j in range(at.n):
         primal = maximum(FAR * absolute(load(V, at.x + j)) * load(V, at.D_inverse + j), primal)
+        primal = maximum(ABSURD * maximum(load(V, at.D + j), load(V, at.D_inverse + j)), primal)
         size = load(V, at.x1 + j) + column_floor * load(V, at.D_inverse + j)
         r = (load(V, at.Px + j) + load(V, at.Aty + j) + load(V, at.q + j)) / size
         store(V, at.x1 + j, size)
@@ -108,6 +109,7 @@ def equations(at: Any, V: Any) -> Any:
     for i in range(at.m):
         s, b = load(V, at.s + i), load(V, at.b + i)
         dual = maximum(unit * absolute(load(V, at.y + i)) * load(V, at.E_inverse + i), dual)
+        dual = maximum(ABSURD * maximum(load(V, at.E + i), load(V, at.E_inverse + i)), dual)
         size = load(V, at.y1 + i) + absolute(s) + absolute(b) + row_floor * load(V, at.E_inverse + i)
         r = (load(V, at.Ax + i) + s - b) / size
         store(V, at.y1 + i, size)
