@@ -82,15 +82,16 @@ class Workshop:
         if not (linear or chosen.takes(structure)):
             raise EngineError(registry.unfit(chosen, structure))
         settings, derivative = options.parse(solver_args, chosen)
-        newton = exact_derivative(structure, derivative["threads"], rescue=False)
+        exact = exact_derivative(structure, derivative["threads"])
+        own = chosen.name == "DIFFCP" or self._smoothing is not None
         made = epigraph.Epigraph(structure, settings, chosen) if linear else chosen(structure, settings)
         gauge = self._gauge(made, settings)
         return Engine(
             made,
             gauge.measure,
             gauge.scales,
-            derivative_for(chosen.name, structure, derivative, self._smoothing),
-            newton,
+            derivative_for(chosen.name, structure, derivative, self._smoothing) if own else exact,
+            exact.for_steps(),
             options.tolerance(settings),
             tuple(other.name for other in registry.fallbacks(chosen.name, structure)),
         )

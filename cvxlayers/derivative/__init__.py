@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cvxlayers.derivative.base import Derivative, DerivativeReport, Linearization
 from cvxlayers.errors import OptionError
 from cvxlayers.program import Structure
+
+if TYPE_CHECKING:
+    from cvxlayers.derivative.exact import ExactDerivative
 
 __all__ = ["Derivative", "DerivativeReport", "Linearization", "derivative_for", "exact_derivative"]
 
@@ -28,10 +31,8 @@ def derivative_for(
     return exact_derivative(structure, options["threads"], smoothing)
 
 
-def exact_derivative(
-    structure: Structure, threads: int, smoothing: float | None = None, rescue: bool = True
-) -> Derivative:
+def exact_derivative(structure: Structure, threads: int, smoothing: float | None = None) -> ExactDerivative:
     """This package's own derivative, exact or smoothed."""
     from cvxlayers.derivative.exact import ExactDerivative
 
-    return ExactDerivative(structure, threads=threads, smoothing=smoothing, rescue=rescue)
+    return ExactDerivative(structure, threads=threads, smoothing=smoothing)

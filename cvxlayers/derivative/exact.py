@@ -12,6 +12,7 @@ Healey, Nobel, Boyd 2025 with P.
 
 from __future__ import annotations
 
+import copy
 import threading
 from typing import Any
 
@@ -54,9 +55,6 @@ class ExactDerivative(Derivative):
         at a vertex or a kink where the solution would go. It tends to the exact derivative where there is one.
     paths : Paths, optional
         The ways to factorize, where those that the structure suggests are not wanted.
-    rescue : bool
-        Whether least squares are taken where a system is singular or cannot be solved to its tolerance, whatever that
-        costs. Without it a derivative serves for steps whose success is checked.
 
     Raises
     ------
@@ -82,9 +80,8 @@ class ExactDerivative(Derivative):
     """
 
     def __init__(
-        self, structure: Structure, threads: int = 1, smoothing: float | None = None, paths: Paths | None = None,
-        rescue: bool = True,
-    ) -> None:  # fmt: skip
+        self, structure: Structure, threads: int = 1, smoothing: float | None = None, paths: Paths | None = None
+    ) -> None:
         if smoothing is not None and not 0 < smoothing < np.inf:
             raise OptionError(
                 f"smoothing is {smoothing!r}, but must be a positive number, or None for the exact derivative: pass "
@@ -93,11 +90,18 @@ class ExactDerivative(Derivative):
         self.smoothing = smoothing
         self.structure = structure
         self.threads = threads
-        self.rescue = rescue
+        self.rescue = True
         self.layout = Layout.of(structure)
         self.paths = paths or Paths.of(self.layout)
         self.fused = Fused.of(self.layout, smoothing) if paths is None else None
         self._serves: dict[int, bool] = {}  # what is predicted for the sizes of batch that have occurred
+
+    def for_steps(self) -> ExactDerivative:
+        """The same without least squares where a system is singular, whatever they cost: for steps whose success is
+        checked."""
+        twin = copy.copy(self)
+        twin.rescue = False
+        return twin
 
     def fused_for(self, batch: int) -> Fused | None:
         """The kernels, where they are there and predicted to be the fastest for this size of the batch."""
