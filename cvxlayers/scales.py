@@ -74,13 +74,17 @@ class Scales:
         return Scales(D, E, t * t)
 
 
-def far_apart(values: Values) -> NDArray[np.bool_]:
-    """In which elements a number is so large or small that a solver should be given the scaled problem, (B,)."""
+def far_apart(structure: Structure, values: Values) -> NDArray[np.bool_]:
+    """In which elements the largest number of a row or column is so large or small that a solver should be given the
+    scaled problem, (B,)."""
+    P, A = structure.P, structure.A
+    p, a, q, b = (np.abs(_column_of(part)) for part in (values.P, values.A, values.q, values.b))
     found = np.zeros(values.batch, dtype=bool)
-    for part in values:
-        sizes = np.abs(_column_of(part))
-        if sizes.size:
-            found |= (sizes.max(axis=0) > ORDINARY) | (np.where(sizes > 0, sizes, 1.0).min(axis=0) < 1 / ORDINARY)
+    for sizes in (np.maximum(by_column(A, a), np.maximum(by_column(P, p), by_row(P, p))), by_row(A, a)):
+        found |= (np.maximum(sizes, 1 / np.where(sizes > 0, sizes, 1.0)) > ORDINARY).any(axis=0)
+    for sizes in (q, b):
+        largest = sizes.max(axis=0, initial=0.0)
+        found |= np.maximum(largest, 1 / np.where(largest > 0, largest, 1.0)) > ORDINARY
     return found
 
 

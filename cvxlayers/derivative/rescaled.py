@@ -15,6 +15,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from cvxlayers.cones.group import groups
 from cvxlayers.derivative.base import DerivativeReport, Linearization
 from cvxlayers.program import Array, Structure, Values
 from cvxlayers.scales import ORDINARY, Scales, far_apart, scales
@@ -22,16 +23,26 @@ from cvxlayers.solution import Solution
 
 __all__ = ["Rescaled", "needs_units", "scaled_problem"]
 
+NOTHING = 1e14
+"""How much larger one of y and s has to be in a cone for the other to be rounding."""
+
 
 def needs_units(structure: Structure, values: Values, solution: Solution, flat: bool = False) -> NDArray[np.bool_]:
     """In which elements y and s of curved cones (or, with ``flat``, of any) may not be comparable as they are, (B,)."""
-    first = 0 if flat else structure.cones.zero + structure.cones.nonneg
-    if first == structure.m:
-        return np.zeros(solution.batch, dtype=bool)
-    found = far_apart(values)
-    for part in (solution.y, solution.s):
-        sizes = np.abs(part[first:]).max(axis=0, initial=0.0)
-        found |= (sizes > ORDINARY) | ((sizes > 0) & (sizes < 1 / ORDINARY))
+    found = np.zeros(solution.batch, dtype=bool)
+    if not flat and structure.cones.polyhedral:
+        return found
+    for part in values:
+        largest = np.abs(part).max(axis=0, initial=0.0)
+        found |= np.maximum(largest, 1 / np.where(largest > 0, largest, 1.0)) > ORDINARY
+    if flat:
+        found |= far_apart(structure, values)
+    for group in groups(structure.cones):
+        of_y, of_s = (np.abs(part[group.rows]).max(axis=1) for part in (solution.y, solution.s))
+        both = (of_y > 0) & (of_s > 0)
+        ratio = np.where(both, of_y, 1.0) / np.where(both, of_s, 1.0)
+        apart = np.maximum(ratio, 1 / ratio)
+        found |= ((apart > ORDINARY) & (apart < NOTHING)).any(axis=0)
     return found
 
 

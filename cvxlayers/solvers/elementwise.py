@@ -87,7 +87,7 @@ class ElementwiseSolver(Solver):
         """
 
     def solve(self, values: Values, warm: Solution | None = None) -> Solution:
-        elements = far_apart(values)
+        elements = far_apart(self.structure, values)
         if not elements.any():
             return self._each(values, warm)
         # Each element's own scales, where they are needed, by powers of two: the numbers stay as exact as they are.
