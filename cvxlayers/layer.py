@@ -330,7 +330,8 @@ class Layer:
         return values, solution, None
 
     def _verified(self, engine: Engine, values: Values, solution: Solution, watch: Stopwatch) -> Solution:
-        others = (self._workshop.engine(name, {}).solver.solve for name in engine.fallbacks)
+        told = registry.FALLBACK_OPTIONS
+        others = (self._workshop.engine(name, told.get(name, {})).solver.solve for name in engine.fallbacks)
         sharpen = self.polish is not False
         return answer(self.compiled.structure, engine, others, values, solution, sharpen, watch)
 

@@ -26,6 +26,9 @@ SOLVERS: Mapping[str, type[Solver]] = MappingProxyType(
 FALLBACKS = ("CLARABEL", "SCS", "ECOS")
 """In which order solvers step in. DIFFCP is not among them: it only calls these."""
 
+FALLBACK_OPTIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType({"SCS": {"time_limit_secs": 15.0}})
+"""What they are told as fallbacks: a first-order method may take very long for what others have failed on."""
+
 FOREIGN = frozenset({
     "CBC", "COPT", "COSMO", "CPLEX", "CUCLARABEL", "CUOPT", "CVXOPT", "DAQP", "GLOP", "GLPK", "GLPK_MI", "GUROBI",
     "HIGHS", "IPOPT", "KNITRO", "MOREAU", "MOSEK", "MPAX", "NAG", "OSQP", "PDLP", "PIQP", "PROXQP", "QOCO", "QPALM",

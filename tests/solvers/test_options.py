@@ -14,7 +14,7 @@ from cvxlayers.solution import Status
 from cvxlayers.solvers import options
 from cvxlayers.solvers.base import Settings
 from cvxlayers.solvers.options import COMMON, parse, tolerance
-from cvxlayers.solvers.registry import SOLVERS, names
+from cvxlayers.solvers.registry import FALLBACK_OPTIONS, FALLBACKS, SOLVERS, names
 from tests.solvers.problems import family, make
 
 CORES = len(os.sched_getaffinity(0))
@@ -190,3 +190,9 @@ def test_common_options_are_documented() -> None:
     assert options.__doc__ is not None
     for name in COMMON:
         assert f"    {name} " in options.__doc__
+
+
+def test_fallbacks_understand_what_they_are_told() -> None:
+    for name, told in FALLBACK_OPTIONS.items():
+        settings, _ = parse(told, SOLVERS[name])
+        assert dict(settings.options) == dict(told) and name in FALLBACKS
