@@ -60,8 +60,11 @@ def answer(
 def _sharpened(structure: Structure, engine: Engine, values: Values, solution: Solution) -> Solution:
     """Newton's steps from the points that are near their solutions, and not at them."""
     assert solution.residuals is not None
+    sharp = solution.whole and solution.residuals.within(SHARP)
+    if sharp and not solution.residuals.gap.any():  # nothing is lacking in any row, which is cheaper to see
+        return solution
     crossed = _crossed(structure, solution)
-    if solution.whole and solution.residuals.within(SHARP) and not crossed.any():
+    if sharp and not crossed.any():
         return solution
     worst = solution.residuals.worst
     elements = np.flatnonzero(((worst > SHARP) | crossed) & (worst <= HOPELESS))
@@ -70,8 +73,8 @@ def _sharpened(structure: Structure, engine: Engine, values: Values, solution: S
     some = elements.size < solution.batch
     subset, near = (values.select(elements), solution.select(elements)) if some else (values, solution)
     better = polish(structure, subset, near, engine.scales(subset), engine.newton, STEPS)
-    sharp = verify(structure, engine.measure, subset, better, engine.tolerance)
-    return keep_better(solution, sharp, elements, SHARP)
+    second = verify(structure, engine.measure, subset, better, engine.tolerance)
+    return keep_better(solution, second, elements, SHARP)
 
 
 def _crossed(structure: Structure, solution: Solution) -> NDArray[np.bool_]:
