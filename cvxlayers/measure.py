@@ -29,7 +29,7 @@ from cvxlayers.solution import Residuals
 
 __all__ = ["ABSURD", "FAR", "FLOOR", "Sizes", "measure", "sizes"]
 
-FLOOR = 1e-2
+FLOOR = 1e-3
 """The part of a row's or column's own scale that counts beside its terms."""
 
 

@@ -93,7 +93,7 @@ def test_what_users_of_cvxpylayers_pass(given: dict[str, object], engine: str, w
             made = cvxlayers.Layer(cvxlayers.compile(problem, [c], [x], quadratic=False))
         record = made.solve([VALUES], {} if where == "constructor" else given)
         (gradient,) = record.vjp([np.eye(3)])
-    tolerance = 1e-8 if where in ("call", "quadratic program") else 1e-5  # the others may be conic, which is curved
+    tolerance = 1e-8
     assert_close(record.outputs[0], PROJECTED, tolerance, "projection")
     assert_close(gradient, np.array([[0, 0, 0], [-1 / 3, 2 / 3, -1 / 3], [0, -0.5, 0.5]]), tolerance, "gradient")
     assert record.info.statuses.tolist() == ["optimal"] * 3
