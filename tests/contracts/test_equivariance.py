@@ -48,8 +48,8 @@ def right_for(row: Case, engine: str) -> Reference:
     return right(row.name, registry.solver_class(engine).quadratic)
 
 
-def accept(found: Found, what: str) -> None:
-    """No number of an optimal element is wrong; says what came out."""
+def accept(found: Found, what: str, least: float = 0.6) -> None:
+    """No number of an optimal element is wrong, and enough of them are optimal; says what came out."""
     wrong = np.flatnonzero(found.worst > TOLERANCE)
     errors = [
         float(np.max(part[found.optimal], initial=0.0)) for part in (found.outputs, found.objective, found.gradient)
@@ -57,6 +57,7 @@ def accept(found: Found, what: str) -> None:
     say(f"{what}: {int(found.optimal.sum())} of {found.statuses.size} optimal; outputs {errors[0]:.1e}, objective "
         f"{errors[1]:.1e}, gradient {errors[2]:.1e}")  # fmt: skip
     assert not wrong.size, f"{what}: elements {wrong.tolist()} are called optimal and are wrong (see above)"
+    assert found.optimal.mean() >= least, f"{what}: refused, {found.statuses[~found.optimal].tolist()}"
 
 
 @pytest.mark.parametrize(("row", "engine"), layers.pairs())
