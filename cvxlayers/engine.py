@@ -91,7 +91,7 @@ class Workshop:
             gauge.measure,
             gauge.scales,
             derivative_for(chosen.name, structure, derivative, self._smoothing) if own else exact,
-            exact.for_steps(),
+            exact,
             options.tolerance(settings),
             tuple(other.name for other in registry.fallbacks(chosen.name, structure)),
         )

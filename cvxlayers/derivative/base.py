@@ -9,42 +9,55 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cvxlayers.compiled import CompiledProblem
-from cvxlayers.cones import Cones, margin
 from cvxlayers.errors import DerivativeError
 from cvxlayers.program import Array, Structure, Values
 from cvxlayers.solution import Solution
 
-__all__ = ["Derivative", "DerivativeReport", "Linearization", "kink_margin"]
+__all__ = ["Derivative", "DerivativeReport", "Linearization"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DerivativeReport:
-    """How trustworthy the derivative of each element is; all (B,).
+    """How trustworthy the derivative of each element is; all (B,), the same on every engine.
+
+    Printed, it is a summary of all elements.
 
     Attributes
     ----------
     residual : float
-        Relative residual of the linear system, after refinement (the worst of the applications so far).
+        Relative residual of the linear system, after refinement, without what ``unserved`` counts (the worst of the
+        applications so far).
+    unserved : float
+        How large the part of the right side is that no solution serves, relative to the right side, in scaled units
+        (the worst of the applications so far): zero where the solution is differentiable in that direction, though J
+        may be singular.
     margin : float
-        Distance of y - s to the nearest point where the projection onto K* is not differentiable, see ``kink_margin``:
-        near zero where strict complementarity fails.
+        Distance of y and s, in units of the terms that make up their rows and columns, from the nearest point where the
+        projection onto K* is not differentiable (see ``units.kink_margin``): near zero where strict complementarity
+        fails.
     fallback : bool
-        Whether the system had no solution to its tolerance, so that a least-squares solution was taken.
+        Whether the system is singular, or could not be solved to its tolerance, so that the solution of least norm was
+        taken, of the part of the right side that has one. Variables that nothing in the problem touches there do not
+        make it so unless their derivative is asked for.
+
+    Examples
+    --------
+    >>> DerivativeReport(np.array([1e-16, 2e-15]), np.array([0.0, 0.5]), np.ones(2), np.array([False, True]))
+    DerivativeReport(2 elements; residual <= 2.0e-15; margin >= 1.0e+00; fallback in 1; unserved <= 5.0e-01)
     """
 
     residual: Array
+    unserved: Array
     margin: Array
     fallback: NDArray[np.bool_]
 
-
-def kink_margin(cones: Cones, v: Array) -> Array:
-    """Distance of v = y - s from the nearest kink of the projection onto K*, relative to 1 + the largest |v_i|: (B,).
-
-    Like a solution's residuals it does not shrink with the solution: entries below a solver's accuracy tell nothing,
-    however large they are beside each other. It is infinite where there are equalities only.
-    """
-    relative, size = margin(cones, v), np.abs(v).max(axis=0, initial=0.0)
-    return np.where(np.isinf(relative), np.inf, np.where(np.isinf(relative), 0.0, relative) * size / (1 + size))
+    def __repr__(self) -> str:
+        size, fallen = self.fallback.size, int(self.fallback.sum())
+        said = [f"{size} element{'' if size == 1 else 's'}"]
+        if size:
+            said += [f"residual <= {self.residual.max():.1e}", f"margin >= {self.margin.min():.1e}"]
+            said += [f"fallback in {fallen}", f"unserved <= {self.unserved.max():.1e}"] if fallen else ["no fallback"]
+        return f"DerivativeReport({'; '.join(said)})"
 
 
 class Linearization(ABC):

@@ -57,10 +57,10 @@ class CondensedFactor:
 
     def solve(self, f: Array, g: Array, elements: NDArray[np.intp]) -> tuple[Array, Array]:
         """M^-1 (f, g) for some elements; the columns of the others have no meaning."""
-        system = self.system
-        right = np.ascontiguousarray((f + system.A.transpose_times(system.W.matvec(g))).T)
+        system, c = self.system, self.system.scales[0]
+        right = np.ascontiguousarray(((f + system.A.transpose_times(system.W.matvec(g))) / c).T)
         dx = np.zeros_like(right)
         for i in elements:
             dx[i] = lapack.dpotrs(self.factors[i].T, right[i], lower=1)[0]
-        dx = np.ascontiguousarray(dx.T)
+        dx = np.ascontiguousarray(dx.T) / c
         return dx, system.T.matvec(system.A.times(dx) - g)

@@ -13,7 +13,8 @@ Backward, M'g = (gx, D (gy + gs) - gs, -(x'gx + y'gy + s'gs)) gives with g = (gu
 
 M is singular by itself: a zero may be scaled, so M z = 0, and M'Pi(z) = 0 because Q is skew. Each right-hand side is
 orthogonal to the kernel of the transpose, and moving dz along z, or g along Pi(z), changes nothing above. So
-M + a Pi(z) z', with any a > 0, gives the same derivatives, and is regular where the solution map is differentiable.
+M + a Pi(z) z', with any a > 0, gives the same derivatives, and is regular where J (see ``system``) is. Elements of
+which J is singular have the derivative of all engines (see ``refinement.least_norm``).
 
 What is not left to diffcp 1.1.9, and why: its mode lsqr stops early (gradients 10 to 40 % off were seen); its mode
 dense solves normal equations, which squares the condition number; and its derivative of the projection onto the
@@ -22,18 +23,19 @@ exponential cone is off by up to 1 at about one in a hundred random points. The 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
-from scipy.linalg import lapack, lstsq
+from scipy.linalg import lapack
 from scipy.sparse.linalg import LinearOperator, lsmr, lsqr
 
-from cvxlayers.derivative.base import Derivative, DerivativeReport, Linearization, kink_margin
+from cvxlayers.derivative.base import Derivative, DerivativeReport, Linearization
 from cvxlayers.derivative.embedding import Layout, Projection, System
+from cvxlayers.derivative.exact import ExactDerivative
 from cvxlayers.derivative.rescaled import Rescaled, needs_units, scaled_problem
-from cvxlayers.errors import DerivativeError, EngineError, OptionError
+from cvxlayers.errors import EngineError, OptionError
 from cvxlayers.program import Array, Structure, Values
 from cvxlayers.solution import Solution
 
@@ -52,17 +54,11 @@ with 0.8 %, and at 1284 with 3 %, it was 6 times faster; at 198 with 5 %, and at
 ACCEPTED = 1e-9
 """The relative residual up to which a solution of the linear system counts."""
 
-ZERO = 1e-12
-"""The singular values, relative to the largest, that count as zero in least squares."""
-
 REFINEMENTS = 3
 """Solutions with the factors, the first included."""
 
 ITERATIONS = 20
 """The limit of iterations, in multiples of the order."""
-
-LEAST_SQUARES = 2
-"""The code with which LSQR and LSMR say that the residual cannot become smaller."""
 
 KEPT = 2**28
 """Bytes that the factors of one batch may take to be kept for later applications."""
@@ -101,16 +97,49 @@ class DiffcpDerivative(Derivative):
         self.layout = Layout.of(structure)
         self.mode = mode if mode != "auto" else _best(self.layout)
 
-    def linearize(self, values: Values, solution: Solution) -> Linearization:
-        elements = needs_units(self.structure, values, solution, flat=True)
-        if elements.any():
-            found, values, solution = scaled_problem(self.structure, values, solution, elements)
-            return Rescaled(self.structure, found, DiffcpLinearization(self, values, solution))
+    def linearize(self, values: Values, solution: Solution) -> DiffcpLinearization:
         return DiffcpLinearization(self, values, solution)
 
 
 class DiffcpLinearization(Linearization):
-    """The derivative at the solutions of one batch; factors are made at the first application."""
+    """The derivative at the solutions of one batch; elements that are singular, or that the embedding's systems leave
+    unsolved, have that of ``exact``, which is computed for all and says which are."""
+
+    def __init__(self, derivative: DiffcpDerivative, values: Values, solution: Solution) -> None:
+        self._exact = ExactDerivative(derivative.structure, derivative.threads).linearize(values, solution)
+        self._own = _embedded(derivative, values, solution)
+
+    @property
+    def report(self) -> DerivativeReport:
+        own, exact = self._own.report, self._exact.report
+        taken = exact.fallback | own.fallback
+        return replace(exact, residual=np.where(taken, exact.residual, own.residual))
+
+    def vjp(self, dx: Array, dy: Array, ds: Array | None = None) -> Values:
+        own, exact = self._own.vjp(dx, dy, ds), self._exact.vjp(dx, dy, ds)
+        return Values(*self._chosen(own, exact))
+
+    def jvp(self, dvalues: Values) -> tuple[Array, Array, Array]:
+        dx, dy, ds = self._chosen(self._own.jvp(dvalues), self._exact.jvp(dvalues))
+        return dx, dy, ds
+
+    def _chosen(self, own: Sequence[Array], exact: Sequence[Array]) -> list[Array]:
+        taken = self._own.report.fallback | self._exact.report.fallback
+        return [np.where(taken, theirs, ours) if taken.any() else ours for ours, theirs in zip(own, exact, strict=True)]
+
+
+def _embedded(derivative: DiffcpDerivative, values: Values, solution: Solution) -> Linearization:
+    """That of the embedding alone, in scaled units where the caller's may leave y and s incomparable."""
+    elements = needs_units(derivative.structure, values, solution, flat=True)
+    if elements.any():
+        found, values, solution = scaled_problem(derivative.structure, values, solution, elements)
+        return Rescaled(derivative.structure, found, _Embedded(derivative, values, solution))
+    return _Embedded(derivative, values, solution)
+
+
+class _Embedded(Linearization):
+    """The derivative by the embedding; factors are made at the first application. Its report calls a fallback what is
+    not solved."""
 
     def __init__(self, derivative: DiffcpDerivative, values: Values, solution: Solution) -> None:
         self._derivative = derivative
@@ -118,7 +147,6 @@ class DiffcpLinearization(Linearization):
         self._x, self._y, self._s = solution.x, solution.y, solution.s
         self._blocks = derivative.layout.exponential_blocks(solution.y - solution.s)
         self._residual = np.zeros(solution.batch)
-        self._fallback = np.zeros(solution.batch, dtype=bool)
         sparse = derivative.mode == "sparse" and solution.batch > 0
         self._entries = derivative.layout.entries(solution.y - solution.s) if sparse else None
         self._keep = solution.batch * derivative.layout.order**2 * 16 <= KEPT
@@ -126,8 +154,8 @@ class DiffcpLinearization(Linearization):
 
     @property
     def report(self) -> DerivativeReport:
-        near = kink_margin(self._derivative.structure.cones, self._y - self._s)
-        return DerivativeReport(self._residual.copy(), near, self._fallback.copy())
+        nothing = np.zeros_like(self._residual)
+        return DerivativeReport(self._residual.copy(), nothing, nothing, ~(self._residual <= ACCEPTED))
 
     def vjp(self, dx: Array, dy: Array, ds: Array | None = None) -> Values:
         x, y, s = self._x, self._y, self._s
@@ -202,23 +230,14 @@ class DiffcpLinearization(Linearization):
         return found
 
     def _solved(self, i: int, system: System, right: Array, transposed: bool) -> Array:
-        """The solution of the i-th element's system, entered into the report."""
-        try:
-            answer = _solve(system, right, transposed, self._derivative.mode)
-        except DerivativeError as exc:
-            raise DerivativeError(f"Batch element {i}: {exc}") from exc
-        self._residual[i] = np.maximum(self._residual[i], answer.residual)
-        self._fallback[i] |= answer.singular
-        return answer.z
+        """The solution of the i-th element's system, whose residual is kept."""
+        z, residual = _solve(system, right, transposed, self._derivative.mode)
+        self._residual[i] = np.maximum(self._residual[i], residual)
+        return z
 
 
-@dataclass(frozen=True)
-class _Answer:
-    """The solution z of a system, its relative residual, and whether least squares had to do."""
-
-    z: Array
-    residual: float
-    singular: bool
+_Answer = tuple[Array, float]
+"""The solution of a system and its relative residual."""
 
 
 def _best(layout: Layout) -> str:
@@ -230,7 +249,7 @@ def _best(layout: Layout) -> str:
 
 def _solve(system: System, right: Array, transposed: bool, mode: str) -> _Answer:
     if not right.any():
-        return _Answer(np.zeros_like(right), 0.0, False)
+        return np.zeros_like(right), 0.0
     if mode == "sparse":
         return _sparse(system, right, transposed)
     return _dense(system, right, transposed) if mode == "dense" else _iterated(system, right, transposed, mode)
@@ -241,33 +260,19 @@ def _sparse(system: System, right: Array, transposed: bool) -> _Answer:
     factor = system.sparse
     if factor is not None:
         times = system.transpose_times if transposed else system.times
-        answer = _refined(lambda rest: factor.solve(rest, transposed), times, right)
-        if answer.residual <= ACCEPTED:
-            return answer
+        z, residual = _refined(lambda rest: factor.solve(rest, transposed), times, right)
+        if residual <= ACCEPTED:
+            return z, residual
     return _solve(system, right, transposed, "dense" if right.size <= DENSE else "lsmr")
 
 
 def _dense(system: System, right: Array, transposed: bool) -> _Answer:
-    """By LU with refinement; where that fails, the least-squares solution of least norm."""
+    """By LU with refinement."""
     M = system.matrix.T if transposed else system.matrix
     lu, pivots, singular = system.factor
-    if not singular:
-        answer = _refined(lambda rest: lapack.dgetrs(lu, pivots, rest, trans=int(transposed))[0], M.__matmul__, right)
-        if answer.residual <= ACCEPTED:
-            return answer
-    if not (np.isfinite(M).all() and np.isfinite(right).all()):
-        return _Answer(np.full_like(right, np.nan), np.nan, True)
-    z, _, rank, _ = lstsq(M, right, cond=ZERO)
-    residual = _relative(M @ z - right, right)
-    return _Answer(z, residual, rank + _undetermined(system) < right.size or not residual <= ACCEPTED)
-
-
-def _undetermined(system: System) -> int:
-    """How many variables stand in no active row, as bounds do that canonicalization has put between a constraint and
-    its limit: they are in the kernel, and nothing depends on them."""
-    A = system.A.toarray()
-    active = np.stack([system.D.times(column) for column in A.T]) if A.size else np.zeros((A.shape[1], 1))
-    return int((np.abs(active).max(axis=1, initial=0.0) <= ZERO * np.abs(A).max(initial=1.0)).sum())
+    if singular:
+        return np.full_like(right, np.nan), np.inf
+    return _refined(lambda rest: lapack.dgetrs(lu, pivots, rest, trans=int(transposed))[0], M.__matmul__, right)
 
 
 def _refined(solve: Callable[[Array], Array], times: Callable[[Array], Array], right: Array) -> _Answer:
@@ -275,7 +280,7 @@ def _refined(solve: Callable[[Array], Array], times: Callable[[Array], Array], r
     for _ in range(REFINEMENTS):
         z = z + solve(rest)
         rest = right - times(z)
-    return _Answer(z, _relative(rest, right), False)
+    return z, _relative(rest, right)
 
 
 def _iterated(system: System, right: Array, transposed: bool, mode: str) -> _Answer:
@@ -286,18 +291,9 @@ def _iterated(system: System, right: Array, transposed: bool, mode: str) -> _Ans
     operator = LinearOperator((order, order), matvec=times, rmatvec=back, dtype=np.float64)
     limits = {"iter_lim" if mode == "lsqr" else "maxiter": ITERATIONS * order}
     method = lsqr if mode == "lsqr" else lsmr
-    z, reason = method(operator, right, atol=1e-14, btol=ACCEPTED / 10, conlim=0.0, **limits)[:2]
+    z = method(operator, right, atol=1e-14, btol=ACCEPTED / 10, conlim=0.0, **limits)[0]
     residual = _relative(times(z) - right, right)
-    if residual <= ACCEPTED:
-        return _Answer(z, residual, False)
-    if order <= DENSE:
-        return _dense(system, right, transposed)
-    if reason == LEAST_SQUARES:
-        return _Answer(z, residual, True)
-    raise DerivativeError(
-        f"{mode} left its linear system of order {order} with the relative residual {residual:.1e}, which is not "
-        "enough for a derivative. Choose another solver than DIFFCP: the others' derivative is factorized."
-    )
+    return (z, residual) if residual <= ACCEPTED or order > DENSE else _dense(system, right, transposed)
 
 
 def _relative(rest: Array, right: Array) -> float:

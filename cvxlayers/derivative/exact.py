@@ -12,7 +12,6 @@ Healey, Nobel, Boyd 2025 with P.
 
 from __future__ import annotations
 
-import copy
 import threading
 from typing import Any
 
@@ -20,18 +19,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cvxlayers.compiled import CompiledProblem
-from cvxlayers.derivative.base import Derivative, DerivativeReport, Linearization, kink_margin
+from cvxlayers.derivative.base import Derivative, DerivativeReport, Linearization
 from cvxlayers.derivative.factors import Factors
 from cvxlayers.derivative.fused import Fused
 from cvxlayers.derivative.pairing import cotangents, right_hand_side
-from cvxlayers.derivative.part import ACCEPTED, Solved
+from cvxlayers.derivative.part import ACCEPTED, Quality, Solved
 from cvxlayers.derivative.paths import Paths
-from cvxlayers.derivative.rescaled import Rescaled, needs_units, scaled_problem
 from cvxlayers.derivative.smoothing import smoothed_projection
-from cvxlayers.derivative.system import Layout
+from cvxlayers.derivative.system import Layout, Point
+from cvxlayers.derivative.units import Units, kink_margin
 from cvxlayers.errors import OptionError
 from cvxlayers.once import once
 from cvxlayers.program import Array, Structure, Values
+from cvxlayers.scales import scales
 from cvxlayers.solution import Solution
 
 __all__ = ["ExactDerivative", "ExactLinearization"]
@@ -90,18 +90,10 @@ class ExactDerivative(Derivative):
         self.smoothing = smoothing
         self.structure = structure
         self.threads = threads
-        self.rescue = True
         self.layout = Layout.of(structure)
         self.paths = paths or Paths.of(self.layout)
         self.fused = Fused.of(self.layout, smoothing) if paths is None else None
         self._serves: dict[int, bool] = {}  # what is predicted for the sizes of batch that have occurred
-
-    def for_steps(self) -> ExactDerivative:
-        """The same without least squares where a system is singular, whatever they cost: for steps whose success is
-        checked."""
-        twin = copy.copy(self)
-        twin.rescue = False
-        return twin
 
     def fused_for(self, batch: int) -> Fused | None:
         """The kernels, where they are there and predicted to be the fastest for this size of the batch."""
@@ -113,11 +105,7 @@ class ExactDerivative(Derivative):
             self._serves[batch] = serves
         return self.fused if serves else None
 
-    def linearize(self, values: Values, solution: Solution) -> Linearization:
-        elements = needs_units(self.structure, values, solution)
-        if self.smoothing is None and elements.any():
-            found, values, solution = scaled_problem(self.structure, values, solution, elements)
-            return Rescaled(self.structure, found, ExactLinearization(self, values, solution))
+    def linearize(self, values: Values, solution: Solution) -> ExactLinearization:
         return ExactLinearization(self, values, solution)
 
 
@@ -127,12 +115,13 @@ class ExactLinearization(Linearization):
 
     def __init__(self, derivative: ExactDerivative, values: Values, solution: Solution) -> None:
         self._derivative, self._values = derivative, values
-        self._x, self._y, self._s = solution.x, solution.y, solution.s
+        x, y, s = solution.x, solution.y, solution.s
         if derivative.smoothing is not None:  # y and s of the smoothed solution; v = y - s remains
-            v = self._v
-            self._y = smoothed_projection(derivative.structure.cones, v, derivative.smoothing)
-            self._s = self._y - v
-        self._residual: Array | None = None  # the largest so far; None before the first application
+            v = y - s
+            y = smoothed_projection(derivative.structure.cones, v, derivative.smoothing)
+            s = y - v
+        self._point = Point(x, y, s)
+        self._quality: Quality | None = None  # the worst so far; None before the first application
         self._fused = derivative.fused_for(solution.batch)
         self._lock = threading.Lock()
 
@@ -143,40 +132,49 @@ class ExactLinearization(Linearization):
         self.__dict__.update(state, _lock=threading.Lock())
 
     @once
-    def _v(self) -> Array:
-        return self._y - self._s
-
-    @once
     def _factors(self) -> Factors:
         derivative = self._derivative
-        return Factors(derivative.layout, derivative.paths, derivative.smoothing, derivative.threads, derivative.rescue)
+        return Factors(derivative.layout, derivative.paths, derivative.smoothing, derivative.threads)
+
+    @once
+    def _units(self) -> Units:
+        structure = self._derivative.structure
+        found = scales(structure, self._values) if self._fused is None else self._fused.scales(self._values)
+        return Units.of(structure, self._values, found, *vars(self._point).values())
+
+    @once
+    def _place(self) -> tuple[Array, Array, Array]:
+        """x, y and what the kernels call the state."""
+        assert self._fused is not None
+        point = self._point
+        state = self._fused.state(point, self._units) if self._fused.spectral else point.s
+        return point.x, point.y, state
+
+    @once
+    def _margin(self) -> Array:
+        return kink_margin(self._derivative.structure.cones, self._units, self._point.y, self._point.s)
 
     @property
     def report(self) -> DerivativeReport:
-        found = self._residual
-        residual = np.zeros(self._v.shape[1]) if found is None else found.copy()
-        margin = kink_margin(self._derivative.structure.cones, self._v)
-        return DerivativeReport(residual, margin, ~(residual <= ACCEPTED))
+        found = self._quality or Quality.perfect(self._point.y.shape[1])
+        fallback = found.singular | ~(found.residual <= ACCEPTED)
+        return DerivativeReport(found.residual.copy(), found.unserved.copy(), self._margin.copy(), fallback)
 
     def vjp(self, dx: Array, dy: Array, ds: Array | None = None) -> Values:
-        return cotangents(self._derivative.structure, *self._adjoint(dx, dy, ds), self._x, self._y)
+        return cotangents(self._derivative.structure, *self._adjoint(dx, dy, ds), self._point.x, self._point.y)
 
     def pull(self, compiled: CompiledProblem, drows: Array) -> list[Array]:
         if self._fused is None:
             return super().pull(compiled, drows)
-        found, residual, unsure = self._fused.pull(
-            self._values, self._x, self._y, self._s, compiled, drows, self._derivative.threads
-        )
+        found, quality, unsure = self._fused.pull(self._values, self._place, compiled, drows, self._derivative.threads)
         if unsure.size:
-            dx, dy = compiled.recover_adjoint(drows[:, unsure])
-            solved = self._by_factors(unsure, dx, dy)
-            x, y = self._x[:, unsure], self._y[:, unsure]
-            structure = self._derivative.structure
+            solved, point = self._by_factors(unsure, *compiled.recover_adjoint(drows[:, unsure])), self._point
+            structure, x, y = self._derivative.structure, point.x[:, unsure], point.y[:, unsure]
             right = compiled.by_feature(compiled.pullback(cotangents(structure, solved.dx, solved.dy, x, y)))
             for part, better in zip(found, right, strict=True):
                 part[unsure] = better
-            residual[unsure] = solved.residual
-        self._keep(residual)
+            quality.enter(unsure, solved.quality)
+        self._keep(quality)
         return found
 
     @property
@@ -199,7 +197,7 @@ class ExactLinearization(Linearization):
 
     def jvp(self, dvalues: Values) -> tuple[Array, Array, Array]:
         structure = self._derivative.structure
-        f, g = right_hand_side(structure, dvalues, self._x, self._y)
+        f, g = right_hand_side(structure, dvalues, self._point.x, self._point.y)
         dx, dy = self._solve(f, g)
         ds = g - structure.A.times(self._values.A, dx)
         ds[: structure.cones.zero] = 0.0
@@ -208,23 +206,19 @@ class ExactLinearization(Linearization):
     def _solve(self, f: Array, g: Array) -> tuple[Array, Array]:
         """dx and dy = D dv for J (dx, dv) = (f, g)."""
         if self._fused is None:
-            solved, unsure = self._factors.solve(self._values, self._v, f, g), np.zeros(0, dtype=np.intp)
+            solved = self._factors.solve(self._values, self._point, self._units, f, g)
         else:
-            solved, unsure = self._fused.solve(self._values, self._y, self._s, f, g, self._derivative.threads)
-        self._complete(solved, unsure, f, g)
+            solved, unsure = self._fused.solve(self._values, self._place, f, g, self._derivative.threads)
+            if unsure.size:
+                solved.enter(unsure, self._by_factors(unsure, f[:, unsure], g[:, unsure]))
+        self._keep(solved.quality)
         return solved.dx, solved.dy
-
-    def _complete(self, solved: Solved, unsure: NDArray[np.intp], f: Array, g: Array) -> None:
-        """Enter what the factors say of some elements, and keep the residuals."""
-        if unsure.size:
-            solved.enter(unsure, self._by_factors(unsure, f[:, unsure], g[:, unsure]))
-        self._keep(solved.residual)
 
     def _by_factors(self, elements: NDArray[np.intp], f: Array, g: Array) -> Solved:
         """The solutions for some elements."""
-        others = self._values.select(elements), self._v[:, elements]
+        others = self._values.select(elements), self._point.select(elements), self._units.select(elements)
         return self._factors.solve(*others, f, g, elements.tobytes())
 
-    def _keep(self, residual: Array) -> None:
+    def _keep(self, found: Quality) -> None:
         with self._lock:
-            self._residual = residual if self._residual is None else np.maximum(self._residual, residual)
+            self._quality = found if self._quality is None else self._quality.worse(found)

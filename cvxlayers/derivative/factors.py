@@ -12,7 +12,8 @@ import numpy as np
 
 from cvxlayers.derivative.part import Part, Solved
 from cvxlayers.derivative.paths import Path, Paths
-from cvxlayers.derivative.system import Layout, System
+from cvxlayers.derivative.system import Layout, Point, System
+from cvxlayers.derivative.units import Units
 from cvxlayers.program import Array, Values
 
 __all__ = ["Factors"]
@@ -26,11 +27,8 @@ _PART, _KEPT = 2**23, 2**30
 class Factors:
     """Solves systems of one layout on several threads; safe to use from several at once."""
 
-    def __init__(
-        self, layout: Layout, paths: Paths, smoothing: float | None, threads: int, rescue: bool = True
-    ) -> None:
+    def __init__(self, layout: Layout, paths: Paths, smoothing: float | None, threads: int) -> None:
         self._layout, self._paths, self._smoothing, self._threads = layout, paths, smoothing, threads
-        self._rescue = rescue
         self._parts: dict[tuple[bytes, int], Part] = {}
         self._lock = threading.Lock()
 
@@ -40,42 +38,45 @@ class Factors:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
 
-    def solve(self, values: Values, v: Array, f: Array, g: Array, key: bytes = b"") -> Solved:
-        """Solve J (dx, dv) = (f, g) for systems at y - s = v.
+    def solve(self, values: Values, point: Point, units: Units, f: Array, g: Array, key: bytes = b"") -> Solved:
+        """Solve J (dx, dv) = (f, g) at solutions of these values.
 
         Parameters
         ----------
         values : Values
-            Of which P and A are used.
-        v, g : (m, B)
-        f : (n, B)
+        point : Point
+        units : Units
+            At this point.
+        f, g : (n, B), (m, B)
         key : bytes
-            Calls with the same key have the same values and v.
+            Calls with the same key have the same values and point.
         """
-        batch = v.shape[1]
+        batch = f.shape[1]
         path = self._paths.fastest(batch)
         # A thread is worth its while only for much work, since small array operations hold Python's lock.
         threads = int(np.clip(path.cost(batch) // _THREAD, 1, self._threads))
         slices = _slices(batch, path.bytes_per_element, threads)
         keep = batch * path.bytes_per_element <= _KEPT
-        solved = Solved(np.empty_like(f), np.empty_like(g), np.empty(batch))
+        solved = Solved.room(f.shape[0], g.shape[0], batch)
 
         def task(i: int) -> None:
             lanes = slices[i]
-            part = self._part(path, values, v, lanes, (key, i), keep).solve(f[:, lanes], g[:, lanes], self._rescue)
-            solved.dx[:, lanes], solved.dy[:, lanes], solved.residual[lanes] = part.dx, part.dy, part.residual
+            part = self._part(path, values, point, units, lanes, (key, i), keep)
+            solved.enter(lanes, part.solve(f[:, lanes], g[:, lanes]))
 
         _spread(task, len(slices), threads)
         return solved
 
-    def _part(self, path: Path, values: Values, v: Array, lanes: slice, key: tuple[bytes, int], keep: bool) -> Part:
+    def _part(
+        self, path: Path, values: Values, point: Point, units: Units, lanes: slice, key: tuple[bytes, int], keep: bool
+    ) -> Part:
         """A part of the batch, factorized."""
         with self._lock:
             found = self._parts.get(key)
         if found is not None:
             return found
-        part = Values(*(each[:, lanes] for each in (values.P, values.q, values.A, values.b)))
-        found = Part.of(path, System(self._layout, part, v[:, lanes], self._smoothing))
+        part = Values(*(each[:, lanes] for each in values))
+        found = Part.of(path, System(self._layout, part, point.select(lanes), units.select(lanes), self._smoothing))
         if keep:
             with self._lock:
                 self._parts[key] = found

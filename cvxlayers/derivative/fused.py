@@ -2,8 +2,8 @@
 
 Factorization, solution and refinement are done at once, and no factors are kept.
 
-They serve where Numba is usable (see ``jit`` and ``cvxlayers.ipm.sensitivity``). What they find singular, or cannot
-solve to rounding, they leave to others.
+They serve where Numba is usable (see ``jit`` and ``cvxlayers.ipm.sensitivity``), for singular systems, too. What they
+cannot solve to rounding they leave to others.
 """
 
 from __future__ import annotations
@@ -22,13 +22,16 @@ from cvxlayers.cones.product import Cones
 from cvxlayers.cones.projection import group_derivative
 from cvxlayers.cones.psd import PsdDerivative
 from cvxlayers.cones.svec import triangle
-from cvxlayers.derivative.part import Solved
+from cvxlayers.derivative.part import Quality, Solved
 from cvxlayers.derivative.smoothing import smoothed_part
-from cvxlayers.derivative.system import Layout
+from cvxlayers.derivative.spectral import mapped_part
+from cvxlayers.derivative.system import Layout, Point
+from cvxlayers.derivative.units import Units
 from cvxlayers.ipm.layout import Layout as Places
 from cvxlayers.ipm.symbolic import Analysis, analysis_of
 from cvxlayers.ipm.width import ALONE, W
 from cvxlayers.program import Array, Structure, Values
+from cvxlayers.scales import Scales
 
 if TYPE_CHECKING:
     from cvxlayers.compiled import CompiledProblem
@@ -79,41 +82,54 @@ class Fused:
         """The predicted nanoseconds for a batch."""
         return 1e9 * self._seconds * min(-(-batch // W), ALONE * batch)
 
-    def solve(self, values: Values, y: Array, s: Array, f: Array, g: Array, threads: int) -> tuple[Solved, Index]:
-        """Solutions of J (dx, dv) = (f, g), and the elements of which they are not good enough."""
-        point = self._kernels.Point(self._mu, *values, f[:0], y, self._state(y, s))
-        found = self._kernels.differentiate_batch(self._places, point, f, g, threads)
-        return Solved(*found[:-1]), _unsure(found)
+    @property
+    def spectral(self) -> bool:
+        """Whether there is more to the ``state`` than s."""
+        return bool(self._spectra)
+
+    def scales(self, values: Values, threads: int = 1) -> Scales:
+        """Those of the problem (see ``cvxlayers.scales``)."""
+        return Scales(*self._kernels.scale_batch(self._places, values, threads))
+
+    def solve(
+        self, values: Values, place: tuple[Array, Array, Array], f: Array, g: Array, threads: int
+    ) -> tuple[Solved, Index]:
+        """Solutions of J (dx, dv) = (f, g), and the elements of which they are not good enough; place is x, y and the
+        state."""
+        at = self._kernels.Point(self._mu, *values, *place)
+        found = self._kernels.differentiate_batch(self._places, at, f, g, threads)
+        return Solved(found.dx, found.u, _quality(found)), _unsure(found)
 
     def pull(
-        self, values: Values, x: Array, y: Array, s: Array, compiled: CompiledProblem, drows: Array, threads: int
-    ) -> tuple[list[Array], Array, Index]:
-        """``Linearization.pull``, with the systems' residuals and the elements for which it is not good enough."""
+        self, values: Values, place: tuple[Array, Array, Array], compiled: CompiledProblem, drows: Array, threads: int
+    ) -> tuple[list[Array], Quality, Index]:
+        """``Linearization.pull``, with the systems' quality and the elements for which it is not good enough."""
         kernels = self._kernels
-        point = kernels.Point(self._mu, *values, x, y, self._state(y, s))
+        at = kernels.Point(self._mu, *values, *place)
         given = kernels.Given(compiled.adjoint, drows)
-        found = kernels.pull_batch(self._places, point, self._pairs, given, compiled.ends, threads)
-        return found.parts, found.residual, _unsure(found)
+        found = kernels.pull_batch(self._places, at, self._pairs, given, compiled.ends, threads)
+        return found.parts, _quality(found), _unsure(found)
 
-    @cached_property
-    def _kernels(self) -> ModuleType:
-        from cvxlayers.ipm import batch  # here, because it loads Numba
-
-        return batch
-
-    def _state(self, y: Array, s: Array) -> Array:
-        """s, and below it the spectra of the PSD, exponential and power cones at v = y - s."""
-        if not self._spectra:
-            return s
-        (m, batch), v = s.shape, y - s
+    def state(self, point: Point, units: Units) -> Array:
+        """s, and below it the spectra of the PSD, exponential and power cones, taken where y and s are comparable."""
+        s, (m, batch), w = point.s, point.s.shape, units.balance
+        v = point.y / w - w * s
         state = np.empty((self._height, batch))
         state[:m] = s
         for group, places in self._spectra:
             part = group_derivative(group, v)
             if self._smoothing is not None:
                 part = smoothed_part(group, part, v, self._smoothing)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                part = mapped_part(part, _ratio, (w[group.rows[:, 0]] ** 2).ravel())
             state[places] = _spectrum(group, part, batch)
         return state
+
+    @cached_property
+    def _kernels(self) -> ModuleType:
+        from cvxlayers.ipm import batch  # here, because it loads Numba
+
+        return batch
 
 
 def _spectra(cones: Cones) -> tuple[list[tuple[Group, Index]], int]:
@@ -137,8 +153,13 @@ def _size(group: Group) -> int:
     return int(group.data[0]) ** 2 + group.dimension
 
 
+def _ratio(d: Array, unit: Array) -> Array:
+    """h = (1 - d) / d of D's eigenvalues, from those at y / w - w s, unit = w^2; -1 where d is 0."""
+    return np.where(d == 0, -1.0, (1.0 - d) / (d * unit))
+
+
 def _spectrum(group: Group, part: BlockDerivative, batch: int) -> Array:
-    """Eigenvectors and eigenvalues of each cone of the group, (N, size, B)."""
+    """Eigenvectors, and what stands for the eigenvalues, of each cone of the group, (N, size, B)."""
     count, d = group.count, group.dimension
     if isinstance(part, PsdDerivative):
         rows, columns, _ = triangle(part.Q.shape[1])
@@ -150,8 +171,13 @@ def _spectrum(group: Group, part: BlockDerivative, batch: int) -> Array:
     return np.concatenate([vectors, part.eigenvalues.reshape(d, count, batch)]).swapaxes(0, 1)
 
 
+def _quality(found: Sensitivity | Pulled) -> Quality:
+    residual, unserved, singular = found.info
+    return Quality(residual, unserved, singular > 0)
+
+
 def _unsure(found: Sensitivity | Pulled) -> Index:
-    return _NONE if found.worst <= _GOOD else np.flatnonzero(~(found.residual <= _GOOD))
+    return _NONE if found.worst <= _GOOD else np.flatnonzero(~(found.info[0] <= _GOOD))
 
 
 def _serves(structure: Structure, smoothing: float | None) -> bool:

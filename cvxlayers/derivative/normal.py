@@ -1,4 +1,4 @@
-"""The normal matrix H = P + A'WA + delta I of a batch, W block-diagonal over the cones, as dense upper triangles.
+"""The normal matrix H = P + A'WA + delta C^-2 of a batch, W block-diagonal over the cones, as dense upper triangles.
 
 Two ways, chosen once by counting operations: a sparse map from the entries of W to those of H, which costs one
 multiplication for each pair of nonzeros that meet in H, or products of dense matrices.
@@ -54,10 +54,10 @@ class DenseNormal:
     def assemble(self, system: System) -> Array:
         """The matrices (B, n, n), whose upper triangles are to be read."""
         values, structure = system.values, self.structure
-        A = dense(system.A)
+        A = dense(system.plain_A)
         if A is None:
             A = stack(structure.A, values.A[:, :1] if is_shared(values.A) else values.A)
-        W = system.W
+        W = system.plain_W
         weights = W.diagonal.copy()
         terms = [_second_order_terms(group, part, weights) for group, part in W.parts if group.kind == "second_order"]
         H = A.swapaxes(1, 2) @ (np.ascontiguousarray(weights.T)[:, :, None] * A)
@@ -150,7 +150,7 @@ class PairNormal:
     def assemble(self, system: System) -> Array:
         """The matrices (B, n, n), whose upper triangles are to be read."""
         n, A = self.structure.n, system.values.A
-        W = self._weights(system.W)
+        W = self._weights(system.plain_W)
         H = np.zeros((system.batch, n * n))
         if self.positions.size:
             if system.batch == 1:
@@ -175,12 +175,12 @@ class PairNormal:
 
 def _with_objective(H: Array, system: System) -> Array:
     P, n = system.layout.structure.P, H.shape[1]
-    matrices = dense(system.P)
+    matrices = dense(system.plain_P)
     if matrices is not None:
         H += matrices
     elif P.nnz:
         H.reshape(-1, n * n)[:, P.rows.astype(np.intp) * n + P.columns] += system.values.P.T
-    H.reshape(-1, n * n)[:, :: n + 1] += system.delta.T
+    H.reshape(-1, n * n)[:, :: n + 1] += (system.delta / system.scales[0] ** 2).T
     return H
 
 

@@ -12,7 +12,17 @@ import scipy.sparse as sp
 
 from cvxlayers.program import Array, Pattern
 
-__all__ = ["DenseOperator", "Operator", "SharedOperator", "SparseOperator", "dense", "is_shared", "operator", "stack"]
+__all__ = [
+    "DenseOperator",
+    "Operator",
+    "ScaledOperator",
+    "SharedOperator",
+    "SparseOperator",
+    "dense",
+    "is_shared",
+    "operator",
+    "stack",
+]
 
 # From this density on, or up to these sizes (of a batch, of a single element), a dense product is faster than one that
 # follows the pattern.
@@ -73,6 +83,21 @@ class DenseOperator(Operator):
 
     def transpose_times(self, y: Array) -> Array:
         return np.asarray((self.matrices.swapaxes(1, 2) @ _columns(y))[:, :, 0].T)
+
+
+@dataclass(frozen=True)
+class ScaledOperator(Operator):
+    """diag(rows) M diag(columns), with scales (rows, B) and (columns, B)."""
+
+    plain: Operator
+    rows: Array
+    columns: Array
+
+    def times(self, x: Array) -> Array:
+        return self.rows * self.plain.times(self.columns * x)
+
+    def transpose_times(self, y: Array) -> Array:
+        return self.columns * self.plain.transpose_times(self.rows * y)
 
 
 def operator(pattern: Pattern, values: Array) -> Operator:

@@ -7,33 +7,70 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from cvxlayers.derivative import least_squares
 from cvxlayers.derivative.paths import Path
-from cvxlayers.derivative.refinement import Factor, Health, choose, examine, in_range, refine, without_kernel
+from cvxlayers.derivative.refinement import COARSE, Factor, examine, least_norm, lingers, refine
 from cvxlayers.derivative.system import System
 from cvxlayers.program import Array
 
-__all__ = ["ACCEPTED", "Part", "Solved"]
+__all__ = ["ACCEPTED", "Part", "Quality", "Solved"]
 
 ACCEPTED = 1e-9
-"""The relative residual above which a solution is one of least squares."""
+"""The relative residual above which a system counts as not solved."""
 
-# The relative residual above which a better solution is looked for.
-_GOOD = 1e-12
+# What no solution serves of a right side by rounding alone.
+_ROUNDING = 1e-12
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What there is to say of the solutions of a batch of systems, (B,) each.
+
+    Attributes
+    ----------
+    residual : float
+        The relative residual of the part of the right side that a solution serves.
+    unserved : float
+        The length of the rest, relative to the right side, in scaled units.
+    singular : bool
+        Whether the solution is that of least norm of a singular system.
+    """
+
+    residual: Array
+    unserved: Array
+    singular: NDArray[np.bool_]
+
+    @classmethod
+    def perfect(cls, batch: int) -> Quality:
+        """Where nothing has been solved yet."""
+        return cls(np.zeros(batch), np.zeros(batch), np.zeros(batch, dtype=bool))
+
+    def enter(self, elements: NDArray[np.intp] | slice, other: Quality) -> None:
+        """Put that of some elements in place."""
+        for mine, others in zip(vars(self).values(), vars(other).values(), strict=True):
+            mine[elements] = others
+
+    def worse(self, other: Quality) -> Quality:
+        """The worse of both in each respect; NaN where one has it."""
+        return Quality(*map(np.maximum, vars(self).values(), vars(other).values()))
 
 
 @dataclass(frozen=True)
 class Solved:
-    """dx (n, B) and dy = D dv (m, B) of J (dx, dv) = (f, g), with relative residuals (B,)."""
+    """dx (n, B) and dy = D dv (m, B) of J (dx, dv) = (f, g), and their quality."""
 
     dx: Array
     dy: Array
-    residual: Array
+    quality: Quality
 
-    def enter(self, elements: NDArray[np.intp], other: Solved) -> None:
+    @classmethod
+    def room(cls, n: int, m: int, batch: int) -> Solved:
+        """Solutions that are yet to be entered."""
+        return cls(np.empty((n, batch)), np.empty((m, batch)), Quality.perfect(batch))
+
+    def enter(self, elements: NDArray[np.intp] | slice, other: Solved) -> None:
         """Put the solutions of some elements in place."""
         self.dx[:, elements], self.dy[:, elements] = other.dx, other.dy
-        self.residual[elements] = other.residual
+        self.quality.enter(elements, other.quality)
 
 
 @dataclass(frozen=True)
@@ -44,58 +81,58 @@ class Part:
     ----------
     system : System
     factor : Factor
-    health : Health
-    slow : (elements, Part) or None
-        The elements with rows and columns of very different sizes, once more, with a regularization that suits these.
+    path : Path
+        Which made the factors.
+    singular : (B,) bool
+        Where J is, of elements that have been solved for in vain without asking.
+    rest : (elements, Part) or None
+        The elements that seem to be singular, once more, in scales of their own and with a larger delta.
     """
 
     system: System
     factor: Factor
-    health: Health
-    slow: tuple[NDArray[np.intp], Part] | None
+    path: Path
+    singular: NDArray[np.bool_]
+    rest: tuple[NDArray[np.intp], Part] | None
 
     @classmethod
     def of(cls, path: Path, system: System) -> Part:
         factor = path.factorize(system)
-        health = examine(system, factor)
-        elements = np.flatnonzero(health.slow)
-        if not elements.size or system.equilibrated:
-            return cls(system, factor, health, None)
-        again = replace(system.select(elements), equilibrated=True)
-        return cls(system, factor, health, (elements, cls.of(path, again)))
+        part = cls(system, factor, path, np.zeros(system.batch, dtype=bool), None)
+        elements = np.flatnonzero(examine(system, factor))
+        return replace(part, rest=(elements, part._coarse(elements))) if elements.size else part
 
-    def solve(self, f: Array, g: Array, rescue: bool = True) -> Solved:
-        """Solve J (dx, dv) = (f, g), with ``rescue`` by least squares where there is no solution."""
-        system, factor = self.system, self.factor
-        own = np.ones(system.batch, dtype=bool)
-        if self.slow is not None:
-            own[self.slow[0]] = False
-        found, inner_f, inner_g = refine(system, factor, f, g), f, g
-        suspect = self.health.singular & factor.usable & own
-        lost = suspect & ~(found.residual <= ACCEPTED)
-        if lost.any():
-            inner_f, inner_g = in_range(system, factor, f, g, lost)
-            found = found.merged(lost, refine(system, factor, inner_f, inner_g, lost))
-        solvable = suspect & (found.residual <= ACCEPTED)
-        if solvable.any():
-            found = without_kernel(system, factor, inner_f, inner_g, found, solvable)
-        solved = Solved(found.dx, system.D.matvec(found.dv), found.residual)
-        if lost.any():
-            whole = system.residual(found.dx, found.dv, f, g)[2]
-            solved = replace(solved, residual=choose(lost & solvable, whole, found.residual))
-        limit = _GOOD if f.shape[0] + g.shape[0] <= least_squares.DENSE else ACCEPTED
-        if rescue:
-            self._rescue(solved, np.flatnonzero(own & ~(found.residual <= limit)), f, g)
-        if self.slow is not None:
-            elements, part = self.slow
-            solved.enter(elements, part.solve(f[:, elements], g[:, elements], rescue))
+    def _coarse(self, elements: NDArray[np.intp]) -> Part:
+        system = self.system.again(elements, COARSE)
+        factor = self.path.factorize(system)
+        return Part(system, factor, self.path, lingers(system, factor), None)
+
+    def solve(self, f: Array, g: Array) -> Solved:
+        """Solve J (dx, dv) = (f, g), which are given, and returned, in the caller's units."""
+        (c, r), free = self.system.scales, self.system.free
+        found = refine(self.system, self.factor, c * f * ~free, r * g)
+        quality = Quality(found.residual, found.unserved, np.zeros(f.shape[1], dtype=bool))
+        solved = Solved(c * found.dx, r * found.u, quality)
+        for elements, part in self._others(found.residual, (free & (f != 0)).any(axis=0)):
+            solved.enter(elements, part.solve_least_norm(f[:, elements], g[:, elements]))
         return solved
 
-    def _rescue(self, solved: Solved, elements: NDArray[np.intp], f: Array, g: Array) -> None:
-        """Enter better solutions for elements where refinement did not end well."""
-        if not elements.size:
-            return
-        other = least_squares.solve(self.system.select(elements), f[:, elements], g[:, elements])
-        before = solved.residual[elements]
-        better = ~(before <= ACCEPTED) | (other.residual < before)
-        solved.enter(elements[better], Solved(other.dx[:, better], other.dy[:, better], other.residual[better]))
+    def solve_least_norm(self, f: Array, g: Array) -> Solved:
+        """The solutions of least norm of what of the right sides has one."""
+        c, r = self.system.scales
+        found = least_norm(self.system, self.factor, c * f, r * g)
+        nothing = ~np.isfinite(found.residual)
+        dx, dy = (np.where(nothing, np.nan, part) for part in (c * found.dx, r * found.u))
+        singular = self.singular | (found.unserved > _ROUNDING) | nothing
+        return Solved(dx, dy, Quality(found.residual, found.unserved, singular))
+
+    def _others(self, residual: Array, lost: NDArray[np.bool_]) -> list[tuple[NDArray[np.intp], Part]]:
+        """The elements that refinement does not solve, or of which something is asked that nothing determines."""
+        parts = [self.rest] if self.rest is not None else []
+        unsolved = lost | ~(residual <= ACCEPTED)
+        for elements, _ in parts:
+            unsolved[elements] = False
+        if unsolved.any():
+            elements = np.flatnonzero(unsolved)
+            parts.append((elements, self._coarse(elements)))
+        return parts

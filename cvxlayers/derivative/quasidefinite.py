@@ -78,13 +78,13 @@ class QuasiDefinite:
 
     def values(self, system: System) -> Array:
         """The list of which ``source`` speaks: P (both triangles), A, -C, and delta plus the diagonal of P; (., B)."""
-        layout = self.layout
-        diagonal = np.broadcast_to(system.delta, (layout.structure.n, system.batch)).copy()
-        on = np.flatnonzero(layout.diagonal >= 0)
-        diagonal[on] += system.values.P[layout.diagonal[on]]
-        blocks = ConicBlocks.values(system.C)
-        A = system.values.A * ~system.idle[layout.structure.A.rows] if system.idle.any() else system.values.A
-        return np.concatenate([diagonal, system.values.P[layout.source], A, *blocks])
+        layout, (P, A) = self.layout, system.entries
+        diagonal = np.full((layout.structure.n, system.batch), system.delta)
+        on = np.flatnonzero(layout.P.rows == layout.P.columns)
+        diagonal[layout.P.rows[on]] += P[on]
+        if system.idle.any():
+            A = A * ~system.idle[layout.structure.A.rows]
+        return np.concatenate([diagonal, P, A, *ConicBlocks.values(system.C)])
 
     def right(self, system: System, f: Array, g: Array) -> Array:
         """The right-hand side (f, g, 0) in the fill-reducing order, (order, B)."""
@@ -97,7 +97,7 @@ class QuasiDefinite:
         solved = np.empty_like(z)
         solved[self.order] = z
         dx, u = solved[:n], solved[n : n + m]
-        return dx, system.A.times(dx) - g + (1.0 - system.eps) * u
+        return dx, system.A.times(dx) - g + (1.0 - system.delta) * u
 
 
 def _entries(layout: Layout) -> tuple[Index, Index, Index, int]:

@@ -1,4 +1,5 @@
-"""Iterative refinement: the neighbour M's solutions, corrected until they solve J z = r itself."""
+"""Iterative refinement: the neighbour M's solutions, corrected until they solve J z = r itself, or what of it can be
+solved."""
 
 from __future__ import annotations
 
@@ -11,22 +12,35 @@ from numpy.typing import NDArray
 from cvxlayers.derivative.system import System, largest
 from cvxlayers.program import Array
 
-__all__ = ["Factor", "Health", "Refined", "choose", "examine", "in_range", "refine", "without_kernel"]
+__all__ = ["COARSE", "Factor", "Refined", "choose", "examine", "least_norm", "lingers", "refine"]
 
 Flags = NDArray[np.bool_]
+
+COARSE = 1e-5
+"""delta for systems that are singular: what the rounding of M's factors leaves along J's kernel is machine epsilon over
+it, and eigenvalues of J that are smaller than it by orders of magnitude count as zero."""
 
 # Relative residuals at which refinement ends: rounding.
 _TARGET = 1e-14
 # The least that one step has to gain for another to follow, and the largest number of steps.
 _GAIN = 0.3
 _STEPS = 12
-# The largest power of N or N' that is taken for a projection.
-_POWERS = 5
 # Relative change that the regularization may make in the solution for a random right-hand side. It is 1e-8 times a
 # condition number, and near one where J is singular.
 _HARMLESS = 3e-3
-# The same for the change that a second step makes: what J's kernel takes from the first is then the same again.
-_FAST = 3e-2
+# Steps after which it has to be as small where J is only ill-conditioned. Curved cones know their D no better than the
+# point is known, so that a kernel may be blurred.
+_PATIENCE, _PATIENCE_CURVED = 6, 3
+# What the last step may change, relative to the right side, and the largest number of steps for a singular system; what
+# no longer falls by the third factor, while it is below the last, is rounding.
+_SETTLED, _MOST, _FALLS, _SMALL = 1e-14, 40, 0.8, 1e-8
+# The part left by one pass, relative to the right side, beyond which another one does without it; how many.
+_CLEAN, _PASSES = 1e-9, 3
+
+
+# J is singular where after so many steps a random right side keeps a part of more than the second length, which changes
+# by less than the third factor of it.
+_PROBES, _SEEN, _STAYS = 5, 1e-3, 0.3
 
 
 class Factor(Protocol):
@@ -40,38 +54,23 @@ class Factor(Protocol):
 
 @dataclass(frozen=True)
 class Refined:
-    """Solutions dx (n, B) and dv (m, B) of J z = r, with relative residuals (B,), infinite where there is none."""
+    """Solutions dx (n, B) and u = D dv (m, B) of J z = r, with relative residuals (B,), infinite where there is none;
+    and the length of the part of r that no solution serves, relative to r."""
 
     dx: Array
-    dv: Array
+    u: Array
     residual: Array
-
-    def merged(self, where: Flags, other: Refined) -> Refined:
-        """The other solutions for the elements that are flagged."""
-        dx, dv = choose(where, other.dx, self.dx), choose(where, other.dv, self.dv)
-        return Refined(dx, dv, choose(where, other.residual, self.residual))
+    unserved: Array
 
 
-@dataclass(frozen=True)
-class Health:
-    """What is known of J, (B,): whether it is singular or nearly so, and whether refinement is slow besides.
+def refine(system: System, factor: Factor, f: Array, g: Array) -> Refined:
+    """Solve J (dx, dv) = (f, g) with M's factor.
 
-    Slow refinement comes from a J of rows and columns of very different sizes.
-    """
-
-    singular: Flags
-    slow: Flags
-
-
-def refine(system: System, factor: Factor, f: Array, g: Array, where: Flags | None = None) -> Refined:
-    """Solve J (dx, dv) = (f, g) with M's factor, for all elements or for some.
-
-    With e the error, one step leaves (I - M^-1 J) e = M^-1 (M - J) e, and M - J = diag(delta I, -eps D) is small: the
-    proximal method of multipliers as a linear iteration. Where J is singular but the system consistent, the
-    iterates stay orthogonal to J's kernel, so that they tend to the solution of least norm.
+    With e the error, one step leaves (I - M^-1 J) e = M^-1 (M - J) e, and M - J = delta diag(I, -D) is small: the
+    proximal method of multipliers as a linear iteration.
     """
     dx, dv, rest_f, rest_g = np.zeros_like(f), np.zeros_like(g), f, g
-    residual, asked = np.full(system.batch, np.inf), factor.usable if where is None else factor.usable & where
+    residual, asked = np.full(system.batch, np.inf), factor.usable
     for _ in range(_STEPS):
         if not asked.any():
             break
@@ -83,69 +82,127 @@ def refine(system: System, factor: Factor, f: Array, g: Array, where: Flags | No
         dx, dv = choose(better, next_x, dx), choose(better, next_v, dv)
         rest_f, rest_g = choose(better, next_f, rest_f), choose(better, next_g, rest_g)
         residual = choose(better, error, residual)
-    return Refined(dx, dv, residual)
+    return Refined(dx, system.D.matvec(dv), residual, np.zeros(system.batch))
 
 
-def in_range(system: System, factor: Factor, f: Array, g: Array, where: Flags) -> tuple[Array, Array]:
-    """(f, g) without its part in the cokernel of J, where asked: what is left has a solution.
+def least_norm(system: System, factor: Factor, f: Array, g: Array) -> Refined:
+    """The solution of least norm of the part of (f, g) that has one, with M's factor, for a singular J.
 
-    J is symmetric up to D, and its cokernel is spanned by directions (x0, 0), with P x0 = 0 and D A x0 = 0, and
-    (0, v1), with D v1 = v1 and A'v1 = 0. On these, N' = (M - J) M^-1 is the identity, and it is small on the range of
-    J, which is orthogonal to them, so that N'^k tends to the orthogonal projection onto the cokernel; orthogonal in
-    the units in which delta and eps are the same for all rows and columns.
+    J is symmetric up to D: in (dx, u), u = D dv, its kernel and its cokernel are the same, spanned by directions
+    (x0, 0), with P x0 = 0 and D A x0 = 0, and (0, u0), with D u0 = u0 and A'u0 = 0. N' = (M - J) M^-1 is the identity
+    there, and small on the rest, which is orthogonal to it: it is the resolvent of the monotone [[P, A'], [-A, H]]. So
+
+        r_0 = (f, g),    t_k = M^-1 r_k,    r_k+1 = r_k - J t_k = (M - J) t_k
+
+    tends to the part of r in the kernel, which no solution serves, and the sum of t_k - (M - J)^-1 r_inf to the
+    solution of least norm of the rest. (M - J) t_k is as small as M^-1 is large: r_k+1 has no cancellation.
+    Columns that are zero serve nothing. Where r_inf is not small, what rounding leaves of it in the solution is not,
+    either, but for another pass without.
     """
-    lost_f, lost_g, elements = f, g, np.flatnonzero(where)
-    for _ in range(_POWERS):
-        dx, dv = factor.solve(lost_f, lost_g, elements)
-        lost_f, lost_g = system.delta * dx, -system.eps * system.D.matvec(dv)
-    return choose(where, f - lost_f, f), choose(where, g - lost_g, g)
+    whole, lost = system.size(f, g), np.linalg.norm(f * system.free, axis=0)
+    whole, f = np.where(whole > 0, whole, 1.0), f * ~system.free
+    again, unserved, found = factor.usable, np.zeros(system.batch), None
+    for k in range(_PASSES):
+        now = _split(system, factor, f, g, again, whole)
+        found = now if found is None else now.merged(again, found)
+        f, g = choose(again, f - now.left_f, f), choose(again, g - now.left_g, g)
+        left = system.size(now.left_f, now.left_g) / whole
+        unserved = left if k == 0 else unserved
+        again = again & (left > _CLEAN)
+        if not again.any():
+            break
+    assert found is not None
+    dv = system.A.times(found.dx) - g + found.u
+    residual = system.residual(found.dx, dv, f, g)[2]
+    unserved = np.hypot(unserved, lost / whole)
+    return Refined(found.dx, found.u, np.where(factor.usable, residual, np.inf), unserved)
 
 
-def without_kernel(system: System, factor: Factor, f: Array, g: Array, found: Refined, where: Flags) -> Refined:
-    """The solutions ``found``, freed where asked from what rounding has put into J's kernel.
+@dataclass(frozen=True)
+class _Split:
+    """A solution dx and u of a part of a right side, and the rest of it."""
 
-    M^-1 makes large what rounding leaves of a residual in the cokernel of J. But N = M^-1 (M - J) is the identity on
-    the kernel and small elsewhere, so that N^k tends to the projection onto the kernel, and N itself is applied without
-    loss, because (M - J) z is as small as M^-1 is large.
+    dx: Array
+    u: Array
+    left_f: Array
+    left_g: Array
+
+    def merged(self, where: Flags, other: _Split) -> _Split:
+        """The other for the elements that are not flagged."""
+        return _Split(*(choose(where, *pair) for pair in zip(vars(self).values(), vars(other).values(), strict=True)))
+
+
+def _split(system: System, factor: Factor, f: Array, g: Array, asked: Flags, whole: Array) -> _Split:
+    """One pass of ``least_norm`` over the elements that are asked for; whole is the size that counts as one."""
+    D, delta = system.D.matvec, system.delta
+    dx, u, left_f, left_g = np.zeros_like(f), np.zeros_like(g), f, g
+    steps, before = np.zeros(system.batch), np.full(system.batch, np.inf)
+    for _ in range(_MOST):
+        if not asked.any():
+            break
+        t, w = _solve_neighbour(system, factor, left_f, left_g, np.flatnonzero(asked))
+        w = D(w)
+        next_f, next_g = delta * t, -delta * w
+        change = system.size(next_f - left_f, next_g - left_g) / whole
+        dx, u = choose(asked, dx + t, dx), choose(asked, u + w, u)
+        left_f, left_g = choose(asked, next_f, left_f), choose(asked, next_g, left_g)
+        steps += asked
+        rounding = (change >= _FALLS * before) & (change < _SMALL)
+        asked = asked & (change > _SETTLED) & ~rounding & np.isfinite(change)
+        before = change
+    return _Split(dx - steps / delta * left_f, u + steps / delta * left_g, left_f, left_g)
+
+
+def _solve_neighbour(
+    system: System, factor: Factor, f: Array, g: Array, elements: NDArray[np.intp]
+) -> tuple[Array, Array]:
+    """M^-1 (f, g), refined once: the rounding of the factors is large where M^-1 is."""
+    dx, dv = factor.solve(f, g, elements)
+    Ddv = system.D.matvec(dv)
+    rest_f = f - system.P.times(dx) - system.A.transpose_times(Ddv) - system.delta * dx
+    rest_g = g - system.A.times(dx) + dv - Ddv + system.delta * Ddv
+    more_x, more_v = factor.solve(rest_f, rest_g, elements)
+    return dx + more_x, dv + more_v
+
+
+def examine(system: System, factor: Factor) -> Flags:
+    """Whether J is singular, (B,), from one random right-hand side r.
+
+    What steps of refinement leave of r is (M - J) M^-1 r, and powers of that: where J z = 0 for some z it keeps a part
+    of the size of r; where J is ill-conditioned it falls. Columns that are zero are not asked about.
     """
-    dx, dv, residual = found.dx, found.dv, found.residual
-    limit = np.maximum(_TARGET, 4.0 * residual)
-    kernel_x, kernel_v = dx, dv
-    for power in range(_POWERS):
-        elements = np.flatnonzero(where)
+    f, g = (np.broadcast_to(part, (part.shape[0], system.batch)) for part in system.layout.probe)
+    f, root = f * ~system.free, np.sqrt(f.shape[0] + g.shape[0])
+    dx, dv, rest_f, rest_g = np.zeros_like(f), np.zeros_like(g), f, g
+    singular = np.ones(system.batch, dtype=bool)
+    before = np.full(system.batch, np.inf)
+    patience = _PATIENCE if system.layout.structure.cones.polyhedral else _PATIENCE_CURVED
+    for _ in range(patience):
+        elements = np.flatnonzero(singular & factor.usable)
         if not elements.size:
             break
-        kernel_x, kernel_v = factor.solve(system.delta * kernel_x, -system.eps * system.D.matvec(kernel_v), elements)
-        if power == 0:
-            continue
-        next_x, next_v = found.dx - kernel_x, found.dv - kernel_v
-        error = system.residual(next_x, next_v, f, g)[2]
-        done = where & (error <= limit)
-        dx, dv, residual = choose(done, next_x, dx), choose(done, next_v, dv), choose(done, error, residual)
-        where = where & ~done
-    return Refined(dx, dv, residual)
+        step_x, step_v = factor.solve(rest_f, rest_g, elements)
+        dx, dv = dx + step_x, dv + step_v
+        rest_f, rest_g, _ = system.residual(dx, dv, f, g)
+        left = root * np.maximum(largest(rest_f), largest(system.D.matvec(rest_g)))
+        singular = singular & ~((left <= _HARMLESS) & factor.usable)
+        if not (singular & (left < _GAIN * before)).any():
+            break
+        before = left
+    return np.asarray(singular)
 
 
-def examine(system: System, factor: Factor) -> Health:
-    """How good a neighbour of J M is, from one random right-hand side r.
-
-    r - J M^-1 r = (M - J) M^-1 r has, where J z = 0 for some z, a part of the size of r that lies in the cokernel of J;
-    a second step leaves it as it is. What a second step changes is due to bad conditioning alone.
-    """
-    c, r = system.units
-    f, g = system.layout.probe
-    f, g, root = f / c, g / r, np.sqrt(f.shape[0] + g.shape[0])
-    dx, dv = factor.solve(f, g, np.flatnonzero(factor.usable))
-    rest_f, rest_g, _ = system.residual(dx, dv, f, g)
-    singular = ~(root * np.maximum(largest(c * rest_f), largest(r * rest_g)) <= _HARMLESS)
-    slow = singular & ~factor.usable
-    asked = np.flatnonzero(singular & factor.usable)
-    if asked.size:
-        step_x, step_v = factor.solve(rest_f, rest_g, asked)
-        next_f, next_g, _ = system.residual(dx + step_x, dv + step_v, f, g)
-        change = root * np.maximum(largest(c * (next_f - rest_f)), largest(r * (next_g - rest_g)))
-        slow |= singular & ~(change <= _FAST)
-    return Health(np.asarray(singular), np.asarray(slow))
+def lingers(system: System, factor: Factor) -> Flags:
+    """Whether J is singular, (B,): whether a random right-hand side has a part that (M - J) M^-1 leaves as it is."""
+    f, g = (np.broadcast_to(part, (part.shape[0], system.batch)) for part in system.layout.probe)
+    f, change, elements = f * ~system.free, np.full(system.batch, np.inf), np.flatnonzero(factor.usable)
+    for _ in range(_PROBES if elements.size else 0):
+        dx, dv = factor.solve(f, g, elements)
+        next_f, next_g = system.delta * dx, -system.delta * system.D.matvec(dv)
+        change = system.size(next_f - f, next_g - g)
+        f, g = next_f, next_g
+    left = system.size(f, g)
+    return np.asarray((left > _SEEN) & (change < _STAYS * left) & factor.usable)
 
 
 def choose(flags: Flags, new: Array, old: Array) -> Array:

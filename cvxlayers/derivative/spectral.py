@@ -14,7 +14,7 @@ from cvxlayers.cones.psd import PsdDerivative
 from cvxlayers.cones.second_order import SecondOrderDerivative
 from cvxlayers.program import Array
 
-__all__ = ["mapped", "vanishing_rows"]
+__all__ = ["mapped", "mapped_part", "vanishing_rows"]
 
 
 def mapped(D: DualDerivative, function: Callable[[Array, Array], Array], eps: Array) -> DualDerivative:
@@ -31,7 +31,7 @@ def mapped(D: DualDerivative, function: Callable[[Array, Array], Array], eps: Ar
     diagonal = np.zeros_like(D.diagonal)
     every = np.broadcast_to(eps, D.diagonal.shape)
     diagonal[:flat] = function(D.diagonal[:flat], every[:flat])
-    parts = tuple((group, _mapped(part, function, every[group.rows[:, 0]].ravel())) for group, part in D.parts)
+    parts = tuple((group, mapped_part(part, function, every[group.rows[:, 0]].ravel())) for group, part in D.parts)
     return replace(D, diagonal=diagonal, parts=parts)
 
 
@@ -53,7 +53,8 @@ def _vanishes(part: BlockDerivative) -> NDArray[np.bool_]:
     return np.asarray((part.eigenvalues == 0).all(axis=0))
 
 
-def _mapped(part: BlockDerivative, function: Callable[[Array, Array], Array], eps: Array) -> BlockDerivative:
+def mapped_part(part: BlockDerivative, function: Callable[[Array, Array], Array], eps: Array) -> BlockDerivative:
+    """The same for the blocks of one group, with eps for each of its lanes."""
     if isinstance(part, SecondOrderDerivative):
         return replace(part, w1=function(part.w1, eps), w2=function(part.w2, eps), w3=function(part.w3, eps))
     if isinstance(part, PsdDerivative):

@@ -11,9 +11,11 @@ J (rx, t) = (gx - A'gs, gy), then rv = D t + gs solves the adjoint system J'(rx,
     P rx + A'rv           = P rx + A'D t + A'gs                      = gx,
     D A rx + (D - I) rv   = D (gy - (D - I) t) + (D - I)(D t + gs)   = D gy + D gs - gs.
 
-The neighbour, with small eps and delta > 0, is
+Everything is in scaled units: with the scales c of columns and r of rows, P stands for c P c, A
+for r A c, y and s for y / r and r s, and D is the derivative there, whose eigenvectors are the same; so f and g stand
+for c f and r g, and solutions for dx / c and u / r, u = D dv. The neighbour, with a small delta > 0, is
 
-    M = [[P + delta I, A'D], [A, D - I - eps D]].
+    M = [[P + delta I, A'D], [A, D - I - delta D]].
 """
 
 from __future__ import annotations
@@ -26,12 +28,18 @@ from numpy.typing import NDArray
 
 from cvxlayers.cones.projection import DualDerivative, dual_derivative
 from cvxlayers.derivative.equilibration import equilibrate
-from cvxlayers.derivative.operators import Operator, is_shared, operator
+from cvxlayers.derivative.operators import Operator, ScaledOperator, is_shared, operator
 from cvxlayers.derivative.smoothing import smoothed_derivative
 from cvxlayers.derivative.spectral import mapped, vanishing_rows
+from cvxlayers.derivative.units import Units
 from cvxlayers.program import Array, Pattern, Structure, Values
+from cvxlayers.scales import by_column
 
-__all__ = ["Layout", "System", "largest"]
+__all__ = ["FINE", "Layout", "Point", "System", "largest"]
+
+FINE = 1e-8
+"""delta for systems that are regular: each step of refinement reduces the error by about this times a condition number;
+the rounding of M's factors is machine epsilon over it."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +52,11 @@ class Layout:
         Both triangles.
     source : (nnz of P,) int
         Where the value of each of its nonzeros stands among those of the stored upper triangle.
-    diagonal : (n,) int
-        Where the diagonal of P stands among the stored values, or -1.
     """
 
     structure: Structure
     P: Pattern
     source: NDArray[np.intp]
-    diagonal: NDArray[np.intp]
 
     @cached_property
     def probe(self) -> tuple[Array, Array]:
@@ -67,145 +72,163 @@ class Layout:
         columns = np.concatenate([upper.columns, upper.rows[above]])
         source = np.concatenate([np.arange(upper.nnz), above])
         order = np.lexsort((rows, columns))
-        diagonal = np.full(n, -1, dtype=np.intp)
-        on = np.flatnonzero(upper.rows == upper.columns)
-        diagonal[upper.rows[on]] = on
-        return cls(structure, Pattern.of(rows[order], columns[order], (n, n)), source[order], diagonal)
+        return cls(structure, Pattern.of(rows[order], columns[order], (n, n)), source[order])
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where the derivative is taken: x (n, B), y and s (m, B)."""
+
+    x: Array
+    y: Array
+    s: Array
+
+    def select(self, elements: NDArray[np.intp] | slice) -> Point:
+        """The points of some elements."""
+        return Point(self.x[:, elements], self.y[:, elements], self.s[:, elements])
 
 
 @dataclass(frozen=True)
 class System:
-    """J for a batch.
+    """J for a batch, in scaled units.
 
     Parameters
     ----------
     layout : Layout
     values : Values
-        Of which P and A are used.
-    v : (m, B)
-        y - s at the solution.
+        As they are given.
+    point : Point
+        The solution, likewise.
+    units : Units
+        At this point.
     smoothing : float, optional
         The mu of ``smoothing``: D is then the derivative of the smoothed projection.
-    regularization : float
-        The size of delta and eps relative to what they are added to. Each step of refinement reduces the error by about
-        this factor (times a condition number); the rounding of M's factors is machine epsilon over it.
-    equilibrated : bool
-        Whether that is measured for each row and column (see ``equilibration``) or for P and A as a whole.
+    delta : float
+    own_scales : bool
+        Whether the scales are those of ``equilibration``, for systems that are singular, or those of the problem.
     """
 
     layout: Layout
     values: Values
-    v: Array
+    point: Point
+    units: Units
     smoothing: float | None = None
-    regularization: float = 1e-8
-    equilibrated: bool = False
+    delta: float = FINE
+    own_scales: bool = False
 
     @property
     def batch(self) -> int:
-        return int(self.v.shape[1])
+        return int(self.point.y.shape[1])
 
-    def select(self, elements: NDArray[np.intp]) -> System:
-        """The systems of some elements."""
-        return replace(self, values=self.values.select(elements), v=self.v[:, elements])
+    def again(self, elements: NDArray[np.intp], delta: float) -> System:
+        """The systems of some elements in scales of their own, with another delta."""
+        values, point, units = self.values.select(elements), self.point.select(elements), self.units.select(elements)
+        return replace(self, values=values, point=point, units=units, delta=delta, own_scales=True)
+
+    @cached_property
+    def _balanced(self) -> DualDerivative:
+        """The derivative of Proj_{K*} where y and s are comparable, at y / w - w s."""
+        cones, w = self.layout.structure.cones, self.units.balance
+        v = self.point.y / w - w * self.point.s
+        return smoothed_derivative(cones, v, self.smoothing) if self.smoothing else dual_derivative(cones, v)
+
+    @cached_property
+    def idle(self) -> NDArray[np.bool_]:
+        """The rows (m, B) of cones on whose block D is zero."""
+        return vanishing_rows(self._balanced)
+
+    @cached_property
+    def scales(self) -> tuple[Array, Array]:
+        """c (n, B) and r (m, B)."""
+        if not self.own_scales:
+            found, root = self.units.scales, np.sqrt(self.units.scales.cost)
+            return found.D * root, found.E / root
+        layout, A, cones = self.layout, self.layout.structure.A, self.layout.structure.cones
+        P = self.values.P[layout.source]
+        with np.errstate(all="ignore"):
+            return equilibrate(layout.P, P, A, self.values.A, cones, self.units, ~self.idle, self.point.x)
 
     @cached_property
     def D(self) -> DualDerivative:
-        """The derivative of Proj_{K*} at v."""
-        cones = self.layout.structure.cones
-        return smoothed_derivative(cones, self.v, self.smoothing) if self.smoothing else dual_derivative(cones, self.v)
+        """The derivative of Proj_{K*}: h = (1 - d) / d of its eigenvalues d is proportional to s over y, so that it
+        follows from that at any other scales."""
+        with np.errstate(all="ignore"):
+            ratio = (self.scales[1] / self.units.balance) ** 2
+            return mapped(self._balanced, lambda d, k: d / (d + (1.0 - d) * k), ratio)
 
     @cached_property
-    def P(self) -> Operator:
-        """The symmetric matrix P."""
+    def entries(self) -> tuple[Array, Array]:
+        """The nonzeros of P, both triangles, and of A, those of idle rows included."""
+        (c, r), P, A = self.scales, self.layout.P, self.layout.structure.A
+        return self.values.P[self.layout.source] * c[P.rows] * c[P.columns], self.values.A * r[A.rows] * c[A.columns]
+
+    @cached_property
+    def free(self) -> NDArray[np.bool_]:
+        """The columns (n, B) that are zero, of variables that neither P nor an active row touches: dx is zero there."""
+        P, A = self.entries
+        pattern = self.layout.structure.A
+        sizes = by_column(pattern, np.abs(A) * ~self.idle[pattern.rows])
+        return np.asarray(np.maximum(sizes, by_column(self.layout.P, np.abs(P))) == 0)
+
+    @cached_property
+    def plain_P(self) -> Operator:
+        """The symmetric matrix P as it is given."""
         stored, source = self.values.P, self.layout.source
         full = np.broadcast_to(stored[source, :1], (source.size, self.batch)) if is_shared(stored) else stored[source]
         return operator(self.layout.P, full)
 
     @cached_property
-    def A(self) -> Operator:
+    def plain_A(self) -> Operator:
         return operator(self.layout.structure.A, self.values.A)
+
+    @cached_property
+    def P(self) -> Operator:
+        return ScaledOperator(self.plain_P, self.scales[0], self.scales[0])
+
+    @cached_property
+    def A(self) -> Operator:
+        return ScaledOperator(self.plain_A, self.scales[1], self.scales[0])
 
     def residual(self, dx: Array, dv: Array, f: Array, g: Array) -> tuple[Array, Array, Array]:
         """(f, g) - J (dx, dv), and its largest entry relative to those of the terms that it is the sum of, (B,).
 
-        Entries are compared in the scales of ``units``. What grows without bound because it has no effect must not make
-        a residual look small: D dv - dv counts as one term, and rows only as far as D does not turn them into zero. The
-        others, which just define dv, are compared with their own terms as well.
+        What grows without bound because it has no effect must not make a residual look small: D dv - dv counts as one
+        term, and rows only as far as D does not turn them into zero. The others, which just define dv, are compared
+        with their own terms as well.
         """
         matvec = self.D.matvec
         Ddv = matvec(dv)
         Px, ADv, Ax, rest = self.P.times(dx), self.A.transpose_times(Ddv), self.A.times(dx), Ddv - dv
         rest_f, rest_g = f - Px - ADv, g - Ax - rest
-        c, r = self.units
-        terms = (c * f, c * Px, c * ADv, r * matvec(g), r * matvec(rest))
-        error = _over(np.maximum(largest(c * rest_f), largest(r * matvec(rest_g))), *terms)
-        return rest_f, rest_g, np.maximum(error, _over(largest(r * rest_g), *terms, r * g, r * Ax, r * rest))
+        terms = (f, Px, ADv, matvec(g), matvec(rest))
+        error = _over(np.maximum(largest(rest_f), largest(matvec(rest_g))), *terms)
+        return rest_f, rest_g, np.maximum(error, _over(largest(rest_g), *terms, g, Ax, rest))
 
-    @cached_property
-    def idle(self) -> NDArray[np.bool_]:
-        """The rows (m, B) of cones on whose block D is zero."""
-        return vanishing_rows(self.D)
-
-    @cached_property
-    def scales(self) -> tuple[Array, Array]:
-        """The sizes of P and of A'A for each element, (B,); where there is no P, that of A'A stands for it."""
-        p, a = _size(self.values.P), _size(self.values.A)
-        square = np.where(a > 0, a * a, 1.0)
-        return np.broadcast_to(np.where(p > 0, p, square), (self.batch,)), np.broadcast_to(square, (self.batch,))
-
-    @cached_property
-    def units(self) -> tuple[Array, Array]:
-        """Scales of columns, (1, B) or (n, B), and of rows, (1, B) or (m, B), in which P and A have the size one."""
-        if self.equilibrated:
-            layout, values = self.layout, self.values
-            return equilibrate(layout.P, values.P[layout.source], layout.structure.A, values.A, self.D)
-        p, a = self.scales
-        return 1.0 / np.sqrt(p)[None], np.sqrt(p / a)[None]
-
-    @cached_property
-    def delta(self) -> Array:
-        """What is added to P's diagonal in M, (1, B) or (n, B)."""
-        if self.equilibrated:
-            return np.asarray(self.regularization / self.units[0] ** 2)
-        return self.regularization * self.scales[0][None]
-
-    @cached_property
-    def eps(self) -> Array:
-        """How far M keeps the eigenvalues of D - I from zero, at least where D is one; (1, B) or (m, B)."""
-        if self.equilibrated:
-            return np.asarray(self.regularization / self.units[1] ** 2)
-        # With an active row, the error of (A P^-1 A' + eps I)^-1 is eps over A P^-1 A'. Cones with curvature act like
-        # a P of the size of A'A.
-        p, a = self.scales
-        relative = a / p if self.layout.structure.cones.polyhedral else np.minimum(a / p, 1.0)
-        return self.regularization * relative[None]
-
-    @cached_property
-    def root(self) -> DualDerivative:
-        """D^(1/2)."""
-        return mapped(self.D, lambda d, _: np.sqrt(d), self.eps)
+    def size(self, f: Array, g: Array) -> Array:
+        """The length of (f, D g), (B,)."""
+        g = self.D.matvec(g)
+        return np.asarray(np.sqrt(np.einsum("ib,ib->b", f, f) + np.einsum("ib,ib->b", g, g)))
 
     @cached_property
     def W(self) -> DualDerivative:
-        """D (I - D + eps D)^-1: the weights of the rows of A once dv is eliminated from M."""
-        return mapped(self.D, lambda d, eps: d / (1.0 - d + eps * d), self.eps)
+        """D (I - D + delta D)^-1: the weights of the rows of A once dv is eliminated from M."""
+        return mapped(self.D, lambda d, _: d / (1.0 - d + self.delta * d), self.scales[1])
+
+    @cached_property
+    def plain_W(self) -> DualDerivative:
+        """r W r, which goes with A as it is given."""
+        return mapped(self.D, lambda d, r: r * r * (d / (1.0 - d + self.delta * d)), self.scales[1])
 
     @cached_property
     def T(self) -> DualDerivative:
-        """(I - D + eps D)^-1."""
-        return mapped(self.D, lambda d, eps: 1.0 / (1.0 - d + eps * d), self.eps)
+        """(I - D + delta D)^-1."""
+        return mapped(self.D, lambda d, _: 1.0 / (1.0 - d + self.delta * d), self.scales[1])
 
     @cached_property
     def C(self) -> DualDerivative:
-        """(I - D + eps D)(D + tau I)^-1 (1 + tau): nearly W^-1, exactly so where D is one, large where it is zero."""
-        size = self.regularization
-
-        def function(d: Array, eps: Array) -> Array:
-            # Beside P, a row on which D is zero then weighs as little as delta.
-            tau = size * np.minimum(1.0, size / eps)
-            return (1.0 - d + eps * d) * (1.0 + tau) / (d + tau)
-
-        return mapped(self.D, function, self.eps)
+        """(I - D + delta D)(D + tau I)^-1 (1 + tau): nearly W^-1, exactly so where D is one, large where it is zero."""
+        tau = self.delta
+        return mapped(self.D, lambda d, _: (1.0 - d + self.delta * d) * (1.0 + tau) / (d + tau), self.scales[1])
 
 
 def largest(v: Array) -> Array:
@@ -217,8 +240,3 @@ def _over(error: Array, *terms: Array) -> Array:
     """The error relative to the sum of the terms' largest entries, (B,)."""
     whole = np.sum([largest(term) for term in terms], axis=0)
     return np.asarray(error / np.where(whole == 0, 1.0, whole))
-
-
-def _size(values: Array) -> Array:
-    """The largest absolute value for each element, (B,) or (1,)."""
-    return largest(values[:, :1] if is_shared(values) else values)

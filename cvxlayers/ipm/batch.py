@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from cvxlayers.ipm.entry import differentiate_groups, measure_groups, scale_groups, solve_groups
 from cvxlayers.ipm.layout import Layout
 from cvxlayers.ipm.method import Method
+from cvxlayers.ipm.sensitivity import INFO
 from cvxlayers.ipm.threads import WORTH_A_THREAD, spread
 from cvxlayers.ipm.width import ALONE, W
 from cvxlayers.program import Array, Values
@@ -79,12 +80,12 @@ class Answer(NamedTuple):
 
 
 class Sensitivity(NamedTuple):
-    """dx (n, B), u (m, B), and the relative residual (B,), which is huge for singular elements, with its largest entry
-    (infinity if one is NaN)."""
+    """dx (n, B), u (m, B), what there is to say of them (INFO, B) (see ``sensitivity``), and the largest residual, its
+    first row (infinity if one is NaN)."""
 
     dx: Array
     u: Array
-    residual: Array
+    info: Array
     worst: float
 
 
@@ -96,10 +97,10 @@ class Measured(NamedTuple):
 
 
 class Pulled(NamedTuple):
-    """What was asked for, an array (B, size) for each part of it, with the systems' residuals as in ``Sensitivity``."""
+    """What was asked for, an array (B, size) for each part of it, with ``info`` and ``worst`` as in ``Sensitivity``."""
 
     parts: list[Array]
-    residual: Array
+    info: Array
     worst: float
 
 
@@ -171,7 +172,7 @@ def differentiate_batch(layout: Layout, point: Point, f: Array, g: Array, thread
     """Solve J (dx, dv) = (f, g) for every element, with u = D dv (see ``sensitivity``)."""
     n, size, given = layout.n, f.shape[1], Given(_NO_MAPS, np.concatenate([f, g]))
     result, worst, _ = _differentiated(layout, point, given, n + layout.m, -1, _NO_ENDS, threads)
-    return Sensitivity(result[1 : 1 + n, :size], result[1 + n :, :size], result[0, :size], worst)
+    return Sensitivity(result[INFO : INFO + n, :size], result[INFO + n :, :size], result[:INFO, :size], worst)
 
 
 def pull_batch(layout: Layout, point: Point, pairs: int, given: Given, ends: NDArray[np.int32], threads: int) -> Pulled:
@@ -186,23 +187,23 @@ def pull_batch(layout: Layout, point: Point, pairs: int, given: Given, ends: NDA
     parts, start = [], 0
     for end in ends.tolist():
         if apart:
-            parts.append(np.ascontiguousarray(result.T[:, 1 + start : 1 + end]))
+            parts.append(np.ascontiguousarray(result.T[:, INFO + start : INFO + end]))
         else:
-            part = numbers[(1 + start) * columns : (1 + end) * columns]
+            part = numbers[(INFO + start) * columns : (INFO + end) * columns]
             parts.append(part.reshape(columns, end - start)[:size])
         start = end
-    return Pulled(parts, result[0, :size], worst)
+    return Pulled(parts, result[:INFO, :size], worst)
 
 
 def _differentiated(
     layout: Layout, point: Point, given: Given, rows: int, pairs: int, ends: NDArray[np.int32], threads: int
 ) -> tuple[Array, float, bool]:
-    """The residuals, and below them so many rows of what the kernel makes of what is given; the largest residual; and
-    whether each column is for itself in memory."""
+    """What there is to say, and below it so many rows of what the kernel makes of what is given; the largest residual;
+    and whether each column is for itself in memory."""
     (mu, *parts), stack, size = point, given.stack, given.source.shape[1]
     seconds = layout.derivative_seconds
     apart = _apart(layout, seconds, size, threads)
-    result = _room(1 + rows, size, apart)
+    result = _room(INFO + rows, size, apart)
     differentiate, record = differentiate_groups(layout.further, apart), layout.record
     index, weights = stack.index, stack.weights
 

@@ -23,7 +23,7 @@ from cvxlayers.ipm.layout import FIELDS, FURTHER_FIELDS
 from cvxlayers.ipm.mapping import map_group, map_group_apart
 from cvxlayers.ipm.pairing import pair_A, pair_P
 from cvxlayers.ipm.residuals import largest_of, measure_group, verdict
-from cvxlayers.ipm.sensitivity import differentiate_group
+from cvxlayers.ipm.sensitivity import INFO, differentiate_group
 from cvxlayers.ipm.width import W
 
 __all__ = ["differentiate_groups", "measure_groups", "scale_groups", "solve_groups"]
@@ -103,9 +103,9 @@ def _make_differentiate(fingerprint: int, record: Any, matrix: Any, given: Any) 
                              begin: int, end: int, result: Any) -> float:  # fmt: skip
         """Solve the derivative's system for groups begin, ..., end - 1 (see ``sensitivity``).
 
-        The first row of result receives the relative residuals. If pairs is negative, source (n + m, B) is the right
+        The first rows of result receive what ``INFO`` tells. If pairs is negative, source (n + m, B) is the right
         side, and the other rows of result receive the solutions, dx and u one below the other. Otherwise map 0 makes
-        the right side of source, before; and map 1, after, makes what comes below the residuals (see
+        the right side of source, before; and map 1, after, makes what comes below these rows (see
         ``map_group_apart``) of dx, u, the cotangents of P if pairs has the bit 1, and those of A if it has the bit 2.
         What comes back is the largest residual, or infinity if one is NaN.
         """
@@ -121,16 +121,16 @@ def _make_differentiate(fingerprint: int, record: Any, matrix: Any, given: Any) 
             else:
                 map_group(maps, weights, 0, source, column, right, 0)
             equilibrate(plan, at, V, P, q, A, b, column)
-            differentiate_group(plan, at, V, y, state, mu, column, result)
+            differentiate_group(plan, at, V, x, y, state, mu, column, result)
             if pairs < 0:
                 for i in range(size):
-                    store_to(result, 1 + i, column, load(out, i))
+                    store_to(result, INFO + i, column, load(out, i))
             else:
                 if pairs & 1:
                     pair_P(plan, at, out, x, column, out[size:])
                 if pairs & 2:
                     pair_A(plan, at, out, x, y, column, out[size + at.P_nnz * (pairs & 1) :])
-                map_group_apart(maps, weights, 1, out, ends, column, result)
+                map_group_apart(maps, weights, 1, out, ends, column, result[INFO - 1 :])
             worst = max(worst, largest_of(result, 0, 1, column))
         return worst
 

@@ -38,7 +38,7 @@ from cvxlayers.ipm.lanes import (
 )
 from cvxlayers.ipm.products import largest
 
-__all__ = ["equilibrate", "load_matrices", "norms"]
+__all__ = ["equilibrate", "load_matrices", "norms", "scale_further"]
 
 ROUNDS, NEAR_ONE, LIMIT = 10, 0.5, 1e60
 """At most so many rounds; fewer if no norm is further from one than the second; no scaling beyond the third."""

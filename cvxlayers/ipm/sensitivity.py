@@ -1,198 +1,102 @@
-"""The linear system of the derivative, for W elements of a batch at a time, by the factors of the iteration's pattern.
+"""The derivative's linear systems, for W elements of a batch at a time, by the factors of the iteration's pattern.
 
-With v = y - s, D = derivative of Proj_{K*} at v and u = D dv, the system J (dx, dv) = (f, g) of the derivative
-(Agrawal, Barratt, Boyd, Busseti, Moursi 2019; Healey, Nobel, Boyd 2025 with P) reads
-
-    P dx + A'u = f,    D (A dx - g) = (I - D) u,
-
-for dv = A dx - g + u. On eigenvectors of D with the eigenvalue d > 0 the rows are A dx - h u = g with h = (1 - d) / d,
-and u vanishes where d = 0. So the matrix is that of the iteration, [[P, A'], [A, -H]], with
-
-* nonnegative rows: h, and rows with d = 0 left out;
-* second-order cones, v = (t, z) with t + |z| > 0 > t - |z| and e = z / |z|: d = 1 along (1, e), d = 0 along (1, -e),
-  and h = (|z| - t) / (|z| + t) across both. This H is the limit of eta^2 (2 w w' - J), whose eigenvalues along the same
-  directions are eta^2 / rho^2, eta^2 rho^2 and eta^2, for eta^2 = h and a large rho. Refinement makes up for what is
-  missing, as it does for the regularization, with the part of u along (1, -e) removed exactly;
-* PSD, exponential and power cones likewise (see ``spectral``).
-
-Columns that are zero once rows are left out belong to variables that nothing determines: their dx is 0, the solution of
-least norm. Everything else that is singular is left to others: a random right-hand side tells (``judge_probe``).
+The matrix K of ``linear_system`` is regularized a little and factorized, and solutions are refined. Where that does not
+lead to the end, because J is singular or nearly so, ``least_norm`` goes on with larger numbers on the diagonal. What it
+does not solve either, and lanes at a kink of a second-order cone, are left to others.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from cvxlayers.ipm import spectral
 from cvxlayers.ipm.direction import add, substitute
-from cvxlayers.ipm.equilibrate import norms
 from cvxlayers.ipm.factor import factorize
 from cvxlayers.ipm.kernel import kernel
-from cvxlayers.ipm.lanes import (
-    absolute,
-    apart,
-    fill,
-    highest,
-    index,
-    load,
-    load_from,
-    maximum,
-    pick,
-    sqrt,
-    store,
-    store_to,
-)
-from cvxlayers.ipm.products import A_and_transpose_times, P_times, largest
-from cvxlayers.ipm.scaling import cone, tail_dot, write_symmetric
+from cvxlayers.ipm.lanes import absolute, apart, fill, highest, load, maximum, pick, sqrt, store, store_to
+from cvxlayers.ipm.least_norm import solve_least_norm
+from cvxlayers.ipm.linear_system import load_right, load_system, remove_idle, residual
 
-__all__ = ["differentiate_group"]
+__all__ = ["INFO", "differentiate_group"]
+
+INFO = 3
+"""Rows of what is said of each element: the relative residual, or HUGE where it is left to others; the part of the
+right side that no solution serves, relative to it; and 1 where J is singular."""
 
 REGULARIZATION = 1e-8
 """What is added to the diagonal of the scaled matrix."""
-
-LARGE, OVER = 1e8, 1e4
-"""H along (1, -e): the first number, or h times the second."""
 
 SETTLED, GAIN, ROUNDS = 1e-14, 0.3, 8
 """Refinement ends at the first relative residual, where a round does not gain the second factor, or after so many. What
 a third round would add lies far below what the point at which the derivative is taken is known to."""
 
-HUGE = 1e300
+GOOD, HUGE = 1e-12, 1e300
+"""The relative residual beyond which a solution is not good enough; and that of lanes that have none."""
 
-HARMLESS = 3e-3
-"""Relative change that the regularization may make in the solution for the random right-hand side."""
+HARMLESS, PATIENCE, PATIENCE_CURVED = 3e-3, 6, 3
+"""Relative change that the regularization may make in the solution for the random right-hand side; and after how many
+rounds it has to be as small. Curved cones know their D no better than the point is known, so that a kernel may be
+blurred."""
 
 
 @kernel
-def differentiate_group(plan: Any, at: Any, V: Any, y: Any, state: Any, mu: Any, column: Any, info: Any) -> None:
+def differentiate_group(plan: Any, at: Any, V: Any, x: Any, y: Any, state: Any, mu: Any, column: Any,
+                        info: Any) -> None:  # fmt: skip
     """Solve for the elements column, ..., column + W - 1 of the batch; D and E and the scaled matrices are in V.
 
     f and g stand in V from ``right`` on, one below the other; dx and u go there from ``out`` on.
 
     state holds s, and from row m on what ``spectral`` says of PSD, exponential and power cones; mu is positive where
-    the derivative is to be smoothed. The first row of info (rows, B) receives the relative residual, or HUGE where the
-    element is singular.
+    the derivative is to be smoothed. The first rows of info (rows, B) receive what ``INFO`` tells.
     """
-    load_system(plan, at, V, y, state, mu, column)
+    zero, one = fill(V, 0.0), fill(V, 1.0)
+    load_system(plan, at, V, y, state, mu, column, REGULARIZATION)
     factorize(plan, at, V)
-    healthy = judge_probe(plan, at, V)
+    healthy = judge_probe(plan, at, V) * load(V, at.error)
     load_right(at, V)
-    error, over = refine(plan, at, V), 1.0 / load(V, at.cost)
+    healthy = healthy * nothing_lost(at, V)
+    error = refine(plan, at, V)
+    well = pick(error, fill(V, GOOD), zero, healthy * pick(fill(V, HUGE), error, one, zero))
+    write(at, V, one)
+    store_to(info, 0, column, pick(well, zero, error, fill(V, HUGE)))
+    store_to(info, 1, column, zero)
+    store_to(info, 2, column, zero)
+    asked = (1.0 - well) * load(V, at.error)
+    if highest(asked) > 0.0:
+        solve_least_norm(plan, at, V, x, y, state, mu, column, asked, info)
+        write(at, V, asked)
+
+
+@kernel
+def write(at: Any, V: Any, asked: Any) -> None:
+    """The solution into ``out``, in the lanes that are asked for."""
+    apart()
+    zero, over = fill(V, 0.0), 1.0 / load(V, at.cost)
     for i in range(at.n):
-        store(V, at.out + i, load(V, at.x + i) * load(V, at.D + i))
+        store(V, at.out + i, pick(asked, zero, load(V, at.x + i) * load(V, at.D + i), load(V, at.out + i)))
     for i in range(at.m):
-        store(V, at.out + at.n + i, load(V, at.y + i) * load(V, at.E + i) * over)
-    store_to(info, 0, column, pick(healthy, fill(V, 0.0), error, fill(V, HUGE)))
+        value = load(V, at.y + i) * load(V, at.E + i) * over
+        store(V, at.out + at.n + i, pick(asked, zero, value, load(V, at.out + at.n + i)))
 
 
 @kernel
-def load_system(plan: Any, at: Any, V: Any, y: Any, state: Any, mu: Any, column: Any) -> None:
-    """Put zeros into the rows that are left out (s is their mask), and write K."""
-    apart()
-    one, zero, over = fill(V, 1.0), fill(V, 0.0), 1.0 / load(V, at.cost)
-    for i in range(at.cones):
-        v, e = load_from(y, i, column) - load_from(state, i, column), load(V, at.E + i)
-        d = one if i < at.first else slope(v, mu)
-        store(V, at.s + i, pick(d, zero, one, zero))
-        store(V, at.h + i, pick(d, zero, (1.0 - d) / maximum(d, fill(V, 1e-300)) * e * e * over, one))
-    store(V, at.error, one)
-    for c in range(at.count):
-        load_cone(plan, at, V, y, state, column, c)
-    spectral.load_blocks(plan, at, V, state, column)
-    for j in range(at.n):
-        for k in range(index(plan, at.A_start + j), index(plan, at.A_start + j + 1)):
-            store(V, at.A + k, load(V, at.A + k) * load(V, at.s + index(plan, at.A_row + k)))
-    norms(plan, at, V)
-    for j in range(at.n):
-        used = pick(load(V, at.x1 + j), zero, one, zero)
-        store(V, at.x2 + j, used)
-        own = (1.0 - used) + REGULARIZATION
-        for k in range(index(plan, at.P_start + j), index(plan, at.P_start + j + 1)):
-            entry = index(plan, at.P_entry + k)
-            if entry < 0:
-                own += load(V, at.P + k)
-            else:
-                store(V, at.entries + entry, load(V, at.P + k))
-        store(V, at.diagonal + index(plan, at.place + j), own)
-    for k in range(at.A_nnz):
-        store(V, at.entries + index(plan, at.A_entry + k), load(V, at.A + k))
-    write_symmetric(plan, at, V, fill(V, REGULARIZATION))
-    spectral.write_blocks(plan, at, V, fill(V, REGULARIZATION))
-
-
-@kernel
-def slope(v: Any, mu: Any) -> Any:
-    """D in a row of the nonnegative orthant: 1, 0, or 1/2 at the kink; smoothed, y / (y + s) with s y = mu."""
-    zero = fill(v, 0.0)
-    if mu == 0.0:
-        return pick(v, zero, fill(v, 1.0), pick(zero, v, zero, fill(v, 0.5)))
-    root = sqrt(v * v + 4.0 * mu)
-    return pick(v, zero, 0.5 * (v + root), 2.0 * mu / (root - v)) / root
-
-
-@kernel
-def load_cone(plan: Any, at: Any, V: Any, y: Any, s: Any, column: Any, c: Any) -> None:
-    """The scaling of a second-order cone: e into l (zero where D = I or D = 0), h across it into l_det.
-
-    Lanes at a kink of the projection, which others see to, get a 0 in ``error``.
-    """
-    apart()
-    one, zero, tiny = fill(V, 1.0), fill(V, 0.0), fill(V, 1e-300)
-    start, stop = cone(plan, at, c)
-    e = load(V, at.E + start)
-    over = load(V, at.cost) / e
-    t, size = load_from(y, start, column) * over - load_from(s, start, column) * e, zero
-    for i in range(start + 1, stop):
-        z = load_from(y, i, column) * over - load_from(s, i, column) * e
-        store(V, at.l + i, z)
-        size += z * z
-    size = sqrt(size)
-    high, low = t + size, t - size
-    between = pick(high, zero, pick(zero, low, one, zero), zero)
-    outside = pick(high, zero, zero, one)
-    kink = pick(absolute(high), zero, pick(absolute(low), zero, one, zero), zero)
-    store(V, at.error, load(V, at.error) * kink)
-    h = between * maximum(-low, zero) / maximum(high, tiny)
-    top = maximum(fill(V, LARGE), OVER * h)
-    # In lanes that are not between: eta^2 = 1e-12 inside and 1 outside, where w = (1, 0).
-    scale = pick(between, zero, maximum(h, fill(V, 1e-12)), pick(outside, zero, one, fill(V, 1e-12)))
-    rho = sqrt(top / scale)
-    half = 0.5 * (rho - 1.0 / rho) * between / maximum(size, tiny)
-    total, over = zero, between / maximum(size, tiny)
-    for i in range(start + 1, stop):
-        z = load(V, at.l + i)
-        w = -(half * z)
-        total += w * w
-        store(V, at.w + i, w)
-        store(V, at.l + i, z * over)
-    store(V, at.w + start, sqrt(1.0 + total))
-    store(V, at.eta + c, sqrt(scale))
-    store(V, at.l_det + c, h)
-    store(V, at.l + start, between)
-    for i in range(start, stop):
-        store(V, at.s + i, 1.0 - outside)
-
-
-@kernel
-def load_right(at: Any, V: Any) -> None:
-    """cost D f and E g into rx and ry, without the rows that are left out."""
-    apart()
-    cost = load(V, at.cost)
+def nothing_lost(at: Any, V: Any) -> Any:
+    """1 in the lanes in which nothing is asked of variables that nothing determines."""
+    found = fill(V, 0.0)
     for i in range(at.n):
-        store(V, at.rx + i, load(V, at.right + i) * load(V, at.D + i) * cost)
-    for i in range(at.m):
-        store(V, at.ry + i, load(V, at.right + at.n + i) * load(V, at.E + i) * load(V, at.s + i))
+        found = maximum(absolute(load(V, at.rx + i)) * (1.0 - load(V, at.x2 + i)), found)
+    return pick(found, fill(V, 0.0), fill(V, 0.0), fill(V, 1.0))
 
 
 @kernel
 def judge_probe(plan: Any, at: Any, V: Any) -> Any:
-    """1 in the lanes in which one solution of the regularized system nearly solves J z = r, else 0: J is singular.
+    """1 in the lanes in which few solutions of the regularized system nearly solve J z = r, else 0: J is singular.
 
-    The random r is in V (see ``layout``), in scaled units.
+    Where it is, the first of them leaves of the random r a part that the others leave as it is. r is in V (see
+    ``layout``), in scaled units.
     """
     apart()
     zero, one = fill(V, 0.0), fill(V, 1.0)
-    size = 1.0 / sqrt(fill(V, 1.0 * (at.n + at.m)))
+    limit = fill(V, HARMLESS) / sqrt(fill(V, 1.0 * (at.n + at.m)))
     for i in range(at.n):
         store(V, at.rx + i, load(V, at.probe + i) * load(V, at.x2 + i))
     for i in range(at.m):
@@ -200,7 +104,20 @@ def judge_probe(plan: Any, at: Any, V: Any) -> Any:
     substitute(plan, at, V, at.rx, at.ry, at.x, at.y)
     remove_idle(plan, at, V, at.y)
     worst, _ = residual(plan, at, V)
-    return load(V, at.error) * pick(fill(V, HARMLESS) * size, worst, one, zero)
+    patience = PATIENCE if at.cones == at.m else PATIENCE_CURVED
+    for _ in range(1, patience):
+        going = pick(limit, worst, zero, load(V, at.error))
+        if highest(going) == 0.0:
+            break
+        before = worst
+        substitute(plan, at, V, at.ex, at.ey, at.tx, at.ty)
+        remove_idle(plan, at, V, at.ty)
+        add(V, at.x, at.tx, at.n, one)
+        add(V, at.y, at.ty, at.m, one)
+        worst, _ = residual(plan, at, V)
+        if highest(pick(GAIN * before, worst, going, zero)) == 0.0:
+            break
+    return pick(limit, worst, one, zero)
 
 
 @kernel
@@ -233,62 +150,3 @@ def refine(plan: Any, at: Any, V: Any) -> Any:
         if highest(going) == 0.0:
             break
     return before
-
-
-@kernel
-def remove_idle(plan: Any, at: Any, V: Any, y: Any) -> None:
-    """Set to zero the part of y along (1, -e) of each second-order cone, and y in the rows that are left out."""
-    apart()
-    for i in range(at.cones):
-        store(V, y + i, load(V, y + i) * load(V, at.s + i))
-    for c in range(at.count):
-        start, stop = cone(plan, at, c)
-        off = 0.5 * (load(V, y + start) - tail_dot(V, at.l, y, start, stop)) * load(V, at.l + start)
-        mask = load(V, at.s + start)
-        store(V, y + start, (load(V, y + start) - off) * mask)
-        for i in range(start + 1, stop):
-            store(V, y + i, (load(V, y + i) + off * load(V, at.l + i)) * mask)
-    spectral.remove_idle(plan, at, V, y)
-
-
-@kernel
-def residual(plan: Any, at: Any, V: Any) -> Any:
-    """(rx, ry) less J (x, y) into ex and ey; the largest entry of it, and the sum of those of its terms.
-
-    A x is no term of its own: along (1, -e) it may be of any size, and elsewhere it is the sum of the others.
-    """
-    apart()
-    P_times(plan, at, V, at.x, at.Pt)
-    A_and_transpose_times(plan, at, V, at.x, at.y, at.ey, at.ex)
-    worst, total, Px, Aty, Hy = fill(V, 0.0), fill(V, 0.0), fill(V, 0.0), fill(V, 0.0), fill(V, 0.0)
-    for i in range(at.n):
-        p, a = load(V, at.Pt + i), load(V, at.ex + i)
-        e = load(V, at.rx + i) - p - a
-        store(V, at.ex + i, e)
-        Px, Aty = maximum(absolute(p), Px), maximum(absolute(a), Aty)
-        worst, total = maximum(absolute(e), worst), total + e
-    for i in range(at.m):
-        store(V, at.ey + i, load(V, at.ry + i) - load(V, at.ey + i))
-    for i in range(at.cones):
-        h = load(V, at.h + i) * load(V, at.y + i)
-        e = load(V, at.ey + i) + h
-        store(V, at.ey + i, e)
-        Hy, worst, total = maximum(absolute(h), Hy), maximum(absolute(e), worst), total + e
-    for c in range(at.count):
-        start, stop = cone(plan, at, c)
-        h, between = load(V, at.l_det + c), load(V, at.l + start)
-        along = tail_dot(V, at.l, at.y, start, stop)
-        off = 0.5 * between * (load(V, at.ey + start) - tail_dot(V, at.l, at.ey, start, stop))
-        e = load(V, at.ey + start) - off
-        store(V, at.ey + start, e)
-        worst, total = maximum(absolute(e), worst), total + e
-        for i in range(start + 1, stop):
-            own = load(V, at.l + i)
-            across = h * (load(V, at.y + i) - along * own)
-            e = load(V, at.ey + i) + off * own + across
-            store(V, at.ey + i, e)
-            Hy, worst, total = maximum(absolute(across), Hy), maximum(absolute(e), worst), total + e
-    further, term, rest = spectral.residual(plan, at, V)
-    Hy, worst, total = maximum(term, Hy), maximum(further, worst), total + rest
-    whole = Px + Aty + Hy + largest(V, at.rx, at.n) + largest(V, at.ry, at.m)
-    return worst + 0.0 * total, whole  # NaN where there is one

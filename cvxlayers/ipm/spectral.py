@@ -10,8 +10,8 @@ and d = 0 leaves u = 0. With min(h, CAP) in H's place and A as it is, the matrix
 refinement makes 1 / CAP times as large, as for second-order cones.
 
 ``state`` holds, from row m on, for each PSD cone the matrix of its eigenvectors, row by row, and the upper triangle of
-Omega, column by column; then for each exponential or power cone q_1, q_2, q_3 and d_1, d_2, d_3. In V they stand where
-the scalings are during an iteration: Q, min(h, CAP) and share.
+h_pq, column by column; then for each exponential or power cone q_1, q_2, q_3 and h_1, h_2, h_3. Where d is 0 it has -1
+for h. In V they stand where the scalings are during an iteration: Q, min(h, CAP) and share.
 """
 
 from __future__ import annotations
@@ -86,18 +86,18 @@ def residual(plan: Any, at: Any, V: Any) -> Any:
 
 
 @kernel
-def ratio_of(d: Any, unit: Any) -> Any:
-    """min(h, CAP) and share for an eigenvalue d, with h in scaled units; share is 0 where d is."""
-    zero, one, cap = fill(d, 0.0), fill(d, 1.0), fill(d, CAP)
-    h = pick(d, zero, (one - d) / maximum(d, fill(d, 1e-300)) * unit, cap)
-    return minimum(h, cap), pick(d, zero, cap / maximum(h, cap), zero)
+def ratio_of(h: Any, unit: Any) -> Any:
+    """min(h, CAP) and share, in scaled units; share is 0 where D is."""
+    zero, cap = fill(h, 0.0), fill(h, CAP)
+    scaled = pick(zero, h, cap, h * unit)
+    return minimum(scaled, cap), pick(zero, h, zero, cap / maximum(scaled, cap))
 
 
 @kernel
-def note_broken(at: Any, V: Any, d: Any) -> None:
-    """A 0 into ``error`` where d is NaN."""
+def note_broken(at: Any, V: Any, h: Any) -> None:
+    """A 0 into ``error`` where h is NaN."""
     zero, one = fill(V, 0.0), fill(V, 1.0)
-    store(V, at.error, load(V, at.error) * pick(d, fill(V, -1.0), one, zero))
+    store(V, at.error, load(V, at.error) * pick(h, fill(V, -10.0), one, zero))
 
 
 @kernel
@@ -107,11 +107,11 @@ def load_triple(plan: Any, at: Any, V: Any, state: Any, column: Any, k: Any, bas
     row, place, factor = first_row(plan, at, k), at.barrier + 15 * k, at.factor + 9 * k
     zero, one = fill(V, 0.0), fill(V, 1.0)
     unit = load(V, at.E + row) * load(V, at.E + row) / load(V, at.cost)
-    d1, d2, d3 = (
+    h1, h2, h3 = (
         load_from(state, base + 9, column), load_from(state, base + 10, column), load_from(state, base + 11, column),
     )  # fmt: skip
-    used = pick(maximum(maximum(d1, d2), d3), zero, one, zero)
-    note_broken(at, V, d1 + d2 + d3)
+    used = pick(maximum(maximum(h1, h2), h3), fill(V, -0.5), one, zero)
+    note_broken(at, V, h1 + h2 + h3)
     for j in range(3):
         g, share = ratio_of(load_from(state, base + 9 + j, column), unit)
         store(V, place + j, g)
@@ -171,7 +171,7 @@ def load_matrix(plan: Any, at: Any, V: Any, state: Any, column: Any, k: Any, bas
     apart()
     row, order, Q = place_of(plan, at, k)
     square, d = order * order, order * (order + 1) // 2
-    zero, one, used = fill(V, 0.0), fill(V, 1.0), fill(V, 0.0)
+    zero, one, used = fill(V, 0.0), fill(V, 1.0), fill(V, -1.0)
     unit = load(V, at.E + row) * load(V, at.E + row) / load(V, at.cost)
     for i in range(square):
         store(V, Q + i, load_from(state, base + i, column))
@@ -182,7 +182,7 @@ def load_matrix(plan: Any, at: Any, V: Any, state: Any, column: Any, k: Any, bas
         g, share = ratio_of(value, unit)
         store(V, Q + square + i, g)
         store(V, Q + square + d + i, share)
-    used = pick(used, zero, one, zero)
+    used = pick(used, fill(V, -0.5), one, zero)
     for i in range(d):
         store(V, at.s + row + i, used)
 

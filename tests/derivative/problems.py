@@ -12,7 +12,10 @@ import numpy as np
 
 from cvxlayers.cones.product import Cones
 from cvxlayers.cones.projection import DualDerivative, dual_derivative, project_dual
+from cvxlayers.derivative.system import Layout, Point, System
+from cvxlayers.derivative.units import Units
 from cvxlayers.program import Pattern, Structure, Values
+from cvxlayers.scales import scales
 from cvxlayers.solution import Solution
 
 __all__ = [
@@ -26,6 +29,7 @@ __all__ = [
     "one",
     "pattern",
     "polished",
+    "pseudoinverse",
     "random_problem",
     "relative",
     "solution_of",
@@ -40,6 +44,16 @@ class Problem:
     structure: Structure
     values: Values
     solution: Solution
+
+    @property
+    def point(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """x, y and s."""
+        return self.solution.x, self.solution.y, self.solution.s
+
+    def system(self, own_scales: bool = False) -> System:
+        """The derivative's system at the solution, in the problem's scales or in those of singular systems."""
+        units = Units.of(self.structure, self.values, scales(self.structure, self.values), *self.point)
+        return System(Layout.of(self.structure), self.values, Point(*self.point), units, own_scales=own_scales)
 
 
 def solution_of(x: np.ndarray, v: np.ndarray, cones: Cones) -> Solution:
@@ -188,3 +202,27 @@ def one(problem: Problem, i: int) -> Problem:
     """The i-th element as a batch of one."""
     index = np.array([i])
     return replace(problem, values=problem.values.select(index), solution=problem.solution.select(index))
+
+
+def pseudoinverse(system: System, f: np.ndarray, g: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """dx and dy of least norm in scaled units, by eigenvalues, and how much of (f, g) no solution serves.
+
+    With E = D^(1/2) and rho = E dv, J (dx, dv) = (f, g) is symmetric: [[P, A'E], [E A, D - I]] (dx, rho) = (f, E g).
+    """
+    n, (c, r), (P, A) = f.shape[0], system.scales, system.entries
+    P, A, D = _dense(system.layout.P, P), _dense(system.layout.structure.A, A), _blocks(system.D)
+    found, lost = [], []
+    for i in range(system.batch):
+        d, Q = np.linalg.eigh(D[i])
+        E = (Q * np.sqrt(np.maximum(d, 0.0))) @ Q.T
+        K = np.block([[P[i], A[i].T @ E], [E @ A[i], D[i] - np.eye(len(E))]])
+        right = np.concatenate([c[:, i] * f[:, i], E @ (r[:, i] * g[:, i])])
+        size = np.linalg.norm(np.concatenate([c[:, i] * f[:, i], D[i] @ (r[:, i] * g[:, i])]))
+        values, vectors = np.linalg.eigh(K)
+        keep = np.abs(values) > 1e-9
+        inside = vectors.T @ right
+        z = vectors[:, keep] @ (inside[keep] / values[keep])
+        lost.append(np.linalg.norm(inside[~keep]) / size)
+        found.append((c[:, i] * z[:n], r[:, i] * (E @ z[n:])))
+    dx, dy = (np.stack(part, axis=1) for part in zip(*found, strict=True))
+    return dx, dy, np.array(lost)

@@ -13,7 +13,8 @@ from cvxlayers.cones.product import Cones
 from cvxlayers.cones.projection import project, project_dual
 from cvxlayers.derivative.exact import ExactDerivative
 from cvxlayers.derivative.fused import Fused
-from cvxlayers.derivative.system import Layout
+from cvxlayers.derivative.system import Layout, Point
+from cvxlayers.derivative.units import Units
 from cvxlayers.program import Structure
 from tests.derivative.problems import (
     PARTS,
@@ -158,7 +159,7 @@ def test_a_variable_that_nothing_determines_stays(rng: np.random.Generator) -> N
     assert lost.report.fallback.all()
 
 
-def test_singular_elements_are_left_to_the_factors(rng: np.random.Generator) -> None:
+def test_singular_elements_are_solved_beside_others(rng: np.random.Generator) -> None:
     n, batch = 4, 10
     mask = np.ones((3, n), dtype=bool)
     upper = np.triu(np.ones((n, n), dtype=bool))
@@ -174,8 +175,9 @@ def test_singular_elements_are_left_to_the_factors(rng: np.random.Generator) -> 
     expected = derivative(structure, "condensed").linearize(problem.values, problem.solution).jvp(tangent)
     for left, right in zip(found.jvp(tangent), expected, strict=True):
         assert relative(left, right) < 1e-8
-    ((key, _),) = found._factors._parts
-    assert key == np.arange(0, batch, 2).tobytes()
+    assert not found._factors._parts  # nothing was left to the others
+    assert found.report.fallback.tolist() == [True, False] * 5
+    assert found.report.unserved.max() < 1e-12
 
 
 def test_at_a_kink_of_a_second_order_cone(rng: np.random.Generator) -> None:
@@ -222,7 +224,10 @@ def test_an_eigenvalue_that_is_not_finite_is_not_taken_for_zero() -> None:
     y = problem.solution.y.copy()
     y[-1, 4] = np.nan
     n, m = problem.structure.n, problem.structure.m
-    _, unsure = exact.fused.solve(problem.values, y, problem.solution.s, np.ones((n, 9)), np.ones((m, 9)), 1)
+    point = Point(problem.solution.x, y, problem.solution.s)
+    units = Units.of(problem.structure, problem.values, exact.fused.scales(problem.values), *vars(point).values())
+    place = point.x, y, exact.fused.state(point, units)
+    _, unsure = exact.fused.solve(problem.values, place, np.ones((n, 9)), np.ones((m, 9)), 1)
     assert 4 in unsure
 
 

@@ -23,7 +23,7 @@ from cvxlayers.derivative.diffcp import MODES as DERIVATIVE_MODES
 from cvxlayers.derivative.diffcp import DiffcpDerivative
 from cvxlayers.derivative.embedding import System
 from cvxlayers.derivative.exact import ExactDerivative
-from cvxlayers.errors import DerivativeError, EngineError, OptionError
+from cvxlayers.errors import EngineError, OptionError
 from cvxlayers.layer import Layer
 from cvxlayers.measure import measure
 from cvxlayers.program import Array, Pattern, Structure, Values
@@ -290,8 +290,8 @@ def test_no_factors_are_kept_for_large_batches(monkeypatch: pytest.MonkeyPatch) 
     dropped = derivative.linearize(problem.values, problem.solution)
     for _ in range(2):
         np.testing.assert_array_equal(kept.vjp(gx, gy, gs).A, dropped.vjp(gx, gy, gs).A)
-    assert len(kept._systems) == 5
-    assert not dropped._systems
+    assert len(kept._own._systems) == 5  # type: ignore[attr-defined]
+    assert not dropped._own._systems  # type: ignore[attr-defined]
 
 
 def test_iteration_that_fails_is_followed_by_a_factorization(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,8 +302,10 @@ def test_iteration_that_fails_is_followed_by_a_factorization(monkeypatch: pytest
     dense = DiffcpDerivative(problem.structure, mode="dense").linearize(problem.values, problem.solution)
     assert_close(iterated.vjp(gx, gy, gs).A, dense.vjp(gx, gy, gs).A, 1e-12, "dA")
     monkeypatch.setattr("cvxlayers.derivative.diffcp.DENSE", 0)
-    with pytest.raises(DerivativeError, match="Batch element 0: lsmr left its linear system of order 16"):
-        DiffcpDerivative(problem.structure, mode="lsmr").linearize(problem.values, problem.solution).vjp(gx, gy, gs)
+    # Where that is too large, the derivative of all engines takes its place.
+    lost = DiffcpDerivative(problem.structure, mode="lsmr").linearize(problem.values, problem.solution)
+    assert_close(lost.vjp(gx, gy, gs).A, dense.vjp(gx, gy, gs).A, 1e-9, "dA of all engines")
+    assert not lost.report.fallback.any()
 
 
 def no_dense(system: System, *_: Any) -> None:
@@ -372,7 +374,7 @@ def test_superlu_meets_no_pivot_that_is_zero(
     solution = Diffcp(compiled.structure, Settings(options={"solve_method": "CLARABEL"})).solve(values)
     linearization = DiffcpDerivative(compiled.structure, mode="sparse").linearize(values, solution)
     linearization.vjp(np.ones_like(solution.x), np.zeros_like(solution.y))
-    assert linearization.report.fallback.all()  # its equations leave y open
+    assert linearization.report.residual.max() <= 1e-9
     assert ("DGEMV" not in "".join(capfd.readouterr())) == silent
 
 

@@ -110,4 +110,5 @@ class System:
         if len(singular) == len(self.margin) and not torch._C._functorch.is_legacy_batchedtensor(residual):
             fresh = residual.detach().double().cpu().numpy()
             earlier = np.zeros_like(fresh) if self.report is None else self.report.residual
-            self.report = DerivativeReport(np.maximum(fresh, earlier), self.margin, singular.cpu().numpy())
+            worst = np.maximum(fresh, earlier)
+            self.report = DerivativeReport(worst, np.zeros_like(fresh), self.margin, singular.cpu().numpy())
