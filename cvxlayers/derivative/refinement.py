@@ -36,6 +36,7 @@ _PATIENCE, _PATIENCE_CURVED = 6, 3
 _SETTLED, _MOST, _FALLS, _SMALL = 1e-14, 40, 0.8, 1e-8
 # The part left by one pass, relative to the right side, beyond which another one does without it; how many.
 _CLEAN, _PASSES = 1e-9, 3
+_REFINEMENTS_CURVED = 3
 
 
 # J is singular where after so many steps a random right side keeps a part of more than the second length, which changes
@@ -156,13 +157,16 @@ def _split(system: System, factor: Factor, f: Array, g: Array, asked: Flags, who
 def _solve_neighbour(
     system: System, factor: Factor, f: Array, g: Array, elements: NDArray[np.intp]
 ) -> tuple[Array, Array]:
-    """M^-1 (f, g), refined once: the rounding of the factors is large where M^-1 is."""
+    """M^-1 (f, g), refined: the rounding of the factors is large where M^-1 is, and larger beside curved cones, whose
+    flat directions have large numbers in M."""
     dx, dv = factor.solve(f, g, elements)
-    Ddv = system.D.matvec(dv)
-    rest_f = f - system.P.times(dx) - system.A.transpose_times(Ddv) - system.delta * dx
-    rest_g = g - system.A.times(dx) + dv - Ddv + system.delta * Ddv
-    more_x, more_v = factor.solve(rest_f, rest_g, elements)
-    return dx + more_x, dv + more_v
+    for _ in range(1 if system.layout.structure.cones.polyhedral else _REFINEMENTS_CURVED):
+        Ddv = system.D.matvec(dv)
+        rest_f = f - system.P.times(dx) - system.A.transpose_times(Ddv) - system.delta * dx
+        rest_g = g - system.A.times(dx) + dv - Ddv + system.delta * Ddv
+        more_x, more_v = factor.solve(rest_f, rest_g, elements)
+        dx, dv = dx + more_x, dv + more_v
+    return dx, dv
 
 
 def examine(system: System, factor: Factor) -> Flags:

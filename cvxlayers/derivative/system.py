@@ -204,9 +204,14 @@ class System:
         error = _over(np.maximum(largest(rest_f), largest(matvec(rest_g))), *terms)
         return rest_f, rest_g, np.maximum(error, _over(largest(rest_g), *terms, g, Ax, rest))
 
+    @cached_property
+    def _support(self) -> DualDerivative:
+        """The projection onto the range of D."""
+        return mapped(self.D, lambda d, _: np.where(d > 0, 1.0, d), self.scales[1])
+
     def size(self, f: Array, g: Array) -> Array:
-        """The length of (f, D g), (B,)."""
-        g = self.D.matvec(g)
+        """The length of f and of the part of g in the range of D, which alone has an effect, (B,)."""
+        g = self._support.matvec(g)
         return np.asarray(np.sqrt(np.einsum("ib,ib->b", f, f) + np.einsum("ib,ib->b", g, g)))
 
     @cached_property
@@ -227,7 +232,7 @@ class System:
     @cached_property
     def C(self) -> DualDerivative:
         """(I - D + delta D)(D + tau I)^-1 (1 + tau): nearly W^-1, exactly so where D is one, large where it is zero."""
-        tau = self.delta
+        tau = FINE
         return mapped(self.D, lambda d, _: (1.0 - d + self.delta * d) * (1.0 + tau) / (d + tau), self.scales[1])
 
 

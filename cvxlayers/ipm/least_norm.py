@@ -37,6 +37,9 @@ CLEAN, PASSES = 1e-9, 3
 """The part left by one pass beyond which another one does without it, and how many there may be: what rounding leaves
 of it in the solution is not small."""
 
+REFINEMENTS_CURVED = 3
+"""Of a solution with the factors, where there are curved cones."""
+
 ROUNDING = 1e-12
 """A part that no solution serves by rounding alone."""
 
@@ -163,17 +166,19 @@ def split(plan: Any, at: Any, V: Any, asked: Any, whole: Any) -> None:
 
 @kernel
 def solve_neighbour(plan: Any, at: Any, V: Any) -> None:
-    """(K + R)^-1 (rx, ry) into x and y, refined once: the rounding of the factors is large where they are small."""
+    """(K + R)^-1 (rx, ry) into x and y, refined: the rounding of the factors is large where they are small, and larger
+    beside curved cones, whose flat directions have large numbers in K."""
     apart()
     substitute(plan, at, V, at.rx, at.ry, at.x, at.y)
     remove_idle(plan, at, V, at.y)
-    residual(plan, at, V)
-    add(V, at.ex, at.x, at.n, fill(V, -COARSE))
-    add(V, at.ey, at.y, at.m, fill(V, COARSE))
-    substitute(plan, at, V, at.ex, at.ey, at.tx, at.ty)
-    remove_idle(plan, at, V, at.ty)
-    add(V, at.x, at.tx, at.n, fill(V, 1.0))
-    add(V, at.y, at.ty, at.m, fill(V, 1.0))
+    for _ in range(1 if at.cones == at.m else REFINEMENTS_CURVED):
+        residual(plan, at, V)
+        add(V, at.ex, at.x, at.n, fill(V, -COARSE))
+        add(V, at.ey, at.y, at.m, fill(V, COARSE))
+        substitute(plan, at, V, at.ex, at.ey, at.tx, at.ty)
+        remove_idle(plan, at, V, at.ty)
+        add(V, at.x, at.tx, at.n, fill(V, 1.0))
+        add(V, at.y, at.ty, at.m, fill(V, 1.0))
 
 
 @kernel

@@ -217,7 +217,7 @@ def pseudoinverse(system: System, f: np.ndarray, g: np.ndarray) -> tuple[np.ndar
         E = (Q * np.sqrt(np.maximum(d, 0.0))) @ Q.T
         K = np.block([[P[i], A[i].T @ E], [E @ A[i], D[i] - np.eye(len(E))]])
         right = np.concatenate([c[:, i] * f[:, i], E @ (r[:, i] * g[:, i])])
-        size = np.linalg.norm(np.concatenate([c[:, i] * f[:, i], D[i] @ (r[:, i] * g[:, i])]))
+        size = np.hypot(np.linalg.norm(right[:n]), np.linalg.norm((Q.T @ (r[:, i] * g[:, i]))[d > 1e-12]))
         values, vectors = np.linalg.eigh(K)
         keep = np.abs(values) > 1e-9
         inside = vectors.T @ right

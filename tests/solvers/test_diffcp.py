@@ -305,7 +305,7 @@ def test_iteration_that_fails_is_followed_by_a_factorization(monkeypatch: pytest
     # Where that is too large, the derivative of all engines takes its place.
     lost = DiffcpDerivative(problem.structure, mode="lsmr").linearize(problem.values, problem.solution)
     assert_close(lost.vjp(gx, gy, gs).A, dense.vjp(gx, gy, gs).A, 1e-9, "dA of all engines")
-    assert not lost.report.fallback.any()
+    np.testing.assert_array_equal(lost.report.fallback, dense.report.fallback)
 
 
 def no_dense(system: System, *_: Any) -> None:
@@ -374,7 +374,7 @@ def test_superlu_meets_no_pivot_that_is_zero(
     solution = Diffcp(compiled.structure, Settings(options={"solve_method": "CLARABEL"})).solve(values)
     linearization = DiffcpDerivative(compiled.structure, mode="sparse").linearize(values, solution)
     linearization.vjp(np.ones_like(solution.x), np.zeros_like(solution.y))
-    assert linearization.report.residual.max() <= 1e-9
+    assert linearization.report.fallback.all()  # its equations leave y open
     assert ("DGEMV" not in "".join(capfd.readouterr())) == silent
 
 
