@@ -91,11 +91,13 @@ def kink_margin(cones: Cones, units: Units, y: Array, s: Array) -> Array:
     """Distance of y / eta - s / sigma from the nearest kink of the projection onto K*, (B,).
 
     Data that change by this relative amount, or a little less, may lead to another active set: near zero where strict
-    complementarity fails. It is infinite where there are equalities only.
+    complementarity fails. Where all terms are rounding in the scales of the problem, so are y and s. It is infinite
+    where there are equalities only.
     """
-    sigma = np.where(units.sigma > 0, units.sigma, 1.0)
+    E, cost = units.scales.E, units.scales.cost
+    sigma, eta = np.maximum(units.sigma, FAINTEST / E), np.maximum(units.eta, FAINTEST * E / cost)
     with np.errstate(invalid="ignore"):
-        return dual_derivative(cones, y / units.eta - s / sigma).gap
+        return dual_derivative(cones, y / eta - s / sigma).gap
 
 
 def share_rows(cones: Cones, sizes: Array) -> None:
