@@ -108,7 +108,18 @@ class Part:
         return Part(system, factor, self.path, lingers(system, factor), None)
 
     def solve(self, f: Array, g: Array) -> Solved:
-        """Solve J (dx, dv) = (f, g), which are given, and returned, in the caller's units."""
+        """Solve J (dx, dv) = (f, g), which are given, and returned, in the caller's units.
+
+        Of a right side that is not finite nothing is solved: NaN, and an infinite residual.
+        """
+        finite = np.isfinite(f).all(axis=0) & np.isfinite(g).all(axis=0)
+        if finite.all():
+            return self._solve(f, g)
+        solved = self._solve(np.where(finite, f, 0.0), np.where(finite, g, 0.0))
+        solved.dx[:, ~finite], solved.dy[:, ~finite], solved.quality.residual[~finite] = np.nan, np.nan, np.inf
+        return solved
+
+    def _solve(self, f: Array, g: Array) -> Solved:
         (c, r), free = self.system.scales, self.system.free
         found = refine(self.system, self.factor, c * f * ~free, r * g)
         quality = Quality(found.residual, found.unserved, np.zeros(f.shape[1], dtype=bool))

@@ -206,3 +206,20 @@ def test_other_elements_do_not_matter(part: str, rng: np.random.Generator) -> No
         alone = exact.linearize(problem.values.select(index), problem.solution.select(index))
         found = alone.vjp(*(g[:, index] for g in cotangent))
         assert relative(getattr(found, part), getattr(together, part)[:, index]) < 1e-7
+
+
+@pytest.mark.parametrize("how", WAYS)
+def test_a_right_side_that_is_not_finite_spoils_no_other(how: str, rng: np.random.Generator) -> None:
+    problem = singular("polyhedral")
+    gx, gy, gs = cotangents(problem, rng)
+    linearize = way(problem.structure, how).linearize
+    expected = linearize(problem.values, problem.solution).vjp(gx, gy, gs)
+    gx, bad = gx.copy(), [2, 5]
+    gx[1, 2], gx[0, 5] = np.nan, -np.inf
+    linearization = linearize(problem.values, problem.solution)
+    found = linearization.vjp(gx, gy, gs)
+    assert np.isnan(found.q[:, bad]).all()
+    good = np.delete(np.arange(problem.solution.batch), bad)
+    for part in PARTS:
+        np.testing.assert_allclose(getattr(found, part)[:, good], getattr(expected, part)[:, good], rtol=1e-9)
+    assert np.isinf(linearization.report.residual[bad]).all() and linearization.report.residual[good].max() < 1e-10
