@@ -4,6 +4,7 @@ it is."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,9 +38,17 @@ def answer(
     sharpen : bool
         Whether Newton's steps take points nearer to the solution.
     """
+    second = None
+    if sharpen and solution.whole and solution.residuals is None and not structure.cones.polyhedral:
+        second = _polished(structure, engine, values, solution)  # curved ones need it, whatever their residuals
+        watch.lap("polishing")
+        if second.whole and second.residuals is not None and second.residuals.within(SHARP):
+            return second
     solution = verify(structure, engine.measure, values, solution, engine.tolerance)
     watch.lap("verification")
-    if sharpen:
+    if second is not None:
+        solution = keep_better(solution, second, np.arange(solution.batch), SHARP)
+    elif sharpen:
         solution = _sharpened(structure, engine, values, solution)
         watch.lap("polishing")
     if solution.whole:
@@ -72,9 +81,13 @@ def _sharpened(structure: Structure, engine: Engine, values: Values, solution: S
         return solution
     some = elements.size < solution.batch
     subset, near = (values.select(elements), solution.select(elements)) if some else (values, solution)
-    better = polish(structure, subset, near, engine.scales(subset), engine.newton, STEPS)
-    second = verify(structure, engine.measure, subset, better, engine.tolerance)
-    return keep_better(solution, second, elements, SHARP)
+    return keep_better(solution, _polished(structure, engine, subset, near), elements, SHARP)
+
+
+def _polished(structure: Structure, engine: Engine, values: Values, near: Solution) -> Solution:
+    """Points after Newton's steps, verified."""
+    better = polish(structure, values, near, near.scales or engine.scales(values), engine.newton, STEPS)
+    return verify(structure, engine.measure, values, better, engine.tolerance)
 
 
 def _crossed(structure: Structure, solution: Solution) -> NDArray[np.bool_]:
@@ -101,6 +114,4 @@ def _unbounded_or_infeasible(structure: Structure, engine: Engine, values: Value
     )
     statuses = solution.status.copy()
     statuses[elements] = status
-    return Solution(
-        solution.x, solution.y, solution.s, statuses, solution.iterations, solution.engine, solution.residuals
-    )
+    return replace(solution, status=statuses)

@@ -46,9 +46,10 @@ def polish(
     """
     values = found.scaled(structure, values)
     x, y, s = found.to(solution.x, solution.y, solution.s)
-    now = _steps(structure, values, _split(structure, solution, x, y - s), derivative, steps)
+    near = replace(solution, scales=Scales.one(structure.n, structure.m, solution.batch))
+    now = _steps(structure, values, _split(structure, near, x, y - s), derivative, steps)
     x, y, s = found.back(now.x, now.y, now.s)
-    return replace(now, x=x, y=y, s=s)
+    return replace(now, x=x, y=y, s=s, scales=found)
 
 
 def _steps(structure: Structure, values: Values, now: Solution, derivative: Derivative, steps: int) -> Solution:

@@ -37,11 +37,31 @@ A b_i of more than the third times the largest entry of its row of A says nothin
 
 @dataclass(frozen=True)
 class Scales:
-    """D (n, B), E (m, B) and cost (B,), all positive; the rows of a curved cone share their E."""
+    """D (n, B), E (m, B) and cost (B,), all positive; the rows of a curved cone share their E. ``rows``, if they are
+    given, are the three below one another."""
 
     D: Array
     E: Array
     cost: Array
+    rows: Array | None = None
+
+    @classmethod
+    def of_rows(cls, rows: Array, n: int) -> Scales:
+        """The scales that stand below one another, D first."""
+        return cls(rows[:n], rows[n:-1], rows[-1], rows)
+
+    @classmethod
+    def one(cls, n: int, m: int, batch: int) -> Scales:
+        """Those that change nothing."""
+        return cls.of_rows(np.broadcast_to(1.0, (n + m + 1, batch)), n)
+
+    def stacked(self) -> Array:
+        """The three below one another, (n + m + 1, B)."""
+        return np.concatenate([self.D, self.E, self.cost[None]]) if self.rows is None else self.rows
+
+    def select(self, elements: NDArray[np.integer] | slice) -> Scales:
+        """Those of some elements."""
+        return Scales(self.D[:, elements], self.E[:, elements], self.cost[elements])
 
     def scaled(self, structure: Structure, values: Values) -> Values:
         """The scaled problem: cost D P D, cost D q, E A D and E b."""

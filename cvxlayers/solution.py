@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cvxlayers.once import once
 from cvxlayers.program import Array
+from cvxlayers.scales import Scales
 
 __all__ = ["Residuals", "Solution", "Status", "all_optimal"]
 
@@ -94,6 +95,8 @@ class Solution:
         The solver that gave each element.
     residuals : Residuals or None
         Filled in by ``verification.verify``, if not before.
+    scales : Scales or None
+        Those of the problem, where a solver has found them on its way.
     """
 
     x: Array
@@ -103,6 +106,7 @@ class Solution:
     iterations: NDArray[np.int64]
     engine: NDArray[np.str_]
     residuals: Residuals | None = None
+    scales: Scales | None = None
 
     @property
     def batch(self) -> int:
@@ -120,7 +124,7 @@ class Solution:
 
     def measured(self, residuals: Residuals) -> Solution:
         """The same with these residuals."""
-        return Solution(self.x, self.y, self.s, self.status, self.iterations, self.engine, residuals)
+        return Solution(self.x, self.y, self.s, self.status, self.iterations, self.engine, residuals, self.scales)
 
     def select(self, indices: NDArray[np.integer]) -> Solution:
         """Some elements of the batch."""
@@ -128,4 +132,5 @@ class Solution:
         return replace(
             self, x=self.x[:, indices], y=self.y[:, indices], s=self.s[:, indices], status=self.status[indices],
             iterations=self.iterations[indices], engine=self.engine[indices], residuals=residuals,
+            scales=self.scales and self.scales.select(indices),
         )  # fmt: skip

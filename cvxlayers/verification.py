@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from cvxlayers import certificate
 from cvxlayers.program import Array, Structure, Values
+from cvxlayers.scales import Scales
 from cvxlayers.solution import Residuals, Solution, Status
 
 __all__ = ["Measure", "keep_better", "pending", "spread", "verify"]
@@ -23,8 +24,8 @@ _SHARP = 1e-3
 _CLAIMS = (Status.INFEASIBLE, Status.UNBOUNDED)
 
 
-Measure = Callable[[Values, Array, Array, Array], Residuals]
-"""Values and points x, y, s -> their residuals."""
+Measure = Callable[[Values, Array, Array, Array, Scales | None], Residuals]
+"""Values, points x, y, s and the problem's scales, where they are known -> the points' residuals."""
 
 
 def verify(structure: Structure, measure: Measure, values: Values, solution: Solution, tolerance: float) -> Solution:
@@ -34,22 +35,27 @@ def verify(structure: Structure, measure: Measure, values: Values, solution: Sol
     such an element. What cannot be proved is failed.
     """
     if solution.whole:
-        residuals = solution.residuals or measure(values, solution.x, solution.y, solution.s)
+        residuals = solution.residuals or _measured(measure, values, solution)
+        solution = solution if solution.residuals else solution.measured(residuals)
         if residuals.within(tolerance):
-            return solution if solution.residuals else solution.measured(residuals)
+            return solution
     claimed = np.flatnonzero(np.isin(solution.status, _CLAIMS))
     claims = _proved(structure, values, solution, claimed)
     if claimed.size:
         x, y, s = (np.array(part) for part in (solution.x, solution.y, solution.s))
         x[:, claimed] = y[:, claimed] = s[:, claimed] = np.nan
-        solution = Solution(x, y, s, solution.status, solution.iterations, solution.engine)
-    residuals = solution.residuals or measure(values, solution.x, solution.y, solution.s)
+        solution = replace(solution, x=x, y=y, s=s, residuals=None)
+    residuals = solution.residuals or _measured(measure, values, solution)
     worst = residuals.worst
     good = (worst <= tolerance) & ((solution.status == Status.OPTIMAL) | (worst <= _SHARP * tolerance))
     status = np.where(worst <= _INACCURATE * tolerance, Status.INACCURATE, Status.FAILED)
     status = np.where(good, Status.OPTIMAL, status).astype(np.int8)
     status[claimed] = claims
     return replace(solution, status=status, residuals=residuals)
+
+
+def _measured(measure: Measure, values: Values, solution: Solution) -> Residuals:
+    return measure(values, solution.x, solution.y, solution.s, solution.scales)
 
 
 def _proved(structure: Structure, values: Values, solution: Solution, claimed: NDArray[np.intp]) -> NDArray[np.int8]:
@@ -95,7 +101,7 @@ def keep_better(first: Solution, second: Solution, where: NDArray[np.intp], good
     engine[target] = second.engine[source]
     merged = first.residuals.parts.copy()
     merged[:, target] = second.residuals.parts[:, source]
-    return Solution(x, y, s, status, iterations, engine, Residuals(merged))
+    return Solution(x, y, s, status, iterations, engine, Residuals(merged), first.scales)
 
 
 def spread(solution: Solution, elements: NDArray[np.intp], batch: int, n: int, m: int) -> Solution:

@@ -31,7 +31,7 @@ from cvxlayers.derivative.units import Units, kink_margin
 from cvxlayers.errors import OptionError
 from cvxlayers.once import once
 from cvxlayers.program import Array, Structure, Values
-from cvxlayers.scales import scales
+from cvxlayers.scales import Scales, scales
 from cvxlayers.solution import Solution
 
 __all__ = ["ExactDerivative", "ExactLinearization"]
@@ -120,7 +120,7 @@ class ExactLinearization(Linearization):
             v = y - s
             y = smoothed_projection(derivative.structure.cones, v, derivative.smoothing)
             s = y - v
-        self._point = Point(x, y, s)
+        self._point, self._known = Point(x, y, s), solution.scales
         self._quality: Quality | None = None  # the worst so far; None before the first application
         self._fused = derivative.fused_for(solution.batch)
         self._lock = threading.Lock()
@@ -139,16 +139,24 @@ class ExactLinearization(Linearization):
     @once
     def _units(self) -> Units:
         structure = self._derivative.structure
-        found = scales(structure, self._values) if self._fused is None else self._fused.scales(self._values)
-        return Units.of(structure, self._values, found, *vars(self._point).values())
+        return Units.of(structure, self._values, self._scales, *vars(self._point).values())
 
     @once
-    def _place(self) -> tuple[Array, Array, Array]:
-        """x, y and what the kernels call the state."""
+    def _scales(self) -> Scales:
+        if self._known is not None:
+            return self._known
+        if self._fused is not None:
+            return self._fused.scales(self._values)
+        return scales(self._derivative.structure, self._values)
+
+    @once
+    def _place(self) -> tuple[Array, Array, Array, Array]:
+        """x, y and what the kernels call the state; and the scales, without a row where the kernels are to find them on
+        their way."""
         assert self._fused is not None
-        point = self._point
+        point, known = self._point, self._known is not None or self._fused.spectral
         state = self._fused.state(point, self._units) if self._fused.spectral else point.s
-        return point.x, point.y, state
+        return point.x, point.y, state, self._scales.stacked() if known else np.zeros((0, 1))
 
     @once
     def _margin(self) -> Array:

@@ -89,19 +89,24 @@ class Fused:
 
     def scales(self, values: Values, threads: int = 1) -> Scales:
         """Those of the problem (see ``cvxlayers.scales``)."""
-        return Scales(*self._kernels.scale_batch(self._places, values, threads))
+        return Scales.of_rows(self._kernels.scale_batch(self._places, values, threads), self._places.n)
 
     def solve(
-        self, values: Values, place: tuple[Array, Array, Array], f: Array, g: Array, threads: int
+        self, values: Values, place: tuple[Array, Array, Array, Array], f: Array, g: Array, threads: int
     ) -> tuple[Solved, Index]:
-        """Solutions of J (dx, dv) = (f, g), and the elements of which they are not good enough; place is x, y and the
-        state."""
+        """Solutions of J (dx, dv) = (f, g), and the elements of which they are not good enough; place is x, y, the
+        state, and the scales as the kernels take them."""
         at = self._kernels.Point(self._mu, *values, *place)
         found = self._kernels.differentiate_batch(self._places, at, f, g, threads)
         return Solved(found.dx, found.u, _quality(found)), _unsure(found)
 
     def pull(
-        self, values: Values, place: tuple[Array, Array, Array], compiled: CompiledProblem, drows: Array, threads: int
+        self,
+        values: Values,
+        place: tuple[Array, Array, Array, Array],
+        compiled: CompiledProblem,
+        drows: Array,
+        threads: int,
     ) -> tuple[list[Array], Quality, Index]:
         """``Linearization.pull``, with the systems' quality and the elements for which it is not good enough."""
         kernels = self._kernels

@@ -74,9 +74,8 @@ class Units:
 
     def select(self, elements: NDArray[np.intp] | slice) -> Units:
         """Those of some elements."""
-        D, E, cost = self.scales.D[:, elements], self.scales.E[:, elements], self.scales.cost[elements]
         dual, sigma, eta = (part[:, elements] for part in (self.dual, self.sigma, self.eta))
-        return Units(dual, sigma, eta, Scales(D, E, cost))
+        return Units(dual, sigma, eta, self.scales.select(elements))
 
     @property
     def balance(self) -> Array:

@@ -46,15 +46,16 @@ FAR, CACHED = 4, 2**14
 
 class Answer(NamedTuple):
     """What the kernel leaves, (rows, B): x (n), y and s (m each); state (see ``method``), iterations and error, one row
-    each; what ``measure_batch`` says of the points (5), or None where it does not know all of the cones; and the rows
-    that were asked for. And ``worst``, the largest of the residuals in ``measured``, or infinity if not every element
-    is solved."""
+    each; what ``measure_batch`` says of the points (5), or None where it does not know all of the cones; the scales,
+    as ``scale_batch`` gives them; and the rows that were asked for. And ``worst``, the largest of the residuals in
+    ``measured``, or infinity if not every element is solved."""
 
     x: Array
     y: Array
     s: Array
     info: Array
     measured: Array | None
+    scales: Array
     recovered: Array
     worst: float
 
@@ -74,9 +75,10 @@ class Answer(NamedTuple):
     def of(cls, out: Array, layout: Layout, worst: float) -> Answer:
         """The parts of the kernel's output."""
         y, s, info = layout.n, layout.n + layout.m, layout.n + 2 * layout.m
-        measured, rest = info + _INFO, info + _INFO + _RESIDUALS
-        residuals = None if layout.further else out[measured:rest]
-        return cls(out[:y], out[y:s], out[s:info], out[info:measured], residuals, out[rest:], worst)
+        measured, scales = info + _INFO, info + _INFO + _RESIDUALS
+        rest = scales + layout.n + layout.m + 1
+        residuals = None if layout.further else out[measured:scales]
+        return cls(out[:y], out[y:s], out[s:info], out[info:measured], residuals, out[scales:rest], out[rest:], worst)
 
 
 class Sensitivity(NamedTuple):
@@ -106,7 +108,7 @@ class Pulled(NamedTuple):
 
 class Point(NamedTuple):
     """Where a derivative is taken: the smoothing's mu or 0; and (rows, B) each, P, q, A and b, x (see ``pairing``) and
-    y, and what ``sensitivity`` calls the state: s and more."""
+    y, and what ``sensitivity`` calls the state: s and more; and the scales, without a row if they are not known."""
 
     mu: float
     P: Array
@@ -116,6 +118,7 @@ class Point(NamedTuple):
     x: Array
     y: Array
     state: Array
+    scales: Array
 
 
 class Given(NamedTuple):
@@ -155,7 +158,7 @@ def _solved(
     layout: Layout, parts: Sequence[Array], made: Array, given: Given, size: int, method: Method, threads: int
 ) -> Answer:
     stack, numbers, apart = given.stack, method.numbers, _apart(layout, layout.seconds, size, threads)
-    out = _room(layout.n + 2 * layout.m + _INFO + _RESIDUALS + stack.rows[1], size, apart)
+    out = _room(2 * layout.n + 3 * layout.m + 1 + _INFO + _RESIDUALS + stack.rows[1], size, apart)
     solve, record, index, weights = solve_groups(layout.further, apart), layout.record, stack.index, stack.weights
 
     def call(plan: Any, V: Array, begin: int, end: int, *arrays: Array) -> float:
@@ -208,9 +211,9 @@ def _differentiated(
     index, weights = stack.index, stack.weights
 
     def call(plan: Any, V: Array, begin: int, end: int, *arrays: Array) -> float:
-        P, q, A, b, x, y, state, source, out = arrays
+        P, q, A, b, x, y, state, scales, source, out = arrays
         worst: float = differentiate(
-            plan, record, V, P, q, A, b, mu, x, y, state, index, weights, source, ends, pairs, begin, end, out
+            plan, record, V, P, q, A, b, mu, x, y, state, scales, index, weights, source, ends, pairs, begin, end, out
         )
         return worst
 
@@ -232,8 +235,8 @@ def measure_batch(layout: Layout, values: Values, x: Array, y: Array, s: Array, 
     return Measured(out[:, :size], worst)
 
 
-def scale_batch(layout: Layout, values: Values, threads: int) -> tuple[Array, Array, Array]:
-    """D (n, B), E (m, B) and cost (B,) of every element (see ``equilibrate``)."""
+def scale_batch(layout: Layout, values: Values, threads: int) -> Array:
+    """D, E and cost of every element, (n + m + 1, B) (see ``equilibrate``)."""
     size, seconds, n, m = values.batch, layout.measure_seconds, layout.n, layout.m
     apart = _apart(layout, seconds, size, threads)
     out, scale = _room(n + m + 1, size, apart), scale_groups(layout.further, apart)
@@ -243,7 +246,7 @@ def scale_batch(layout: Layout, values: Values, threads: int) -> tuple[Array, Ar
         return 0.0
 
     _each(layout, call, (*values, out), size, apart, seconds, threads)
-    return out[:n, :size], out[n : n + m, :size], out[n + m, :size]
+    return out[:, :size]
 
 
 def _each(

@@ -15,7 +15,7 @@ from typing import Any
 import numba
 from numba import types
 
-from cvxlayers.ipm.equilibrate import equilibrate
+from cvxlayers.ipm.equilibrate import equilibrate, load_scales, write_scales
 from cvxlayers.ipm.iteration import solve_group
 from cvxlayers.ipm.kernel import FINGERPRINT, compiled
 from cvxlayers.ipm.lanes import load, load_from, store, store_to
@@ -73,21 +73,23 @@ def _make_solve(fingerprint: int, measuring: bool, record: Any, matrix: Any, giv
         """Solve groups begin, ..., end - 1, of W elements each, and measure the points where ``residuals`` can.
 
         Map 0 makes values of theta, before; those of P, q, A, b that vary are rows of values. Map 1 makes the last rows
-        of out of its others: x, y, s, info (3), residuals and cost (5). What comes back is the largest residual that
-        was measured, or infinity if some problem is not solved.
+        of out of the first: x, y, s, info (3), residuals and cost (5). Between them stand the scales, D, E and cost.
+        What comes back is the largest residual that was measured, or infinity if some problem is not solved.
         """
         if fingerprint < 0:
             return 0.0
         at, worst = records[0], 0.0
         y, s, info = at.n, at.n + at.m, at.n + 2 * at.m
+        scales, last = info + 8, info + 8 + at.n + at.m + 1
         for group in range(begin, end):
             map_group(maps, weights, 0, theta, group * W, values, group * W)
             equilibrate(plan, at, V, P, q, A, b, group * W)
+            write_scales(at, V, group * W, out[scales:last])
             solve_group(plan, at, V, group * W, settings, out[:y], out[y:s], out[s:info], out[info:])
             if measuring:
                 measure_group(plan, at, V, P, q, A, b, out[:y], out[y:s], out[s:info], group * W, out[info + 3 :])
             worst = max(worst, verdict(out, info, group * W, measuring))
-            map_group(maps, weights, 1, out, group * W, out[info + 8 :], group * W)
+            map_group(maps, weights, 1, out, group * W, out[last:], group * W)
         return worst
 
     signature = _NUMBER(
@@ -99,10 +101,11 @@ def _make_solve(fingerprint: int, measuring: bool, record: Any, matrix: Any, giv
 
 def _make_differentiate(fingerprint: int, record: Any, matrix: Any, given: Any) -> Any:
     def differentiate_groups(plan: Any, records: Any, V: Any, P: Any, q: Any, A: Any, b: Any, mu: float, x: Any,
-                             y: Any, state: Any, maps: Any, weights: Any, source: Any, ends: Any, pairs: int,
-                             begin: int, end: int, result: Any) -> float:  # fmt: skip
+                             y: Any, state: Any, scales: Any, maps: Any, weights: Any, source: Any, ends: Any,
+                             pairs: int, begin: int, end: int, result: Any) -> float:  # fmt: skip
         """Solve the derivative's system for groups begin, ..., end - 1 (see ``sensitivity``).
 
+        scales are D, E and cost, one below the other, or have no rows where they are yet to be found.
         The first rows of result receive what ``INFO`` tells. If pairs is negative, source (n + m, B) is the right
         side, and the other rows of result receive the solutions, dx and u one below the other. Otherwise map 0 makes
         the right side of source, before; and map 1, after, makes what comes below these rows (see
@@ -120,7 +123,10 @@ def _make_differentiate(fingerprint: int, record: Any, matrix: Any, given: Any) 
                     store(right, i, load_from(source, i, column))
             else:
                 map_group(maps, weights, 0, source, column, right, 0)
-            equilibrate(plan, at, V, P, q, A, b, column)
+            if scales.shape[0]:
+                load_scales(plan, at, V, P, q, A, b, scales, column)
+            else:
+                equilibrate(plan, at, V, P, q, A, b, column)
             differentiate_group(plan, at, V, x, y, state, mu, column, result)
             if pairs < 0:
                 for i in range(size):
@@ -135,7 +141,8 @@ def _make_differentiate(fingerprint: int, record: Any, matrix: Any, given: Any) 
         return worst
 
     signature = _NUMBER(
-        _PLAN, record, matrix, given, given, given, given, _NUMBER, given, given, given, _PLAN, _NUMBERS, given, _PLAN,
+        _PLAN, record, matrix, given, given, given, given, _NUMBER, given, given, given, given, _PLAN, _NUMBERS, given,
+        _PLAN,
         _INTEGER, _INTEGER, _INTEGER, matrix,
     )  # fmt: skip
     return compiled(signature, differentiate_groups)
@@ -170,11 +177,7 @@ def _make_scale(fingerprint: int, record: Any, matrix: Any, given: Any) -> Any:
         at = records[0]
         for group in range(begin, end):
             equilibrate(plan, at, V, P, q, A, b, group * W)
-            for j in range(at.n):
-                store_to(out, j, group * W, load(V, at.D + j))
-            for i in range(at.m):
-                store_to(out, at.n + i, group * W, load(V, at.E + i))
-            store_to(out, at.n + at.m, group * W, load(V, at.cost))
+            write_scales(at, V, group * W, out)
 
     signature = types.void(_PLAN, record, matrix, given, given, given, given, _INTEGER, _INTEGER, matrix)
     return compiled(signature, scale_groups)

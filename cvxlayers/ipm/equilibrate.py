@@ -35,10 +35,11 @@ from cvxlayers.ipm.lanes import (
     pick,
     sqrt,
     store,
+    store_to,
 )
 from cvxlayers.ipm.products import largest
 
-__all__ = ["equilibrate", "load_matrices", "norms", "scale_further"]
+__all__ = ["equilibrate", "load_matrices", "load_scales", "norms", "scale_further", "write_scales"]
 
 ROUNDS, NEAR_ONE, LIMIT = 10, 0.5, 1e60
 """At most so many rounds; fewer if no norm is further from one than the second; no scaling beyond the third."""
@@ -89,6 +90,40 @@ def equilibrate(plan: Any, at: Any, V: Any, P: Any, q: Any, A: Any, b: Any, colu
         t = t * change
         scale_further(plan, at, V, change)
     settle_units(plan, at, V, t)
+
+
+@kernel
+def write_scales(at: Any, V: Any, column: Any, scales: Any) -> None:
+    """D, E and cost, one below the other."""
+    for j in range(at.n):
+        store_to(scales, j, column, load(V, at.D + j))
+    for i in range(at.m):
+        store_to(scales, at.n + i, column, load(V, at.E + i))
+    store_to(scales, at.n + at.m, column, load(V, at.cost))
+
+
+@kernel
+def load_scales(plan: Any, at: Any, V: Any, P: Any, q: Any, A: Any, b: Any, scales: Any, column: Any) -> None:
+    """Load D, E and cost as ``write_scales`` leaves them, and P, q, A and b, scaled by them."""
+    apart()
+    cost = load_from(scales, at.n + at.m, column)
+    store(V, at.cost, cost)
+    for j in range(at.n):
+        scale = load_from(scales, j, column)
+        store(V, at.D + j, scale)
+        store(V, at.q + j, load_from(q, j, column) * (cost * scale))
+    for i in range(at.m):
+        scale = load_from(scales, at.n + i, column)
+        store(V, at.E + i, scale)
+        store(V, at.b + i, load_from(b, i, column) * scale)
+    for j in range(at.n):
+        scale = load(V, at.D + j)
+        for k in range(index(plan, at.P_start + j), index(plan, at.P_start + j + 1)):
+            other = load(V, at.D + index(plan, at.P_row + k))
+            store(V, at.P + k, load_from(P, k, column) * (cost * scale * other))
+        for k in range(index(plan, at.A_start + j), index(plan, at.A_start + j + 1)):
+            other = load(V, at.E + index(plan, at.A_row + k))
+            store(V, at.A + k, load_from(A, k, column) * (scale * other))
 
 
 @kernel

@@ -108,12 +108,13 @@ class Solver(ABC):
         """
         raise NotImplementedError(f"The solver {self.name} takes values, not parameters.")
 
-    def measure(self, values: Values, x: Array, y: Array, s: Array) -> Residuals:
-        """The optimality residuals of points x (n, B), y and s (m, B), by which any solver's answers are judged.
+    def measure(self, values: Values, x: Array, y: Array, s: Array, found: Scales | None = None) -> Residuals:
+        """The optimality residuals of points x (n, B), y and s (m, B), by which any solver's answers are judged; the
+        problem's scales may be handed in.
 
         A solver may bring a faster way to compute what ``cvxlayers.measure`` does.
         """
-        return measure(self.structure, values, x, y, s)
+        return measure(self.structure, values, x, y, s, found)
 
     def scales(self, values: Values) -> Scales:
         """The problem's own scales (see ``cvxlayers.scales``), likewise."""

@@ -142,7 +142,10 @@ class IPM(Solver):
         if self.settings.verbose:
             sys.stdout.write(_log(status, iterations, answer.error))
         residuals = None if measured is None else Residuals(measured, answer.worst)
-        return Solution(answer.x, answer.y, answer.s, status, iterations, alike(self.name, status.size), residuals)
+        found = Scales.of_rows(answer.scales, self._layout.n)
+        return Solution(
+            answer.x, answer.y, answer.s, status, iterations, alike(self.name, status.size), residuals, found
+        )
 
     def _statuses(self, values: Values, answer: Answer) -> NDArray[np.int8] | None:
         """The statuses; None if some values are not finite. The points of elements that are claimed to have no
@@ -157,13 +160,14 @@ class IPM(Solver):
             status = np.where(answer.state == state, outcome, status)
         return status.astype(np.int8)
 
-    def measure(self, values: Values, x: Array, y: Array, s: Array) -> Residuals:
+    def measure(self, values: Values, x: Array, y: Array, s: Array, found: Scales | None = None) -> Residuals:
         if self._layout.further:  # the kernels do not know the distance from these cones
-            return measure(self.structure, values, x, y, s, self.scales(values))
+            return measure(self.structure, values, x, y, s, found or self.scales(values))
         return Residuals(*self._kernels.measure_batch(self._layout, values, x, y, s, self.settings.threads))
 
     def scales(self, values: Values) -> Scales:
-        return Scales(*self._kernels.scale_batch(self._layout, values, self.settings.threads))
+        found = self._kernels.scale_batch(self._layout, values, self.settings.threads)
+        return Scales.of_rows(found, self._layout.n)
 
 
 def _log(status: NDArray[np.int8], iterations: NDArray[np.int64], error: NDArray[np.float64]) -> str:
