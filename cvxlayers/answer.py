@@ -70,7 +70,7 @@ def _sharpened(structure: Structure, engine: Engine, values: Values, solution: S
     """Newton's steps from the points that are near their solutions, and not at them."""
     assert solution.residuals is not None
     sharp = solution.whole and solution.residuals.within(SHARP)
-    if sharp and not solution.residuals.gap.any():  # nothing is lacking in any row, which is cheaper to see
+    if sharp and not np.count_nonzero(solution.residuals.gap):  # nothing is lacking in any row: cheaper to see
         return solution
     crossed = _crossed(structure, solution)
     if sharp and not crossed.any():

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cvxlayers.compiled import CompiledProblem
+from cvxlayers.glance import all_below
 from cvxlayers.program import Array, Structure, Values
 
 __all__ = ["LARGEST", "finite_bounds", "open_rows", "parameters_of_bounds", "without"]
@@ -51,7 +52,7 @@ def open_rows(structure: Structure, b: Array) -> NDArray[np.bool_] | None:
     """The rows of the nonnegative cone that bound nothing, (nonneg, B); None if every row does."""
     cones = structure.cones
     rows = b[cones.zero : cones.zero + cones.nonneg]
-    if not rows.size or not rows.max() >= LARGEST:
+    if all_below(rows, LARGEST):
         return None
     return np.asarray(rows >= LARGEST)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -13,7 +12,6 @@ from cvxlayers.definiteness import asymmetric, indefinite
 from cvxlayers.errors import ParameterError
 
 __all__ = [
-    "all_finite",
     "check_attributes",
     "finite_elements",
     "refuse_infinite",
@@ -21,20 +19,10 @@ __all__ = [
     "true_elements",
 ]
 
-# For more numbers BLAS wakes threads of its own, which would take the processors from the solver's.
-_SMALL = 4096
-
 Condition = Callable[[np.ndarray], NDArray[np.bool_]]
 
 # Rounding of a value that was computed in float32 and meets its bounds in exact arithmetic, relative to each bound.
 _RELATIVE = 1e-5
-
-
-def all_finite(numbers: NDArray[np.float64]) -> bool:
-    """Whether there is neither NaN nor infinity among some numbers."""
-    if numbers.size <= _SMALL and math.isfinite(np.vdot(numbers, numbers)):  # in a third of the time of the other way
-        return True
-    return bool(np.isfinite(numbers).all())
 
 
 def finite_elements(

@@ -14,6 +14,7 @@ from cvxlayers.answer import answer
 from cvxlayers.compiled import CompiledProblem
 from cvxlayers.engine import Engine, Workshop
 from cvxlayers.errors import OptionError, ParameterError, SolveError
+from cvxlayers.glance import all_finite
 from cvxlayers.linear import alike
 from cvxlayers.packing import Packed
 from cvxlayers.program import Array, Values
@@ -180,7 +181,7 @@ class Layer:
         """
         watch = Stopwatch()
         packed = self._packed(parameters)
-        if not (self.broadcast if broadcast is None else broadcast):
+        if len(packed.batch) > 1 and not (self.broadcast if broadcast is None else broadcast):
             packing.refuse_enlarged(self.compiled.parameters, [array.shape for array in packed.arrays])
         engine = self._engine(solver_args)
         elements = self._admit(packed)
@@ -275,7 +276,7 @@ class Layer:
 
     def _finite(self, packed: Packed) -> np.ndarray | None:
         """The elements without NaN or infinite entries, and without logarithms of what has none; None for all."""
-        if checks.all_finite(packed.theta):
+        if packed.finite:
             return None
         finite = checks.finite_elements(packed.arrays, self.compiled.parameters, packed.batch, self.bounds)
         if self.compiled.gp:
@@ -304,9 +305,10 @@ class Layer:
 
     def _packed(self, parameters: Sequence[Any]) -> Packed:
         packed = packing.pack(self.compiled, parameters)
-        if checks.all_finite(packed.theta) or not any(self.bounds):
+        if packed.finite or not any(self.bounds):
             return packed
-        return packed._replace(theta=bounds.finite_bounds(self.compiled, self.bounds, packed.theta))
+        theta = bounds.finite_bounds(self.compiled, self.bounds, packed.theta)
+        return packed._replace(theta=theta, finite=all_finite(theta))
 
     def _solved(
         self, engine: Engine, theta: Array, shared: frozenset[int], warm: Solution | None, watch: Stopwatch

@@ -16,6 +16,7 @@ import numpy as np
 
 from cvxlayers.compiled import CompiledProblem, OutputSpec, ParameterSpec
 from cvxlayers.errors import ParameterError
+from cvxlayers.glance import all_finite
 from cvxlayers.program import Array
 
 __all__ = [
@@ -48,12 +49,15 @@ class Packed(NamedTuple):
         The parameters as they came, in float64 or complex128.
     shared : frozenset of int
         The numbers of the features that are the same for the whole batch.
+    finite : bool
+        Whether there is neither NaN nor infinity in theta.
     """
 
     theta: Array
     batch: tuple[int, ...]
     arrays: tuple[np.ndarray, ...]
     shared: frozenset[int] = frozenset()
+    finite: bool = True
 
 
 def pack(compiled: CompiledProblem, parameters: Sequence[Any]) -> Packed:
@@ -70,7 +74,7 @@ def pack(compiled: CompiledProblem, parameters: Sequence[Any]) -> Packed:
     if count == 1 and compiled.direct:
         parts = [arrays[f.parameter].reshape(specs[f.parameter].shape).flatten("F") for f in compiled.features]
         alone = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        return Packed(alone.reshape(-1, 1), batch, arrays)
+        return Packed(alone.reshape(-1, 1), batch, arrays, finite=all_finite(alone))
     theta, shared = np.empty((compiled.k, count)), set()
     for number, feature in enumerate(compiled.features):
         spec, array = specs[feature.parameter], arrays[feature.parameter]
@@ -88,7 +92,7 @@ def pack(compiled: CompiledProblem, parameters: Sequence[Any]) -> Packed:
             part[:] = _logarithm(rows)
         else:
             part[:] = rows.real if feature.transform == "real" else rows.imag
-    return Packed(theta, batch, arrays, frozenset(shared))
+    return Packed(theta, batch, arrays, frozenset(shared), all_finite(theta))
 
 
 def refuse_enlarged(

@@ -32,6 +32,7 @@ ROOMS = {
     "output": 0,
     "archive": 1,
     "cones": 1,
+    "glance": 1,
     "linear": 1,
     "stack": 1,
     "affine": 2,

@@ -40,6 +40,8 @@ __all__ = ["ExactDerivative", "ExactLinearization"]
 # Nanoseconds that the array operations of a solution by other means take besides its factors.
 _ARRAYS = 2e5
 
+_UNKNOWN = np.zeros((0, 1))
+
 
 class ExactDerivative(Derivative):
     """Exact derivatives of the solution map by direct factorization.
@@ -154,9 +156,10 @@ class ExactLinearization(Linearization):
         """x, y and what the kernels call the state; and the scales, without a row where the kernels are to find them on
         their way."""
         assert self._fused is not None
-        point, known = self._point, self._known is not None or self._fused.spectral
-        state = self._fused.state(point, self._units) if self._fused.spectral else point.s
-        return point.x, point.y, state, self._scales.stacked() if known else np.zeros((0, 1))
+        point, known = self._point, self._known
+        if not self._fused.spectral:
+            return point.x, point.y, point.s, _UNKNOWN if known is None else known.stacked()
+        return point.x, point.y, self._fused.state(point, self._units), self._scales.stacked()
 
     @once
     def _margin(self) -> Array:
