@@ -43,7 +43,7 @@ CERTIFIED, WEAK, FAR = 1e-11, 3e-7, 1e-1
 less than the inverse is feasible. Likewise Ax + s, and Px, beside x and q'x for a problem without a minimum. Where no
 progress is made a weaker one is kept; whether it proves anything is for ``certificate`` to say."""
 
-EARLY = 1e-8
+EARLY = 1e-6
 """The error at which the active rows of a problem without curved cones are found out, and the exact point on them."""
 
 KEPT = 1e-4

@@ -6,7 +6,8 @@ Near a solution the scaled y_i exceeds s_i where row i is active. On these rows 
 
 is solved by corrections of the present point, with the factors of the iteration's matrix for H = 0 in active rows and a
 large H in the others. Where multipliers or points are not unique the corrections, being small, keep them near those of
-the central path. The point is taken where it is no worse than the one it came from (Ye 1992 on finite termination).
+the central path. Where an entry of y on active rows, or of s on others, comes out negative, its row changes sides, and
+once more. The point is taken where it is no worse than the one it came from (Ye 1992 on finite termination).
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ IDLE = 1e8
 
 ROUNDS, SETTLED, GAIN = 6, 1e-15, 0.5
 """Corrections end after so many, at the first residual, or where one does not gain the second factor."""
+
+REPAIRS = 2
+"""How often the active rows are changed where an entry of y on them, or of s on the others, comes out negative: steps
+of the primal-dual active set method (Hintermueller, Ito, Kunisch 2003)."""
 
 EXACT = 1e-12
 """A point of such an error (or the method's tolerance, if that is larger) needs no more iterations."""
@@ -48,15 +53,20 @@ def sharpen(plan: Any, at: Any, V: Any, goal: Any, tol: Any, eps: Any, last: Any
     asked = asked * pick(fill(V, WORTH), best, one, zero)
     if highest(asked) == 0.0:
         return goal
-    place_active(plan, at, V)
-    factorize_kkt(plan, at, V, eps)
-    correct_point(plan, at, V)
-    before, after = natural_error(at, V), exact_error(plan, at, V)
-    better = asked * pick(before, after, one, zero)
-    take(at, V, better)
-    best = pick(better, zero, minimum(after, best), best)
-    store(V, at.best, best)
-    exact = better * pick(fill(V, max(EXACT, tol)), after, one, zero)
+    guess_active(at, V)
+    exact = zero
+    for _ in range(1 + REPAIRS):
+        place_active(plan, at, V)
+        factorize_kkt(plan, at, V, eps)
+        correct_point(plan, at, V)
+        before, after = natural_error(at, V), exact_error(plan, at, V)
+        better = asked * (1.0 - exact) * pick(before, after, one, zero)
+        take(at, V, better)
+        best = pick(better, zero, minimum(after, best), best)
+        store(V, at.best, best)
+        exact = maximum(exact, better * pick(fill(V, max(EXACT, tol)), after, one, zero))
+        if highest(asked * (1.0 - exact)) == 0.0:
+            break
     again = zero if last else asked * pick(goal, zero, one, zero) * (1.0 - exact)
     state = pick(exact, zero, fill(V, SOLVED), pick(again, zero, zero, state))
     store(V, at.state, state)
@@ -66,18 +76,25 @@ def sharpen(plan: Any, at: Any, V: Any, goal: Any, tol: Any, eps: Any, last: Any
 
 
 @kernel
-def place_active(plan: Any, at: Any, V: Any) -> None:
-    """Start from the kept points, with H and y for the active rows, which c marks with 1."""
+def guess_active(at: Any, V: Any) -> None:
+    """Mark the active rows of the kept points with 1 in c."""
     apart()
     one, zero = fill(V, 1.0), fill(V, 0.0)
+    for i in range(at.m):
+        active = one if i < at.first else pick(load(V, at.kept_y + i), load(V, at.kept_s + i), one, zero)
+        store(V, at.c + i, active)
+
+
+@kernel
+def place_active(plan: Any, at: Any, V: Any) -> None:
+    """Start from the kept points, with H and y for the active rows."""
+    apart()
     for i in range(at.n):
         store(V, at.x1 + i, load(V, at.kept_x + i))
     for i in range(at.m):
-        y = load(V, at.kept_y + i)
-        active = one if i < at.first else pick(y, load(V, at.kept_s + i), one, zero)
-        store(V, at.c + i, active)
+        active = load(V, at.c + i)
         store(V, at.h + i, fill(V, IDLE) * (1.0 - active))
-        store(V, at.y1 + i, y * active)
+        store(V, at.y1 + i, load(V, at.kept_y + i) * active)
 
 
 @kernel
@@ -137,9 +154,9 @@ def natural_error(at: Any, V: Any) -> Any:
 @kernel
 def exact_error(plan: Any, at: Any, V: Any) -> Any:
     """The error of the points (x1, y1), with s into dy: what the equations lack, and negative entries of s and y, which
-    become zero."""
+    become zero, and whose rows change their side in c."""
     apart()
-    zero = fill(V, 0.0)
+    one, zero = fill(V, 1.0), fill(V, 0.0)
     found, total = zero, sum_of(V, at.ex, at.n) + sum_of(V, at.Ht, at.m)
     for j in range(at.n):
         size = absolute(load(V, at.Pt + j)) + absolute(load(V, at.x2 + j)) + absolute(load(V, at.q + j))
@@ -151,6 +168,7 @@ def exact_error(plan: Any, at: Any, V: Any) -> Any:
         if i >= at.first:
             y = load(V, at.y1 + i)
             lacks, found = maximum(-s, lacks), maximum(-y, found)
+            store(V, at.c + i, pick(y * active, s * (1.0 - active), one, zero))
             store(V, at.y1 + i, maximum(y, zero))
             s = maximum(s, zero)
         found = maximum(lacks / (1.0 + absolute(load(V, at.b + i))), found)
