@@ -1,0 +1,172 @@
+"""Minima that are not attained, and objectives that fall for ever along no single direction.
+
+-log x falls for ever, but no direction proves it: it falls ever more slowly. exp(x) and 1 / x have the infimum 0 and no
+minimum. All have a flat recession direction d, by which K is enlarged without a change of the dual (``facial``). Then
+
+  * a direction e of the enlarged problem along which the objective falls proves that it falls for ever in the problem
+    itself, if some feasible s is inside the enlarged cones: to x + te comes, far enough along d, a feasible point;
+  * an optimal y of the enlarged problem is one of the problem itself, and every optimal s lies in K n y^perp. If no
+    feasible point has its s there, the infimum is not attained.
+
+d, e and the last claim are verified as certificates are (``certificate``), all in scaled units.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+
+from cvxlayers.certificate import proves_infeasible, proves_unbounded
+from cvxlayers.cones import projection
+from cvxlayers.facial import CLEAR, Piece, assemble, depth, enlarged, exposed, pieces_of, recession
+from cvxlayers.measure import measure
+from cvxlayers.program import Array, Structure, Values
+from cvxlayers.solution import Solution, Status
+from cvxlayers.solvers.base import Settings
+from cvxlayers.solvers.clarabel import Clarabel
+
+__all__ = ["Outcome", "examine"]
+
+DEPTH = 4
+"""How often the cone is enlarged at most: -log log x needs two."""
+
+ROUNDING, NOTHING = 1e-13, 1e-15
+"""What may be left of what must vanish along a flat direction: beside its terms, and in scaled units."""
+
+SMALL, STEPS = (0.0, 1e-9, 1e-7, 1e-5), 4
+"""As for the rays of ``certificate``: the entries that are tried as zeros, and the steps towards an exact direction."""
+
+SOLVED = 1e-6
+"""The residual up to which a point solves an enlarged problem."""
+
+DENSE = 4_000_000
+"""Problems whose A, or the square of it, would have more entries are not examined."""
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """One element in scaled units, as matrices; A is dense, P whole."""
+
+    P: sp.csc_array
+    q: Array
+    A: Array
+    b: Array
+
+    @classmethod
+    def of(cls, structure: Structure, values: Values) -> _Problem:
+        P, A = structure.P.matrix(values.P[:, 0]), structure.A.matrix(values.A[:, 0])
+        return cls(sp.csc_array(P), values.q[:, 0], A.toarray(), values.b[:, 0])
+
+    @property
+    def whole(self) -> Array:
+        P = self.P.toarray()
+        return np.asarray(P + np.triu(P, 1).T)
+
+    def within(self, pieces: list[Piece], without_objective: bool = False) -> tuple[Structure, Values, Array]:
+        P, q = (self.P * 0, self.q * 0) if without_objective else (self.P, self.q)
+        return assemble(P, q, self.A, self.b, pieces)
+
+
+def examine(structure: Structure, values: Values) -> Status | None:
+    """UNBOUNDED or INACCURATE for one element in scaled units, if its objective is proved to fall for ever or not to
+    attain its infimum; None where nothing is found.
+
+    That there is a feasible point at all is left to the caller.
+    """
+    if structure.cones.polyhedral or structure.m * max(structure.m, structure.n) > DENSE:
+        return None
+    problem, own = _Problem.of(structure, values), pieces_of(structure.cones)
+    pieces, along = own, np.zeros(structure.m)
+    for _ in range(DEPTH):
+        d = _flat_direction(problem, pieces)
+        if d is None:
+            return None
+        z = -(problem.A @ d)
+        pieces = [part for piece in pieces for part in enlarged(piece, z)]
+        along = _first(own, along, z)
+        inner, numbers, W = problem.within(pieces)
+        found = _solve(inner, numbers)
+        if found.status[0] == Status.UNBOUNDED and proves_unbounded(inner, numbers, found.x)[0]:
+            return Status.UNBOUNDED if _inside(problem, own, pieces) else None
+        if measure(inner, numbers, found.x, found.y, found.s).worst[0] <= SOLVED:
+            return Status.INACCURATE if _excluded(problem, own, along, W.T @ found.y[:, 0]) else None
+    return None
+
+
+def _first(own: list[Piece], along: Array, z: Array) -> Array:
+    """Each cone's part of the first direction that is not zero in it."""
+    new = [piece.map.T @ (piece.map @ z) for piece in own if np.abs(piece.map @ along).max(initial=0.0) <= CLEAR]
+    return np.asarray(along + np.sum(new, axis=0)) if new else along
+
+
+def _solve(structure: Structure, values: Values) -> Solution:
+    return Clarabel(structure, Settings()).solve(values)
+
+
+def _flat_direction(problem: _Problem, pieces: list[Piece]) -> Array | None:
+    """d with Pd = 0, q'd = 0 and -Ad within the pieces, of largest entry one in -Ad and with as much of it inside as
+    there is; None if there is no exact one."""
+    m, n = problem.A.shape
+    within, weights = zip(*(recession(piece, problem.A) for piece in pieces), strict=True)
+    P = problem.whole
+    moved = P[np.abs(P).any(axis=1)]
+    size = np.sum(weights, axis=0) @ problem.A
+    A = np.concatenate([problem.A, moved, size[None]])
+    rows = np.eye(A.shape[0])
+    flat = [Piece(part.kind, part.data, np.pad(part.map, [(0, 0), (0, A.shape[0] - m)])) for each in within for part in each]
+    stays = Piece("zero", moved.shape[0], rows[m:-1])
+    b = np.concatenate([np.zeros(A.shape[0] - 1), [-1.0]])
+    structure, values, _ = assemble(sp.csc_array((n, n)), problem.q, A, b, [*flat, stays, Piece("zero", 1, rows[-1:])])
+    d = _solve(structure, values).x[:, 0]
+    if not np.isfinite(d).all() or not np.abs(problem.A @ d).any():
+        return None
+    cone, numbers, _ = assemble(sp.csc_array((n, n)), problem.q, A, 0 * b, [*flat, stays])
+    return _exact(cone, numbers, d)
+
+
+def _exact(cone: Structure, numbers: Values, d: Array) -> Array | None:
+    """The direction itself, or one near it, for which all is exact; its image's largest entry is one."""
+    A, q = cone.A.matrix(numbers.A[:, 0]).toarray(), numbers.q[:, 0]
+    rows = np.concatenate([A, q[None]])
+
+    def exact(d: Array) -> bool:
+        slack = -(A @ d)[:, None]
+        left = np.abs(slack - projection.project(cone.cones, slack))[:, 0]
+        falls = abs(q @ d) <= ROUNDING * (np.abs(q) @ np.abs(d)) + NOTHING
+        return bool(falls and (left <= ROUNDING * (np.abs(A) @ np.abs(d)) + NOTHING).all())
+
+    for _ in range(STEPS):
+        d = d / np.abs(A @ d).max()
+        for small in SMALL:
+            tried = np.where(np.abs(d) > small * np.abs(d).max(), d, 0.0)
+            if exact(tried):
+                return tried
+        near = projection.project(cone.cones, -(A @ d)[:, None])[:, 0]
+        near[np.abs(near) <= CLEAR] = 0.0
+        wrong = rows @ d + np.concatenate([near, [0.0]])
+        moving = np.abs(d) > CLEAR * np.abs(d).max()
+        d[~moving] = 0.0
+        d[moving] -= np.linalg.lstsq(rows[:, moving], wrong)[0]
+    return None
+
+
+def _inside(problem: _Problem, own: list[Piece], pieces: list[Piece]) -> bool:
+    """Whether some feasible s is clearly inside the pieces that are not the problem's own cones, or there is none."""
+    whole, numbers, _ = problem.within(own, without_objective=True)
+    found = _solve(whole, numbers)
+    if found.status[0] == Status.INFEASIBLE:
+        return True
+    if not measure(whole, numbers, found.x, found.y, found.s).worst[0] <= SOLVED:
+        return False
+    s = problem.b - problem.A @ found.x[:, 0]
+    return all(depth(piece, s) > CLEAR for piece in pieces if piece not in own)
+
+
+def _excluded(problem: _Problem, own: list[Piece], along: Array, y: Array) -> bool:
+    """Whether it is proved that no feasible s is in K n y^perp."""
+    faces = [part for piece in own for part in exposed(piece, along, y)]
+    face, numbers, _ = problem.within(faces, without_objective=True)
+    found = _solve(face, numbers)
+    return bool(found.status[0] == Status.INFEASIBLE and proves_infeasible(face, numbers, found.y)[0])
