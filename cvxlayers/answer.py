@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from cvxlayers.attainment import examine, far_out
 from cvxlayers.engine import Engine
 from cvxlayers.linear import repeat
 from cvxlayers.polish import polish
 from cvxlayers.program import Structure, Values
 from cvxlayers.report import Stopwatch
-from cvxlayers.solution import Solution, Status
+from cvxlayers.solution import Residuals, Solution, Status
 from cvxlayers.verification import keep_better, pending, verify
 
 __all__ = ["answer"]
@@ -42,10 +43,11 @@ def answer(
     if sharpen:
         solution = _sharpened(structure, engine, values, solution)
         watch.lap("polishing")
+    solution, unattained = _examined(structure, engine, values, solution)
     if solution.whole:
         return solution
     for solve in others:
-        elements = pending(solution)
+        elements = np.setdiff1d(pending(solution), unattained)
         if not elements.size:
             break
         subset = values.select(elements)
@@ -54,7 +56,37 @@ def answer(
             second = _sharpened(structure, engine, subset, second)
         solution = keep_better(solution, second, elements)
         watch.lap("solving")
-    return _unbounded_or_infeasible(structure, engine, values, solution)
+    solution = _unbounded_or_infeasible(structure, engine, values, solution)
+    return solution.flagged(unattained) if unattained.size else solution
+
+
+def _examined(
+    structure: Structure, engine: Engine, values: Values, solution: Solution
+) -> tuple[Solution, NDArray[np.intp]]:
+    """Which elements fall for ever, and of which the infimum is not attained (see ``attainment``): the latter are
+    inaccurate whatever their residuals are."""
+    none = np.zeros(0, dtype=np.intp)
+    if structure.cones.polyhedral:
+        return solution, none
+    elements = far_out(structure, values, solution, engine.scales)
+    if not solution.whole:
+        elements = np.concatenate([elements, pending(solution)])
+    if not elements.size:
+        return solution, none
+    subset = values.select(elements)
+    scaled = engine.scales(subset).rounded().scaled(structure, subset)
+    found = [examine(structure, scaled.select(np.array([i]))) for i in range(elements.size)]
+    unbounded, unattained = (
+        elements[[outcome == status for outcome in found]] for status in (Status.UNBOUNDED, Status.INACCURATE)
+    )
+    if not unbounded.size + unattained.size:
+        return solution, none
+    assert solution.residuals is not None
+    x, y, s, parts = (part.copy() for part in (solution.x, solution.y, solution.s, solution.residuals.parts))
+    x[:, unbounded] = y[:, unbounded] = s[:, unbounded] = parts[:, unbounded] = np.nan
+    status = solution.status.copy()
+    status[unbounded], status[unattained] = Status.UNBOUNDED, Status.INACCURATE
+    return Solution(x, y, s, status, solution.iterations, solution.engine, Residuals(parts)), unattained
 
 
 def _sharpened(structure: Structure, engine: Engine, values: Values, solution: Solution) -> Solution:

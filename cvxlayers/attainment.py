@@ -13,21 +13,32 @@ d, e and the last claim are verified as certificates are (``certificate``), all 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
+from numpy.typing import NDArray
 
 from cvxlayers.certificate import proves_infeasible, proves_unbounded
 from cvxlayers.cones import projection
+from cvxlayers.cones.group import groups
 from cvxlayers.facial import CLEAR, Piece, assemble, depth, enlarged, exposed, pieces_of, recession
-from cvxlayers.measure import measure
+from cvxlayers.measure import measure, sizes
 from cvxlayers.program import Array, Structure, Values
+from cvxlayers.scales import Scales
 from cvxlayers.solution import Solution, Status
 from cvxlayers.solvers.base import Settings
 from cvxlayers.solvers.clarabel import Clarabel
 
-__all__ = ["Outcome", "examine"]
+__all__ = ["examine", "far_out"]
+
+LOW, BLURRED = 1e-4, 1e3
+"""(u, v, w) is near the flat face of an exponential cone where w is at most so large a part of v; a y_u of at most so
+many times the dual residual may be zero."""
+
+FAR, LEVEL = 1e3, 1e-2
+"""An s, in scaled units, that is very large; beside x, a change of the objective that is none."""
 
 DEPTH = 4
 """How often the cone is enlarged at most: -log log x needs two."""
@@ -37,6 +48,8 @@ ROUNDING, NOTHING = 1e-13, 1e-15
 
 SMALL, STEPS = (0.0, 1e-9, 1e-7, 1e-5), 4
 """As for the rays of ``certificate``: the entries that are tried as zeros, and the steps towards an exact direction."""
+
+Scaling = Callable[[Values], Scales]
 
 SOLVED = 1e-6
 """The residual up to which a point solves an enlarged problem."""
@@ -69,13 +82,59 @@ class _Problem:
         return assemble(P, q, self.A, self.b, pieces)
 
 
+def far_out(structure: Structure, values: Values, solution: Solution, scaling: Scaling) -> NDArray[np.intp]:
+    """The optimal elements that may be points on a way without an end, and not solutions.
+
+    One is an s near the flat face of an exponential cone, at a y that is on it as well, so far as the dual residual
+    tells: with a flat direction d, y'(-Ad) is what that residual leaves. The other is an s of another curved cone that
+    is very large in scaled units, where neither q'x nor Px is.
+    """
+    optimal = solution.ok
+    low, large = np.zeros_like(optimal), np.zeros_like(optimal)
+    for group in groups(structure.cones):
+        s = solution.s[group.rows]
+        if group.kind == "exponential":
+            low |= (s[:, 2] <= LOW * s[:, 1]).any(axis=0)
+        else:
+            large |= (np.abs(s).max(axis=1) > FAR * np.abs(values.b[group.rows]).max(axis=1)).any(axis=0)
+    elements = np.flatnonzero(optimal & (low | large))
+    if not elements.size:
+        return elements
+    subset, points = values.select(elements), solution.select(elements)
+    found = scaling(subset)
+    return elements[_on_the_face(structure, subset, points, found) | _large(structure, subset, points, found)]
+
+
+def _on_the_face(structure: Structure, values: Values, points: Solution, found: Scales) -> NDArray[np.bool_]:
+    assert points.residuals is not None
+    size, suspicious = sizes(structure, values, points.x, points.y, points.s, found), np.zeros(points.batch, dtype=bool)
+    for group in groups(structure.cones):
+        if group.kind == "exponential":
+            s, y, (_, prices) = points.s[group.rows], points.y[group.rows], size.of_group(group.rows)
+            small = np.abs(y[:, 0]) * prices <= BLURRED * points.residuals.dual + ROUNDING
+            suspicious |= ((s[:, 2] <= LOW * s[:, 1]) & small & (y[:, 2] > 0)).any(axis=0)
+    return suspicious
+
+
+def _large(structure: Structure, values: Values, points: Solution, found: Scales) -> NDArray[np.bool_]:
+    x, y, s = found.to(points.x, points.y, points.s)
+    scaled, suspicious = found.scaled(structure, values), np.zeros(points.batch, dtype=bool)
+    for group in groups(structure.cones):
+        if group.kind != "exponential":
+            own_s, own_y = np.abs(s[group.rows]).max(axis=1), np.abs(y[group.rows]).max(axis=1)
+            suspicious |= ((own_s > FAR) & (own_y > CLEAR)).any(axis=0)
+    change = np.maximum(np.abs((scaled.q * x).sum(axis=0)), np.abs(structure.P_times(scaled.P, x)).max(axis=0))
+    level: NDArray[np.bool_] = change <= LEVEL * np.abs(x).max(axis=0)
+    return suspicious & level
+
+
 def examine(structure: Structure, values: Values) -> Status | None:
     """UNBOUNDED or INACCURATE for one element in scaled units, if its objective is proved to fall for ever or not to
     attain its infimum; None where nothing is found.
 
     That there is a feasible point at all is left to the caller.
     """
-    if structure.cones.polyhedral or structure.m * max(structure.m, structure.n) > DENSE:
+    if structure.cones.polyhedral or max(structure.m, structure.n) ** 2 > DENSE:
         return None
     problem, own = _Problem.of(structure, values), pieces_of(structure.cones)
     pieces, along = own, np.zeros(structure.m)
@@ -129,13 +188,13 @@ def _flat_direction(problem: _Problem, pieces: list[Piece]) -> Array | None:
 def _exact(cone: Structure, numbers: Values, d: Array) -> Array | None:
     """The direction itself, or one near it, for which all is exact; its image's largest entry is one."""
     A, q = cone.A.matrix(numbers.A[:, 0]).toarray(), numbers.q[:, 0]
-    rows = np.concatenate([A, q[None]])
+    zero, flat = cone.cones.zero, cone.cones.zero + cone.cones.nonneg
 
     def exact(d: Array) -> bool:
         slack = -(A @ d)[:, None]
         left = np.abs(slack - projection.project(cone.cones, slack))[:, 0]
-        falls = abs(q @ d) <= ROUNDING * (np.abs(q) @ np.abs(d)) + NOTHING
-        return bool(falls and (left <= ROUNDING * (np.abs(A) @ np.abs(d)) + NOTHING).all())
+        level = abs(q @ d) <= ROUNDING * (np.abs(q) @ np.abs(d)) + NOTHING
+        return bool(level and (left <= ROUNDING * (np.abs(A) @ np.abs(d)) + NOTHING).all())
 
     for _ in range(STEPS):
         d = d / np.abs(A @ d).max()
@@ -143,12 +202,12 @@ def _exact(cone: Structure, numbers: Values, d: Array) -> Array | None:
             tried = np.where(np.abs(d) > small * np.abs(d).max(), d, 0.0)
             if exact(tried):
                 return tried
-        near = projection.project(cone.cones, -(A @ d)[:, None])[:, 0]
-        near[np.abs(near) <= CLEAR] = 0.0
-        wrong = rows @ d + np.concatenate([near, [0.0]])
-        moving = np.abs(d) > CLEAR * np.abs(d).max()
-        d[~moving] = 0.0
-        d[moving] -= np.linalg.lstsq(rows[:, moving], wrong)[0]
+        d[np.abs(d) <= CLEAR * np.abs(d).max()] = 0.0
+        moving, slack = d != 0, -(A @ d)
+        d[moving] += np.linalg.lstsq(A[:, moving], slack - projection.project(cone.cones, slack[:, None])[:, 0])[0]
+        still = np.concatenate([np.arange(zero), zero + np.flatnonzero(slack[zero:flat] <= CLEAR)])
+        rows = np.concatenate([A[still], q[None]])[:, moving]
+        d[moving] -= np.linalg.lstsq(rows, rows @ d[moving])[0]
     return None
 
 

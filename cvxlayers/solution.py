@@ -94,6 +94,8 @@ class Solution:
         The solver that gave each element.
     residuals : Residuals or None
         Filled in by ``verification.verify``, if not before.
+    unattained : (B,) bool or None
+        The inaccurate elements of which it is proved that their infimum is not attained; None if there are none.
     """
 
     x: Array
@@ -103,6 +105,7 @@ class Solution:
     iterations: NDArray[np.int64]
     engine: NDArray[np.str_]
     residuals: Residuals | None = None
+    unattained: NDArray[np.bool_] | None = None
 
     @property
     def batch(self) -> int:
@@ -122,10 +125,17 @@ class Solution:
         """The same with these residuals."""
         return Solution(self.x, self.y, self.s, self.status, self.iterations, self.engine, residuals)
 
+    def flagged(self, unattained: NDArray[np.intp]) -> Solution:
+        """The same with these elements flagged as ``unattained``."""
+        flags = np.zeros(self.batch, dtype=bool)
+        flags[unattained] = True
+        return replace(self, unattained=flags)
+
     def select(self, indices: NDArray[np.integer]) -> Solution:
         """Some elements of the batch."""
         residuals = self.residuals and Residuals(self.residuals.parts[:, indices])
         return replace(
             self, x=self.x[:, indices], y=self.y[:, indices], s=self.s[:, indices], status=self.status[indices],
             iterations=self.iterations[indices], engine=self.engine[indices], residuals=residuals,
+            unattained=None if self.unattained is None else self.unattained[indices],
         )  # fmt: skip
