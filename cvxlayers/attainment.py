@@ -33,12 +33,13 @@ from cvxlayers.solvers.clarabel import Clarabel
 
 __all__ = ["examine", "far_out"]
 
-LOW, BLURRED = 1e-4, 1e3
+LOW, BLURRED = 1e-4, 1e2
 """(u, v, w) is near the flat face of an exponential cone where w is at most so large a part of v; a y_u of at most so
 many times the dual residual may be zero."""
 
 FAR, LEVEL = 1e3, 1e-2
-"""An s, in scaled units, that is very large; beside x, a change of the objective that is none."""
+"""An s, in scaled units, that is very large; beside x, a change of the objective that may be none (its square beside a
+direction)."""
 
 DEPTH = 4
 """How often the cone is enlarged at most: -log log x needs two."""
@@ -89,20 +90,24 @@ def far_out(structure: Structure, values: Values, solution: Solution, scaling: S
     tells: with a flat direction d, y'(-Ad) is what that residual leaves. The other is an s of another curved cone that
     is very large in scaled units, where neither q'x nor Px is.
     """
-    optimal = solution.ok
-    low, large = np.zeros_like(optimal), np.zeros_like(optimal)
+    near, large = np.zeros(solution.batch, dtype=bool), np.zeros(solution.batch, dtype=bool)
+    E: Array | None = None
     for group in groups(structure.cones):
         s = solution.s[group.rows]
         if group.kind == "exponential":
-            low |= (s[:, 2] <= LOW * s[:, 1]).any(axis=0)
-        else:
-            large |= (np.abs(s).max(axis=1) > FAR * np.abs(values.b[group.rows]).max(axis=1)).any(axis=0)
-    elements = np.flatnonzero(optimal & (low | large))
+            near |= (s[:, 2] <= LOW * s[:, 1]).any(axis=0)
+            continue
+        size = np.abs(s).max(axis=1)
+        if (size > FAR * np.abs(values.b[group.rows]).max(axis=1)).any():  # which is cheaper to see
+            E = scaling(values).E if E is None else E
+            large |= (size * E[group.rows[:, 0]] > FAR).any(axis=0)
+    elements = np.flatnonzero((near | large) & solution.ok)
     if not elements.size:
         return elements
     subset, points = values.select(elements), solution.select(elements)
     found = scaling(subset)
-    return elements[_on_the_face(structure, subset, points, found) | _large(structure, subset, points, found)]
+    on_the_face = near[elements] & _on_the_face(structure, subset, points, found)
+    return elements[on_the_face | large[elements] & _level(structure, subset, points, found)]
 
 
 def _on_the_face(structure: Structure, values: Values, points: Solution, found: Scales) -> NDArray[np.bool_]:
@@ -116,16 +121,11 @@ def _on_the_face(structure: Structure, values: Values, points: Solution, found: 
     return suspicious
 
 
-def _large(structure: Structure, values: Values, points: Solution, found: Scales) -> NDArray[np.bool_]:
-    x, y, s = found.to(points.x, points.y, points.s)
-    scaled, suspicious = found.scaled(structure, values), np.zeros(points.batch, dtype=bool)
-    for group in groups(structure.cones):
-        if group.kind != "exponential":
-            own_s, own_y = np.abs(s[group.rows]).max(axis=1), np.abs(y[group.rows]).max(axis=1)
-            suspicious |= ((own_s > FAR) & (own_y > CLEAR)).any(axis=0)
+def _level(structure: Structure, values: Values, points: Solution, found: Scales) -> NDArray[np.bool_]:
+    """Whether q'x and Px are small beside x."""
+    x, scaled = points.x / found.D, found.scaled(structure, values)
     change = np.maximum(np.abs((scaled.q * x).sum(axis=0)), np.abs(structure.P_times(scaled.P, x)).max(axis=0))
-    level: NDArray[np.bool_] = change <= LEVEL * np.abs(x).max(axis=0)
-    return suspicious & level
+    return np.asarray(change <= LEVEL * np.abs(x).max(axis=0))
 
 
 def examine(structure: Structure, values: Values) -> Status | None:
@@ -174,12 +174,13 @@ def _flat_direction(problem: _Problem, pieces: list[Piece]) -> Array | None:
     size = np.sum(weights, axis=0) @ problem.A
     A = np.concatenate([problem.A, moved, size[None]])
     rows = np.eye(A.shape[0])
-    flat = [Piece(part.kind, part.data, np.pad(part.map, [(0, 0), (0, A.shape[0] - m)])) for each in within for part in each]
+    parts = [part for each in within for part in each]
+    flat = [Piece(part.kind, part.data, np.pad(part.map, [(0, 0), (0, A.shape[0] - m)])) for part in parts]
     stays = Piece("zero", moved.shape[0], rows[m:-1])
     b = np.concatenate([np.zeros(A.shape[0] - 1), [-1.0]])
     structure, values, _ = assemble(sp.csc_array((n, n)), problem.q, A, b, [*flat, stays, Piece("zero", 1, rows[-1:])])
     d = _solve(structure, values).x[:, 0]
-    if not np.isfinite(d).all() or not np.abs(problem.A @ d).any():
+    if not problem.q @ d <= LEVEL**2 * np.abs(d).max():
         return None
     cone, numbers, _ = assemble(sp.csc_array((n, n)), problem.q, A, 0 * b, [*flat, stays])
     return _exact(cone, numbers, d)
@@ -197,7 +198,10 @@ def _exact(cone: Structure, numbers: Values, d: Array) -> Array | None:
         return bool(level and (left <= ROUNDING * (np.abs(A) @ np.abs(d)) + NOTHING).all())
 
     for _ in range(STEPS):
-        d = d / np.abs(A @ d).max()
+        size = np.abs(A @ d).max(initial=0.0)
+        if not size > 0:
+            return None
+        d = d / size
         for small in SMALL:
             tried = np.where(np.abs(d) > small * np.abs(d).max(), d, 0.0)
             if exact(tried):

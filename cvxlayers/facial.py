@@ -1,8 +1,8 @@
 """Facial reduction: what a direction along which nothing changes says of the dual, and a dual point of the primal.
 
-Let d be a flat recession direction: Pd = 0, q'd = 0 and -Ad in K. Every dual feasible y then has y'(-Ad) = 0, so that it
-lies in the face F = K* n (-Ad)^perp, and the dual is that of the problem with F* = closure(K + R (-Ad)) in place of K
-(Borwein and Wolkowicz 1981). And where y is optimal, every optimal s lies in the face K n y^perp.
+Let d be a flat recession direction: Pd = 0, q'd = 0 and -Ad in K. Every dual feasible y then has y'(-Ad) = 0: it lies in
+the face F = K* n (-Ad)^perp, and the dual is that of the problem with F* = closure(K + R (-Ad)) in place of K (Borwein
+and Wolkowicz 1981). And where y is optimal, every optimal s lies in the face K n y^perp.
 
 A cone here is cut out of R^m by pieces: linear maps of s, each to lie in a cone of one kind. Faces and their duals are
 again of this form, with the cones smaller.
@@ -57,8 +57,8 @@ def assemble(P: sp.csc_array, q: Array, A: Array, b: Array, pieces: Sequence[Pie
         len(count["exponential"]), tuple(piece.data for piece in count["power"]),
     )  # fmt: skip
     W = np.concatenate([np.zeros((0, b.size)), *(piece.map for piece in ordered)])
-    patterns, entries = zip(*(_pattern(matrix) for matrix in (P, sp.csc_array(W @ A))), strict=True)
-    return Structure(*patterns, cones), Values(entries[0], q[:, None], entries[1], (W @ b)[:, None]), W
+    (of_P, p), (of_A, a) = _pattern(P), _pattern(sp.csc_array(W @ A))
+    return Structure(of_P, of_A, cones), Values(p, q[:, None], a, (W @ b)[:, None]), W
 
 
 def recession(piece: Piece, A: Array) -> tuple[list[Piece], Array]:
