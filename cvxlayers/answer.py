@@ -43,7 +43,7 @@ def answer(
     if sharpen:
         solution = _sharpened(structure, engine, values, solution)
         watch.lap("polishing")
-    solution, unattained = _examined(structure, engine, values, solution)
+    solution, endless, unattained = _examined(structure, engine, values, solution)
     if solution.whole:
         return solution
     for solve in others:
@@ -56,23 +56,23 @@ def answer(
             second = _sharpened(structure, engine, subset, second)
         solution = keep_better(solution, second, elements)
         watch.lap("solving")
-    solution = _unbounded_or_infeasible(structure, engine, values, solution)
+    solution = _unbounded_or_infeasible(structure, engine, values, solution, endless)
     return solution.flagged(unattained) if unattained.size else solution
 
 
 def _examined(
     structure: Structure, engine: Engine, values: Values, solution: Solution
-) -> tuple[Solution, NDArray[np.intp]]:
+) -> tuple[Solution, NDArray[np.intp], NDArray[np.intp]]:
     """Which elements fall for ever, and of which the infimum is not attained (see ``attainment``): the latter are
     inaccurate whatever their residuals are."""
     none = np.zeros(0, dtype=np.intp)
     if structure.cones.polyhedral:
-        return solution, none
+        return solution, none, none
     elements = far_out(structure, values, solution, engine.scales)
     if not solution.whole:
-        elements = np.concatenate([elements, pending(solution)])
+        elements = np.concatenate([elements, pending(solution), np.flatnonzero(solution.status == Status.UNBOUNDED)])
     if not elements.size:
-        return solution, none
+        return solution, none, none
     subset = values.select(elements)
     scaled = engine.scales(subset).rounded().scaled(structure, subset)
     found = [examine(structure, scaled.select(np.array([i]))) for i in range(elements.size)]
@@ -80,13 +80,13 @@ def _examined(
         elements[[outcome == status for outcome in found]] for status in (Status.UNBOUNDED, Status.INACCURATE)
     )
     if not unbounded.size + unattained.size:
-        return solution, none
+        return solution, none, none
     assert solution.residuals is not None
     x, y, s, parts = (part.copy() for part in (solution.x, solution.y, solution.s, solution.residuals.parts))
     x[:, unbounded] = y[:, unbounded] = s[:, unbounded] = parts[:, unbounded] = np.nan
     status = solution.status.copy()
     status[unbounded], status[unattained] = Status.UNBOUNDED, Status.INACCURATE
-    return Solution(x, y, s, status, solution.iterations, solution.engine, Residuals(parts)), unattained
+    return Solution(x, y, s, status, solution.iterations, solution.engine, Residuals(parts)), unbounded, unattained
 
 
 def _sharpened(structure: Structure, engine: Engine, values: Values, solution: Solution) -> Solution:
@@ -115,12 +115,15 @@ def _crossed(structure: Structure, solution: Solution) -> NDArray[np.bool_]:
     return np.asarray((np.minimum(solution.s[flat], solution.y[flat]) > 0).any(axis=0))
 
 
-def _unbounded_or_infeasible(structure: Structure, engine: Engine, values: Values, solution: Solution) -> Solution:
+def _unbounded_or_infeasible(
+    structure: Structure, engine: Engine, values: Values, solution: Solution, known: NDArray[np.intp]
+) -> Solution:
     """A direction along which the objective falls for ever is of use only where there is a feasible point.
 
-    So the problem is solved without its objective: one that is both infeasible and unbounded is infeasible.
+    So the problem is solved without its objective: one that is both infeasible and unbounded is infeasible. ``known``
+    elements have a feasible point.
     """
-    elements = np.flatnonzero(solution.status == Status.UNBOUNDED)
+    elements = np.setdiff1d(np.flatnonzero(solution.status == Status.UNBOUNDED), known)
     if not elements.size:
         return solution
     subset = values.select(elements)

@@ -23,10 +23,12 @@ from numpy.typing import NDArray
 from cvxlayers.certificate import proves_infeasible, proves_unbounded
 from cvxlayers.cones import projection
 from cvxlayers.cones.group import groups
+from cvxlayers.derivative import exact_derivative
 from cvxlayers.facial import CLEAR, Piece, assemble, depth, enlarged, exposed, pieces_of, recession
 from cvxlayers.measure import measure, sizes
+from cvxlayers.polish import polish
 from cvxlayers.program import Array, Structure, Values
-from cvxlayers.scales import Scales
+from cvxlayers.scales import Scales, scales
 from cvxlayers.solution import Solution, Status
 from cvxlayers.solvers.base import Settings
 from cvxlayers.solvers.clarabel import Clarabel
@@ -96,7 +98,6 @@ def far_out(structure: Structure, values: Values, solution: Solution, scaling: S
         s = solution.s[group.rows]
         if group.kind == "exponential":
             near |= (s[:, 2] <= LOW * s[:, 1]).any(axis=0)
-            continue
         size = np.abs(s).max(axis=1)
         if (size > FAR * np.abs(values.b[group.rows]).max(axis=1)).any():  # which is cheaper to see
             E = scaling(values).E if E is None else E
@@ -131,8 +132,6 @@ def _level(structure: Structure, values: Values, points: Solution, found: Scales
 def examine(structure: Structure, values: Values) -> Status | None:
     """UNBOUNDED or INACCURATE for one element in scaled units, if its objective is proved to fall for ever or not to
     attain its infimum; None where nothing is found.
-
-    That there is a feasible point at all is left to the caller.
     """
     if structure.cones.polyhedral or max(structure.m, structure.n) ** 2 > DENSE:
         return None
@@ -149,8 +148,9 @@ def examine(structure: Structure, values: Values) -> Status | None:
         found = _solve(inner, numbers)
         if found.status[0] == Status.UNBOUNDED and proves_unbounded(inner, numbers, found.x)[0]:
             return Status.UNBOUNDED if _inside(problem, own, pieces) else None
-        if measure(inner, numbers, found.x, found.y, found.s).worst[0] <= SOLVED:
-            return Status.INACCURATE if _excluded(problem, own, along, W.T @ found.y[:, 0]) else None
+        y = _dual(inner, numbers, found)
+        if y is not None:
+            return Status.INACCURATE if _excluded(problem, own, along, W.T @ y) else None
     return None
 
 
@@ -162,6 +162,20 @@ def _first(own: list[Piece], along: Array, z: Array) -> Array:
 
 def _solve(structure: Structure, values: Values) -> Solution:
     return Clarabel(structure, Settings()).solve(values)
+
+
+def _dual(structure: Structure, values: Values, found: Solution) -> Array | None:
+    """y (m,) of a point that solves the problem, if need be after Newton's steps; None if it does not."""
+    for point in (lambda: found, lambda: _polished(structure, values, found)):
+        solution = point()
+        if measure(structure, values, solution.x, solution.y, solution.s).worst[0] <= SOLVED:
+            return solution.y[:, 0]
+    return None
+
+
+def _polished(structure: Structure, values: Values, found: Solution) -> Solution:
+    newton = exact_derivative(structure, 1).for_steps()
+    return polish(structure, values, found, scales(structure, values), newton, STEPS)
 
 
 def _flat_direction(problem: _Problem, pieces: list[Piece]) -> Array | None:
@@ -216,12 +230,10 @@ def _exact(cone: Structure, numbers: Values, d: Array) -> Array | None:
 
 
 def _inside(problem: _Problem, own: list[Piece], pieces: list[Piece]) -> bool:
-    """Whether some feasible s is clearly inside the pieces that are not the problem's own cones, or there is none."""
+    """Whether some feasible s is clearly inside the pieces that are not the problem's own cones."""
     whole, numbers, _ = problem.within(own, without_objective=True)
     found = _solve(whole, numbers)
-    if found.status[0] == Status.INFEASIBLE:
-        return True
-    if not measure(whole, numbers, found.x, found.y, found.s).worst[0] <= SOLVED:
+    if not measure(whole, numbers, found.x, 0 * found.y, found.s).worst[0] <= SOLVED:
         return False
     s = problem.b - problem.A @ found.x[:, 0]
     return all(depth(piece, s) > CLEAR for piece in pieces if piece not in own)
@@ -230,6 +242,10 @@ def _inside(problem: _Problem, own: list[Piece], pieces: list[Piece]) -> bool:
 def _excluded(problem: _Problem, own: list[Piece], along: Array, y: Array) -> bool:
     """Whether it is proved that no feasible s is in K n y^perp."""
     faces = [part for piece in own for part in exposed(piece, along, y)]
-    face, numbers, _ = problem.within(faces, without_objective=True)
+    face, numbers, W = problem.within(faces, without_objective=True)
+    fixed = ~(W @ problem.A).any(axis=1)
+    own_b = numbers.b[:, 0]
+    if (fixed[: face.cones.zero] & (np.abs(own_b[: face.cones.zero]) > CLEAR)).any():
+        return True
     found = _solve(face, numbers)
     return bool(found.status[0] == Status.INFEASIBLE and proves_infeasible(face, numbers, found.y)[0])

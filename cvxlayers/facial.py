@@ -1,8 +1,8 @@
 """Facial reduction: what a direction along which nothing changes says of the dual, and a dual point of the primal.
 
-Let d be a flat recession direction: Pd = 0, q'd = 0 and -Ad in K. Every dual feasible y then has y'(-Ad) = 0: it lies in
-the face F = K* n (-Ad)^perp, and the dual is that of the problem with F* = closure(K + R (-Ad)) in place of K (Borwein
-and Wolkowicz 1981). And where y is optimal, every optimal s lies in the face K n y^perp.
+Let d be a flat recession direction: Pd = 0, q'd = 0, -Ad in K. Every dual feasible y then has y'(-Ad) = 0: it lies in
+the face F = K* n (-Ad)^perp, and the dual is that of the problem with F* = closure(K + R (-Ad)) in place of K
+(Borwein and Wolkowicz 1981). And where y is optimal, every optimal s lies in the face K n y^perp.
 
 A cone here is cut out of R^m by pieces: linear maps of s, each to lie in a cone of one kind. Faces and their duals are
 again of this form, with the cones smaller.
