@@ -243,9 +243,9 @@ def _excluded(problem: _Problem, own: list[Piece], along: Array, y: Array) -> bo
     """Whether it is proved that no feasible s is in K n y^perp."""
     faces = [part for piece in own for part in exposed(piece, along, y)]
     face, numbers, W = problem.within(faces, without_objective=True)
-    fixed = ~(W @ problem.A).any(axis=1)
-    own_b = numbers.b[:, 0]
-    if (fixed[: face.cones.zero] & (np.abs(own_b[: face.cones.zero]) > CLEAR)).any():
+    equalities = slice(0, face.cones.zero)
+    still = np.abs(W[equalities] @ problem.A).max(axis=1, initial=0.0) == 0
+    if np.abs(numbers.b[equalities, 0][still]).max(initial=0.0) > CLEAR:
         return True
     found = _solve(face, numbers)
     return bool(found.status[0] == Status.INFEASIBLE and proves_infeasible(face, numbers, found.y)[0])
