@@ -49,13 +49,17 @@ DEPTH = 4
 ROUNDING, NOTHING = 1e-13, 1e-15
 """What may be left of what must vanish along a flat direction: beside its terms, and in scaled units."""
 
-SMALL, STEPS = (0.0, 1e-9, 1e-7, 1e-5), 4
-"""As for the rays of ``certificate``: the entries that are tried as zeros, and the steps towards an exact direction."""
+SMALL, STEPS = (0.0, 1e-9, 1e-7, 1e-5, 1e-4, 1e-3), 4
+"""The entries that are tried as zeros, and the steps towards an exact direction; a solver finds it to the root of its
+tolerance where the objective is tangent to a cone."""
 
 Scaling = Callable[[Values], Scales]
 
 SOLVED = 1e-6
 """The residual up to which a point solves an enlarged problem."""
+
+SURE = 1e-4
+"""-b'y must be more than this part of its terms in the proof that the face has no feasible point: Px is not exact."""
 
 DENSE = 4_000_000
 """Problems whose A, or the square of it, would have more entries are not examined."""
@@ -80,9 +84,19 @@ class _Problem:
         P = self.P.toarray()
         return np.asarray(P + np.triu(P, 1).T)
 
-    def within(self, pieces: list[Piece], without_objective: bool = False) -> tuple[Structure, Values, Array]:
-        P, q = (self.P * 0, self.q * 0) if without_objective else (self.P, self.q)
-        return assemble(P, q, self.A, self.b, pieces)
+    @property
+    def moved(self) -> Array:
+        """The rows of P that are not zero, (rows, n)."""
+        whole = self.whole
+        return whole[whole.any(axis=1)]
+
+    def within(self, pieces: list[Piece]) -> tuple[Structure, Values, sp.csr_array]:
+        """The problem with these in place of its cones."""
+        return assemble(self.P, self.q, self.A, self.b, pieces, self.moved[:0], np.zeros(0))
+
+    def feasible(self, pieces: list[Piece], equalities: Array, right: Array) -> tuple[Structure, Values, sp.csr_array]:
+        """The same without an objective, and with more equalities."""
+        return assemble(self.P * 0, self.q * 0, self.A, self.b, pieces, equalities, right)
 
 
 def far_out(structure: Structure, values: Values, solution: Solution, scaling: Scaling) -> NDArray[np.intp]:
@@ -148,9 +162,10 @@ def examine(structure: Structure, values: Values) -> Status | None:
         found = _solve(inner, numbers)
         if found.status[0] == Status.UNBOUNDED and proves_unbounded(inner, numbers, found.x)[0]:
             return Status.UNBOUNDED if _inside(problem, own, pieces) else None
-        y = _dual(inner, numbers, found)
-        if y is not None:
-            return Status.INACCURATE if _excluded(problem, own, along, W.T @ y) else None
+        best = _solving(inner, numbers, found)
+        if best is not None:
+            x, y = best.x[:, 0], W.T @ best.y[:, 0]
+            return Status.INACCURATE if _excluded(problem, own, along, x, y) else None
     return None
 
 
@@ -164,12 +179,12 @@ def _solve(structure: Structure, values: Values) -> Solution:
     return Clarabel(structure, Settings()).solve(values)
 
 
-def _dual(structure: Structure, values: Values, found: Solution) -> Array | None:
-    """y (m,) of a point that solves the problem, if need be after Newton's steps; None if it does not."""
+def _solving(structure: Structure, values: Values, found: Solution) -> Solution | None:
+    """A point that solves the problem, if need be after Newton's steps; None if it does not."""
     for point in (lambda: found, lambda: _polished(structure, values, found)):
         solution = point()
         if measure(structure, values, solution.x, solution.y, solution.s).worst[0] <= SOLVED:
-            return solution.y[:, 0]
+            return solution
     return None
 
 
@@ -181,22 +196,17 @@ def _polished(structure: Structure, values: Values, found: Solution) -> Solution
 def _flat_direction(problem: _Problem, pieces: list[Piece]) -> Array | None:
     """d with Pd = 0, q'd = 0 and -Ad within the pieces, of largest entry one in -Ad and with as much of it inside as
     there is; None if there is no exact one."""
-    m, n = problem.A.shape
-    within, weights = zip(*(recession(piece, problem.A) for piece in pieces), strict=True)
-    P = problem.whole
-    moved = P[np.abs(P).any(axis=1)]
-    size = np.sum(weights, axis=0) @ problem.A
-    A = np.concatenate([problem.A, moved, size[None]])
-    rows = np.eye(A.shape[0])
-    parts = [part for each in within for part in each]
-    flat = [Piece(part.kind, part.data, np.pad(part.map, [(0, 0), (0, A.shape[0] - m)])) for part in parts]
-    stays = Piece("zero", moved.shape[0], rows[m:-1])
-    b = np.concatenate([np.zeros(A.shape[0] - 1), [-1.0]])
-    structure, values, _ = assemble(sp.csc_array((n, n)), problem.q, A, b, [*flat, stays, Piece("zero", 1, rows[-1:])])
+    parts, weights = zip(*(recession(piece, problem.A) for piece in pieces), strict=True)
+    flat = [part for own in parts for part in own]
+    size, moved, nothing = np.sum(weights, axis=0) @ problem.A, problem.moved, np.zeros_like(problem.b)
+    free = sp.csc_array(problem.P.shape)
+    still, one = np.zeros(len(moved)), np.array([-1.0])
+    unit = np.concatenate([moved, size[None]]), np.concatenate([still, one])
+    structure, values, _ = assemble(free, problem.q, problem.A, nothing, flat, *unit)
     d = _solve(structure, values).x[:, 0]
     if not problem.q @ d <= LEVEL**2 * np.abs(d).max():
         return None
-    cone, numbers, _ = assemble(sp.csc_array((n, n)), problem.q, A, 0 * b, [*flat, stays])
+    cone, numbers, _ = assemble(free, problem.q, problem.A, nothing, flat, moved, still)
     return _exact(cone, numbers, d)
 
 
@@ -231,7 +241,7 @@ def _exact(cone: Structure, numbers: Values, d: Array) -> Array | None:
 
 def _inside(problem: _Problem, own: list[Piece], pieces: list[Piece]) -> bool:
     """Whether some feasible s is clearly inside the pieces that are not the problem's own cones."""
-    whole, numbers, _ = problem.within(own, without_objective=True)
+    whole, numbers, _ = problem.feasible(own, problem.moved[:0], np.zeros(0))
     found = _solve(whole, numbers)
     if not measure(whole, numbers, found.x, 0 * found.y, found.s).worst[0] <= SOLVED:
         return False
@@ -239,13 +249,15 @@ def _inside(problem: _Problem, own: list[Piece], pieces: list[Piece]) -> bool:
     return all(depth(piece, s) > CLEAR for piece in pieces if piece not in own)
 
 
-def _excluded(problem: _Problem, own: list[Piece], along: Array, y: Array) -> bool:
-    """Whether it is proved that no feasible s is in K n y^perp."""
+def _excluded(problem: _Problem, own: list[Piece], along: Array, x: Array, y: Array) -> bool:
+    """Whether it is proved that no feasible s is in K n y^perp at the Px that all solutions share."""
     faces = [part for piece in own for part in exposed(piece, along, y)]
-    face, numbers, W = problem.within(faces, without_objective=True)
-    equalities = slice(0, face.cones.zero)
-    still = np.abs(W[equalities] @ problem.A).max(axis=1, initial=0.0) == 0
-    if np.abs(numbers.b[equalities, 0][still]).max(initial=0.0) > CLEAR:
+    moved = problem.moved
+    face, numbers, _ = problem.feasible(faces, moved, moved @ x)
+    equalities, b = slice(len(moved), face.cones.zero), numbers.b[:, 0]
+    still = face.A.times(np.abs(numbers.A), np.ones((face.n, 1)))[equalities, 0] == 0
+    if np.abs(b[equalities][still]).max(initial=0.0) > CLEAR:
         return True
-    found = _solve(face, numbers)
-    return bool(found.status[0] == Status.INFEASIBLE and proves_infeasible(face, numbers, found.y)[0])
+    y = _solve(face, numbers).y
+    terms = b * y[:, 0]
+    return bool(-terms.sum() > SURE * np.abs(terms).sum() and proves_infeasible(face, numbers, y)[0])

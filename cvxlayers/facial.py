@@ -47,18 +47,26 @@ def pieces_of(cones: Cones) -> list[Piece]:
     return [Piece(block.kind, block.data, unit[block.rows]) for block in cones.blocks]
 
 
-def assemble(P: sp.csc_array, q: Array, A: Array, b: Array, pieces: Sequence[Piece]) -> tuple[Structure, Values, Array]:
-    """The problem with s = b - Ax in all the pieces, and the map (rows, m) from s to its slack."""
+def assemble(
+    P: sp.csc_array, q: Array, A: Array, b: Array, pieces: Sequence[Piece], equalities: Array, right: Array
+) -> tuple[Structure, Values, sp.csr_array]:
+    """The problem with s = b - Ax in all the pieces and, as its first rows, some equalities more.
+
+    The map (rows, m) of s, zero in those first rows, gives the slack of the others, and its transpose takes y back.
+    """
     ordered = sorted((piece for piece in pieces if piece.map.size), key=lambda piece: KINDS.index(piece.kind))
     count = {kind: [piece for piece in ordered if piece.kind == kind] for kind in KINDS}
     cones = Cones(
-        sum(piece.map.shape[0] for piece in count["zero"]), sum(piece.map.shape[0] for piece in count["nonneg"]),
-        tuple(piece.map.shape[0] for piece in count["second_order"]), tuple(int(piece.data) for piece in count["psd"]),
+        len(equalities) + sum(len(piece.map) for piece in count["zero"]),
+        sum(len(piece.map) for piece in count["nonneg"]),
+        tuple(len(piece.map) for piece in count["second_order"]), tuple(int(piece.data) for piece in count["psd"]),
         len(count["exponential"]), tuple(piece.data for piece in count["power"]),
     )  # fmt: skip
-    W = np.concatenate([np.zeros((0, b.size)), *(piece.map for piece in ordered)])
-    (of_P, p), (of_A, a) = _pattern(P), _pattern(sp.csc_array(W @ A))
-    return Structure(of_P, of_A, cones), Values(p, q[:, None], a, (W @ b)[:, None]), W
+    W = sp.csr_array(np.concatenate([np.zeros((len(equalities), b.size)), *(piece.map for piece in ordered)]))
+    rest = W[len(equalities) :]
+    (of_P, p), (of_A, a) = _pattern(P), _pattern(sp.vstack([sp.csr_array(equalities), rest @ sp.csr_array(A)]))
+    values = Values(p, q[:, None], a, np.concatenate([right, rest @ b])[:, None])
+    return Structure(of_P, of_A, cones), values, W
 
 
 def recession(piece: Piece, A: Array) -> tuple[list[Piece], Array]:
@@ -109,7 +117,7 @@ def depth(piece: Piece, s: Array) -> float:
     return float((np.linalg.eigvalsh(svec.unpack(own)) if piece.kind == "psd" else own).min(initial=np.inf))
 
 
-def _pattern(matrix: sp.csc_array) -> tuple[Pattern, Array]:
+def _pattern(matrix: sp.sparray) -> tuple[Pattern, Array]:
     found = sp.coo_array(matrix)
     order = np.lexsort((found.row, found.col))
     return Pattern.of(found.row[order], found.col[order], matrix.shape), found.data[order][:, None]
