@@ -259,5 +259,12 @@ def _excluded(problem: _Problem, own: list[Piece], along: Array, x: Array, y: Ar
     if np.abs(b[equalities][still]).max(initial=0.0) > CLEAR:
         return True
     y = _solve(face, numbers).y
+    if not np.isfinite(y).all():
+        return False
+    kept = np.abs(y[:, 0]) > CLEAR * np.abs(y).max()
+    A = face.A.matrix(numbers.A[:, 0]).toarray()[kept].T
+    exact = np.zeros_like(y)
+    exact[kept, 0] = y[kept, 0] - np.linalg.lstsq(A, A @ y[kept, 0])[0]
     terms = b * y[:, 0]
-    return bool(-terms.sum() > SURE * np.abs(terms).sum() and proves_infeasible(face, numbers, y)[0])
+    sure = -terms.sum() > SURE * np.abs(terms).sum()
+    return bool(sure and (proves_infeasible(face, numbers, exact)[0] or proves_infeasible(face, numbers, y)[0]))
