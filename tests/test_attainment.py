@@ -105,7 +105,7 @@ def test_no_minimum_beside_neighbours_that_have_one(case: Case, engine: str | No
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_in_other_units(case: Case) -> None:
-    """Whatever the powers of ten of rows, variables and objective; of ten thousand where one problem is two."""
+    """Rows, variables and objective in powers of ten, up to a hundred each way."""
     made = layer(case, None).compiled
     values = made.evaluate(packing.pack(made, [np.array(0.7), np.array(0.0)]).theta)
     posed = as_parameters(made.structure)
