@@ -250,8 +250,11 @@ def _inside(problem: _Problem, own: list[Piece], pieces: list[Piece]) -> bool:
 
 
 def _excluded(problem: _Problem, own: list[Piece], along: Array, x: Array, y: Array) -> bool:
-    """Whether it is proved that no feasible s is in K n y^perp at the Px that all solutions share."""
-    faces = [part for piece in own for part in exposed(piece, along, y)]
+    """Whether it is proved that no feasible s is in K n y^perp at the Px that all solutions share.
+
+    Curved cones of which y exposes no face are left out: some are met only very far out, which no certificate sees.
+    """
+    faces = [part for piece in own for part in exposed(piece, along, y) if part is not piece or not piece.curved]
     moved = problem.moved
     face, numbers, _ = problem.feasible(faces, moved, moved @ x)
     equalities, b = slice(len(moved), face.cones.zero), numbers.b[:, 0]

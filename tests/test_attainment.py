@@ -157,6 +157,7 @@ def _attained() -> dict[str, Model]:
         "far log": (-cp.log(x), [x <= 1e5]),
         "small ridge": (cp.exp(x) + 1e-11 * cp.square(x), []),
         "small slope": (cp.exp(x) - 1e-10 * x, []),
+        "idle log far out": (cp.square(x - 30), [cp.log(z) >= x]),
         "idle variable": (cp.exp(z), [z >= x, z >= -30]),
         "overlapping classes": (mixed, []),
         "separable with a ridge": (cp.sum(cp.logistic(-SAMPLES @ theta[:2])) + 1e-9 * cp.sum_squares(theta), []),
