@@ -9,12 +9,13 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from cvxlayers.attainment import examine, far_out
 from cvxlayers.engine import Engine
 from cvxlayers.linear import repeat
 from cvxlayers.polish import polish
 from cvxlayers.program import Structure, Values
 from cvxlayers.report import Stopwatch
-from cvxlayers.solution import Solution, Status
+from cvxlayers.solution import Residuals, Solution, Status
 from cvxlayers.verification import keep_better, pending, verify
 
 __all__ = ["answer"]
@@ -38,6 +39,29 @@ def answer(
     sharpen : bool
         Whether Newton's steps take points nearer to the solution.
     """
+    solution = _judged(structure, engine, values, solution, sharpen, watch)
+    solution, endless, unattained = _examined(structure, engine, values, solution)
+    watch.lap("verification")
+    if solution.whole:
+        return solution
+    for solve in others:
+        elements = np.setdiff1d(pending(solution), unattained)
+        if not elements.size:
+            break
+        subset = values.select(elements)
+        second = verify(structure, engine.measure, subset, solve(subset), engine.tolerance)
+        if sharpen:
+            second = _sharpened(structure, engine, subset, second)
+        solution = keep_better(solution, second, elements)
+        watch.lap("solving")
+    solution = _unbounded_or_infeasible(structure, engine, values, solution, endless)
+    return solution.flagged(unattained) if unattained.size else solution
+
+
+def _judged(
+    structure: Structure, engine: Engine, values: Values, solution: Solution, sharpen: bool, watch: Stopwatch
+) -> Solution:
+    """A solver's own answers, verified, and sharpened if that is asked for."""
     second = None
     if sharpen and solution.whole and solution.residuals is None and not structure.cones.polyhedral:
         second = _polished(structure, engine, values, solution)  # curved ones need it, whatever their residuals
@@ -47,23 +71,41 @@ def answer(
     solution = verify(structure, engine.measure, values, solution, engine.tolerance)
     watch.lap("verification")
     if second is not None:
-        solution = keep_better(solution, second, np.arange(solution.batch), SHARP)
-    elif sharpen:
+        return keep_better(solution, second, np.arange(solution.batch), SHARP)
+    if sharpen:
         solution = _sharpened(structure, engine, values, solution)
         watch.lap("polishing")
-    if solution.whole:
-        return solution
-    for solve in others:
-        elements = pending(solution)
-        if not elements.size:
-            break
-        subset = values.select(elements)
-        second = verify(structure, engine.measure, subset, solve(subset), engine.tolerance)
-        if sharpen:
-            second = _sharpened(structure, engine, subset, second)
-        solution = keep_better(solution, second, elements)
-        watch.lap("solving")
-    return _unbounded_or_infeasible(structure, engine, values, solution)
+    return solution
+
+
+def _examined(
+    structure: Structure, engine: Engine, values: Values, solution: Solution
+) -> tuple[Solution, NDArray[np.intp], NDArray[np.intp]]:
+    """Which elements fall for ever, and of which the infimum is not attained (see ``attainment``): the latter are
+    inaccurate whatever their residuals are."""
+    none = np.zeros(0, dtype=np.intp)
+    if structure.cones.polyhedral:
+        return solution, none, none
+    elements = far_out(structure, values, solution, engine.scales)
+    if not solution.whole:
+        elements = np.concatenate([elements, pending(solution), np.flatnonzero(solution.status == Status.UNBOUNDED)])
+    if not elements.size:
+        return solution, none, none
+    subset = values.select(elements)
+    found = solution.scales.select(elements) if solution.scales else engine.scales(subset)
+    scaled = found.rounded().scaled(structure, subset)
+    outcomes = [examine(structure, scaled.select(np.array([i]))) for i in range(elements.size)]
+    unbounded, unattained = (
+        elements[[outcome == status for outcome in outcomes]] for status in (Status.UNBOUNDED, Status.INACCURATE)
+    )
+    if not unbounded.size + unattained.size:
+        return solution, none, none
+    assert solution.residuals is not None
+    x, y, s, parts = (part.copy() for part in (solution.x, solution.y, solution.s, solution.residuals.parts))
+    x[:, unbounded] = y[:, unbounded] = s[:, unbounded] = parts[:, unbounded] = np.nan
+    status = solution.status.copy()
+    status[unbounded], status[unattained] = Status.UNBOUNDED, Status.INACCURATE
+    return replace(solution, x=x, y=y, s=s, status=status, residuals=Residuals(parts)), unbounded, unattained
 
 
 def _sharpened(structure: Structure, engine: Engine, values: Values, solution: Solution) -> Solution:
@@ -96,12 +138,15 @@ def _crossed(structure: Structure, solution: Solution) -> NDArray[np.bool_]:
     return np.asarray((np.minimum(solution.s[flat], solution.y[flat]) > 0).any(axis=0))
 
 
-def _unbounded_or_infeasible(structure: Structure, engine: Engine, values: Values, solution: Solution) -> Solution:
+def _unbounded_or_infeasible(
+    structure: Structure, engine: Engine, values: Values, solution: Solution, known: NDArray[np.intp]
+) -> Solution:
     """A direction along which the objective falls for ever is of use only where there is a feasible point.
 
-    So the problem is solved without its objective: one that is both infeasible and unbounded is infeasible.
+    So the problem is solved without its objective: one that is both infeasible and unbounded is infeasible. ``known``
+    elements have a feasible point.
     """
-    elements = np.flatnonzero(solution.status == Status.UNBOUNDED)
+    elements = np.setdiff1d(np.flatnonzero(solution.status == Status.UNBOUNDED), known)
     if not elements.size:
         return solution
     subset = values.select(elements)

@@ -365,12 +365,18 @@ _ADVICE = {
 }
 
 
+_ENDLESS = (
+    "have no minimum: the infimum is not attained, since the objective falls for ever along a direction without going "
+    "below it (as exp(x) does): bound the variables or regularize"
+)
+
+
 def _solve_error(solution: Solution) -> SolveError:
     indices = np.flatnonzero(~solution.ok)
     statuses = [Status(solution.status[i]) for i in indices]
     shown = ", ".join(f"{i} ({status})" for i, status in list(zip(indices.tolist(), statuses, strict=True))[:10])
     more = f" and {len(indices) - 10} more" if len(indices) > 10 else ""
-    advice = "; ".join(_ADVICE[status] for status in sorted(set(statuses)))
+    advice = "; ".join(_advice(solution, indices))
     return SolveError(
         f"{len(indices)} of {solution.batch} batch elements have no verified solution: {shown}{more}. Advice: "
         f"{advice}; or "
@@ -378,3 +384,14 @@ def _solve_error(solution: Solution) -> SolveError:
         indices.tolist(),
         [str(status) for status in statuses],
     )
+
+
+def _advice(solution: Solution, indices: np.ndarray) -> list[str]:
+    """What to do about the elements without a solution, a sentence for each kind."""
+    endless = indices[:0] if solution.unattained is None else np.flatnonzero(solution.unattained)
+    kinds = sorted(set(solution.status[np.setdiff1d(indices, endless)].tolist()))
+    found = [_ADVICE[Status(kind)] for kind in kinds]
+    if endless.size:
+        shown = ", ".join(map(str, endless[:10].tolist())) + (" and others" if endless.size > 10 else "")
+        found.append(f"the inaccurate elements {shown} {_ENDLESS}")
+    return found

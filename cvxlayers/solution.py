@@ -97,6 +97,8 @@ class Solution:
         Filled in by ``verification.verify``, if not before.
     scales : Scales or None
         Those of the problem, where a solver has found them on its way.
+    unattained : (B,) bool or None
+        The inaccurate elements of which it is proved that their infimum is not attained; None if there are none.
     """
 
     x: Array
@@ -107,6 +109,7 @@ class Solution:
     engine: NDArray[np.str_]
     residuals: Residuals | None = None
     scales: Scales | None = None
+    unattained: NDArray[np.bool_] | None = None
 
     @property
     def batch(self) -> int:
@@ -126,6 +129,12 @@ class Solution:
         """The same with these residuals."""
         return Solution(self.x, self.y, self.s, self.status, self.iterations, self.engine, residuals, self.scales)
 
+    def flagged(self, unattained: NDArray[np.intp]) -> Solution:
+        """The same with these elements flagged as ``unattained``."""
+        flags = np.zeros(self.batch, dtype=bool)
+        flags[unattained] = True
+        return replace(self, unattained=flags)
+
     def select(self, indices: NDArray[np.integer]) -> Solution:
         """Some elements of the batch."""
         residuals = self.residuals and Residuals(self.residuals.parts[:, indices])
@@ -133,4 +142,5 @@ class Solution:
             self, x=self.x[:, indices], y=self.y[:, indices], s=self.s[:, indices], status=self.status[indices],
             iterations=self.iterations[indices], engine=self.engine[indices], residuals=residuals,
             scales=self.scales and self.scales.select(indices),
+            unattained=None if self.unattained is None else self.unattained[indices],
         )  # fmt: skip

@@ -114,4 +114,5 @@ def spread(solution: Solution, elements: NDArray[np.intp], batch: int, n: int, m
     assert solution.residuals is not None
     measured = np.full((5, batch), np.nan)
     measured[:, elements] = solution.residuals.parts
-    return Solution(x, y, s, status, iterations, engine, Residuals(measured))
+    found = Solution(x, y, s, status, iterations, engine, Residuals(measured))
+    return found if solution.unattained is None else found.flagged(elements[solution.unattained])

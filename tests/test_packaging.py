@@ -57,6 +57,8 @@ ROOMS = {
     "verification": 5,
     "engine": 5,
     "polish": 5,
+    "facial": 2,
+    "attainment": 5,
     "answer": 5,
     "record": 5,
     "layer": 5,
@@ -80,12 +82,13 @@ ONE_ROOM = [
         "scales",
         "measure",
         "certificate",
+        "facial",
         "compiled",
         "description",
         "parts",
         "artefact",
     },
-    {"checks", "packing", "report", "verification", "engine", "polish", "answer", "record", "layer"},
+    {"checks", "packing", "report", "verification", "engine", "polish", "attainment", "answer", "record", "layer"},
 ]
 
 # Who may import what from outside, at any place in a file but under `if TYPE_CHECKING:`, which loads nothing.
