@@ -109,16 +109,18 @@ def _examined(
 
 
 def _sharpened(structure: Structure, engine: Engine, values: Values, solution: Solution) -> Solution:
-    """Newton's steps from the points that are near their solutions, and not at them."""
+    """Newton's steps from the points that are near their solutions, and not at them; where cones are curved, from all
+    that are near, so that no element is the sharper or the less for what its neighbours are."""
     assert solution.residuals is not None
-    sharp = solution.whole and solution.residuals.within(SHARP)
+    flat = structure.cones.polyhedral
+    sharp = flat and solution.whole and solution.residuals.within(SHARP)
     if sharp and not np.count_nonzero(solution.residuals.gap):  # nothing is lacking in any row: cheaper to see
         return solution
     crossed = _crossed(structure, solution)
     if sharp and not crossed.any():
         return solution
     worst = solution.residuals.worst
-    elements = np.flatnonzero(((worst > SHARP) | crossed) & (worst <= HOPELESS))
+    elements = np.flatnonzero(((worst > (SHARP if flat else 0.0)) | crossed) & (worst <= HOPELESS))
     if not elements.size:
         return solution
     some = elements.size < solution.batch

@@ -225,8 +225,9 @@ def test_an_eigenvalue_that_is_not_finite_is_not_taken_for_zero() -> None:
     y[-1, 4] = np.nan
     n, m = problem.structure.n, problem.structure.m
     point = Point(problem.solution.x, y, problem.solution.s)
-    units = Units.of(problem.structure, problem.values, exact.fused.scales(problem.values), *vars(point).values())
-    place = point.x, y, exact.fused.state(point, units)
+    scales = exact.fused.scales(problem.values)
+    units = Units.of(problem.structure, problem.values, scales, *vars(point).values())
+    place = point.x, y, exact.fused.state(point, units), scales.stacked()
     _, unsure = exact.fused.solve(problem.values, place, np.ones((n, 9)), np.ones((m, 9)), 1)
     assert 4 in unsure
 
