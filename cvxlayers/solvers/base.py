@@ -137,6 +137,11 @@ class Solver(ABC):
         return structure.cones.kinds() <= cls.kinds and (cls.quadratic or not structure.quadratic)
 
     @classmethod
+    def suits(cls, structure: Structure) -> bool:
+        """Whether it is a good choice for problems of this structure, where nobody names a solver."""
+        return cls.takes(structure)
+
+    @classmethod
     def refusal(cls, structure: Structure) -> str:
         """Why it does not take problems of this structure, as a sentence."""
         strange = ", ".join(sorted(structure.cones.kinds() - cls.kinds))

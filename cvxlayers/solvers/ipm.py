@@ -15,7 +15,7 @@ from cvxlayers.compiled import CompiledProblem
 from cvxlayers.errors import EngineError
 from cvxlayers.ipm.layout import Layout
 from cvxlayers.ipm.method import INFEASIBLE, SOLVED, UNBOUNDED, Method
-from cvxlayers.ipm.symbolic import analysis_of
+from cvxlayers.ipm.symbolic import analysis_of, quick_analysis_of
 from cvxlayers.linear import alike, repeat
 from cvxlayers.measure import measure
 from cvxlayers.program import Array, Structure, Values
@@ -100,6 +100,13 @@ class IPM(Solver):
     @classmethod
     def takes(cls, structure: Structure) -> bool:
         return super().takes(structure) and analysis_of(structure) is not None
+
+    @classmethod
+    def suits(cls, structure: Structure) -> bool:
+        if not super().takes(structure):
+            return False
+        analysis = quick_analysis_of(structure)
+        return analysis is not None and analysis.light
 
     @classmethod
     def refusal(cls, structure: Structure) -> str:
