@@ -108,6 +108,12 @@ class Solver(ABC):
         """
         raise NotImplementedError(f"The solver {self.name} takes values, not parameters.")
 
+    @property
+    def again(self) -> Solver | None:
+        """The same solver as it is to try once more those elements on which it has failed; None where that is of no
+        use."""
+        return None
+
     def measure(self, values: Values, x: Array, y: Array, s: Array) -> Residuals:
         """The optimality residuals of points x (n, B), y and s (m, B), by which any solver's answers are judged.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from functools import cached_property
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,8 @@ __all__ = ["IPM"]
 
 GOOD, USABLE = 1e-8, 1e-5
 """A point at which the solver came to rest is optimal up to the first error and inaccurate up to the second."""
+
+_AGAIN = {"static_regularization": 1e-12}
 
 
 class IPM(Solver):
@@ -121,6 +124,14 @@ class IPM(Solver):
         from cvxlayers.ipm import batch  # here, because it loads Numba
 
         return batch
+
+    @cached_property
+    def again(self) -> Solver | None:
+        """With next to no regularization, unless the caller has chosen one: the usual one is safer where rows are
+        redundant, but where the KKT matrix is worse conditioned than its inverse, refinement does not undo it."""
+        if "static_regularization" in self.settings.options:
+            return None
+        return IPM(self.structure, replace(self.settings, options={**self.settings.options, **_AGAIN}))
 
     def solve(self, values: Values, warm: Solution | None = None) -> Solution:
         return self._solution(
