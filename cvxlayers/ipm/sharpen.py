@@ -30,7 +30,7 @@ ROUNDS, SETTLED, GAIN = 6, 1e-15, 0.5
 EXACT = 1e-12
 """A point of such an error (or the method's tolerance, if that is larger) needs no more iterations."""
 
-AHEAD, LEAST = 1e-4, 1e-100
+AHEAD, LEAST = 1e-4, 1e-50
 """What mu has fallen by before the active rows are looked at again, and the mu at which that ends."""
 
 WORTH = 1e-5

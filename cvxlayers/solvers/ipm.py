@@ -32,7 +32,7 @@ __all__ = ["IPM"]
 GOOD, USABLE = 1e-8, 1e-5
 """A point at which the solver came to rest is optimal up to the first error and inaccurate up to the second."""
 
-_AGAIN = {"static_regularization": 1e-12}
+_AGAIN = {"static_regularization": 1e-13}
 
 
 class IPM(Solver):
