@@ -54,7 +54,7 @@ FALLS, PATIENCE, SMALL_ERROR, SMALL_PATIENCE = 0.9, 15.0, 1e-8, 2.0
 suffice once the error is small."""
 
 SMALL_MU = 1e-12
-"""The mu up to which its fall alone is progress."""
+"""The mu up to which its fall alone is progress, where the error is not small."""
 
 BACK, LEAST = 0.01, 1e-12
 """Steps end before the boundary, by this part of the way; without curved cones, by a tenth of mu if that is less,
@@ -233,7 +233,8 @@ def judge(at: Any, V: Any, goal: Any, last: Any) -> Any:
     mu = load(V, at.mu)
     fallen = lowered(V, at.merit, pick(onward, zero, mu, error))
     fallen = maximum(lowered(V, at.proof, minimum(load(V, at.infeasible), load(V, at.unbounded))), fallen)
-    fallen = maximum(lowered(V, at.reached, maximum(mu, fill(V, SMALL_MU))), fallen)
+    far = pick(best, fill(V, SMALL_ERROR), one, zero)
+    fallen = maximum(far * lowered(V, at.reached, maximum(mu, fill(V, SMALL_MU))), fallen)
     waiting = pick(fallen, zero, zero, load(V, at.waiting) + 1.0)
     store(V, at.waiting, waiting)
     patience = pick(fill(V, SMALL_ERROR), best, fill(V, SMALL_PATIENCE), fill(V, PATIENCE))
