@@ -123,6 +123,18 @@ def _sudoku_matrices(p: Any, A: Any, b: Any) -> tuple[Any, ...]:
     return 0.1 * identity, p, -identity, p.new_zeros(n), A, b
 
 
+def dense_lp(n: int = 2000, rows: int = 100, batch: int = 1, seed: int = 0) -> Family:
+    """A linear program over a box with few dense equalities and inequalities, all of it parameters."""
+    rng = np.random.default_rng(seed)
+    x, q = cp.Variable(n), cp.Parameter(n)
+    A, b, G, h = cp.Parameter((rows, n)), cp.Parameter(rows), cp.Parameter((rows, n)), cp.Parameter(rows)
+    problem = cp.Problem(cp.Minimize(q @ x), [x >= 0, x <= 1, A @ x == b, G @ x <= h])
+    point, left, right = rng.random((batch, n, 1)), *rng.standard_normal((2, batch, rows, n))
+    sides = (left @ point)[..., 0], (right @ point)[..., 0] + 0.1
+    data = (rng.standard_normal((batch, n)), left, sides[0], right, sides[1])
+    return Family("dense LP", f"{n} variables, {2 * rows} rows, batch {batch}", problem, (q, A, b, G, h), (x,), data)
+
+
 def sparse_qp(n: int = 512, m: int = 256, density: float = 0.01, batch: int = 16, seed: int = 0) -> Family:
     """A QP with sparse constant matrices; the linear terms and the limits are parameters."""
     rng = np.random.default_rng(seed)

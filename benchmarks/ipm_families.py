@@ -31,6 +31,7 @@ SECONDS = 3.0
 
 FURTHER: Mapping[str, Callable[[], Family]] = MappingProxyType({
     "dense_qp_300": partial(families.dense_qp, 300, 300, 8),
+    "dense_lp_2000": partial(families.dense_lp, 2000, 100, 8),
     "sparse_qp_2000": partial(families.sparse_qp, 2000, 1000, 0.003, 8),
     "tv_2000": partial(families.total_variation, 2000, 8), "socp_2": partial(families.socp, 2, 2, 8),
     "socp_60": partial(families.socp, 60, 3, 8), "sdp_3": partial(families.sdp, 3, 2, 8),
@@ -81,7 +82,7 @@ def main() -> None:
         for batch in sorted({min(size, whole.batch) for size in arguments.batches or [whole.batch]}):
             values = whole.select(np.arange(batch))
             times, (a, c) = timed([partial(solver.solve, values) for solver in (ipm, clarabel)], arguments.seconds)
-            a, c = (verification.verify(clarabel.measure, values, found, 1e-6) for found in (a, c))
+            a, c = (verification.verify(structure, clarabel.measure, values, found, 1e-6) for found in (a, c))
             apart = np.abs(a.x - c.x).max()
             print(
                 f"{name:16}{batch:6}{times[0] * 1e3:9.2f}{times[1] * 1e3:10.2f}{times[1] / times[0]:7.2f}"

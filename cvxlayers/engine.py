@@ -71,7 +71,7 @@ class Workshop:
     def _gauge(self, solver: Solver, settings: Settings) -> Solver:
         """What measures the points of any solver: IPM, which has kernels for that, or the solver itself."""
         kernels = registry.SOLVERS["IPM"]
-        if not isinstance(solver, kernels) and kernels.installed() and kernels.takes(self._structure):
+        if not isinstance(solver, kernels) and kernels.installed() and kernels.suits(self._structure):
             return kernels(self._structure, Settings(settings.threads))
         return solver
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -333,9 +334,10 @@ class Layer:
 
     def _verified(self, engine: Engine, values: Values, solution: Solution, watch: Stopwatch) -> Solution:
         told = registry.FALLBACK_OPTIONS
-        others = (self._workshop.engine(name, told.get(name, {})).solver.solve for name in engine.fallbacks)
+        others = (self._workshop.engine(name, told.get(name, {})).solver for name in engine.fallbacks)
+        tries = (solver.solve for solver in chain(filter(None, [engine.solver.again]), others))
         sharpen = self.polish is not False
-        return answer(self.compiled.structure, engine, others, values, solution, sharpen, watch)
+        return answer(self.compiled.structure, engine, tries, values, solution, sharpen, watch)
 
     def _recover(self, solution: Solution) -> Array:
         rows = self.compiled.recover(solution.x, solution.y)

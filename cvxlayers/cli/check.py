@@ -201,7 +201,7 @@ def _engine(problem: cp.Problem, gp: bool, compiled: CompiledProblem, chosen: ty
     if chosen is not None:
         reason = "asked for with --solver; it takes"
     elif runs.name == "IPM":
-        reason = "the package's own solver, whose memory the factors fit into; it takes"
+        reason = "the package's own solver, for which its factors are not too large; it takes"
     else:
         reason = "the first installed solver that takes"
     linear = _linear_form(problem, gp) if structure.quadratic else structure

@@ -14,6 +14,7 @@ import scipy.sparse as sp
 from cvxlayers.affine import AffineMap
 from cvxlayers.compiled import CompiledProblem
 from cvxlayers.compiler.canonicalize import Canonical, canonicalize
+from cvxlayers.compiler.implied import without_implied
 from cvxlayers.compiler.parameters import parameter_features, parameter_spec
 from cvxlayers.compiler.prepare import prepare
 from cvxlayers.compiler.recovery import recovery
@@ -71,10 +72,11 @@ def compile(
     q, offset = _objective_vector(canonical, select)
     varying = frozenset(name for name, part in zip("PqAb", (P, q, A, b), strict=True) if part.varies)
     structure = Structure(P_pattern, A_pattern, canonical.cones, varying)
-    return CompiledProblem(
+    compiled = CompiledProblem(
         structure, tuple(parameter_spec(p) for p in parameters), wanted.outputs, features, P, q, A, b, offset,
         wanted.primal, wanted.dual, maximize=isinstance(problem.objective, cp.Maximize), gp=gp,
     )  # fmt: skip
+    return without_implied(compiled)
 
 
 def _constraints(canonical: Canonical, select: sp.csr_array) -> tuple[Pattern, AffineMap, AffineMap]:

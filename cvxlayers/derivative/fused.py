@@ -28,7 +28,7 @@ from cvxlayers.derivative.spectral import mapped_part
 from cvxlayers.derivative.system import Layout, Point
 from cvxlayers.derivative.units import Units
 from cvxlayers.ipm.layout import Layout as Places
-from cvxlayers.ipm.symbolic import Analysis, analysis_of
+from cvxlayers.ipm.symbolic import Analysis, quick_analysis_of
 from cvxlayers.ipm.width import ALONE, W
 from cvxlayers.program import Array, Structure, Values
 from cvxlayers.scales import Scales
@@ -75,7 +75,7 @@ class Fused:
         """The kernels, or None where they do not serve."""
         if not _serves(layout.structure, smoothing):
             return None
-        analysis = analysis_of(layout.structure)
+        analysis = quick_analysis_of(layout.structure)
         return None if analysis is None else cls(layout, analysis, smoothing)
 
     def cost(self, batch: int) -> float:

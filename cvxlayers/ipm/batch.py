@@ -43,6 +43,9 @@ NEAR = 2
 FAR, CACHED = 4, 2**14
 """The same where the work space has more rows than ``CACHED``, which take a MiB for W problems."""
 
+LARGEST = 2**23
+"""Rows of the work space, which take half a GiB for W problems, beyond which elements are worked on one by one."""
+
 
 class Answer(NamedTuple):
     """What the kernel leaves, (rows, B): x (n), y and s (m each); state (see ``method``), iterations and error, one row
@@ -284,9 +287,11 @@ def _one_by_one(layout: Layout, call: Callable[..., float], arrays: Sequence[Arr
 
 def _apart(layout: Layout, seconds: float, size: int, threads: int) -> bool:
     """Whether elements are worked on one by one: one for each thread, or a few, where groups of W would not fit into
-    the cache."""
-    if size < 2 or size >= W * threads:
-        return size == 1
+    the cache; all, where they would take too much memory."""
+    if size < 2 or layout.rows > LARGEST:
+        return size > 0
+    if size >= W * threads:
+        return False
     busy = min(threads, 1 + int(size * seconds * ALONE / WORTH_A_THREAD))
     return -(-size // busy) < (FAR if layout.rows > CACHED else NEAR)
 

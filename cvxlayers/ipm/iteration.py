@@ -50,8 +50,11 @@ KEPT = 1e-4
 """Points of smaller error are kept while others are tried."""
 
 FALLS, PATIENCE, SMALL_ERROR, SMALL_PATIENCE = 0.9, 15.0, 1e-8, 2.0
-"""A lane stops when more than ``PATIENCE`` steps in a row have not made its error fall by the first factor; fewer
+"""A lane stops when more than ``PATIENCE`` steps together have not made its error fall by the first factor; fewer
 suffice once the error is small."""
+
+SMALL_MU = 1e-12
+"""The mu up to which its fall alone is progress, where the error is not small."""
 
 BACK, LEAST = 0.01, 1e-12
 """Steps end before the boundary, by this part of the way; without curved cones, by a tenth of mu if that is less,
@@ -98,9 +101,9 @@ def begin_count(at: Any, V: Any) -> None:
     """tau = kappa = 1, and what is kept of each lane."""
     for k in (at.tau, at.kappa):
         store(V, k, fill(V, 1.0))
-    for k in (at.best, at.merit):
+    for k in (at.best, at.merit, at.proof, at.reached):
         store(V, k, fill(V, HUGE))
-    for k in (at.state, at.steps, at.waiting):
+    for k in (at.state, at.steps, at.waiting, at.mark):
         store(V, k, fill(V, 0.0))
 
 
@@ -225,12 +228,15 @@ def judge(at: Any, V: Any, goal: Any, last: Any) -> Any:
         keep(at, V, kept, 1.0 / load(V, at.tau))
     best = pick(better, zero, error, best)
     store(V, at.best, best)
-    now = minimum(error, minimum(load(V, at.infeasible), load(V, at.unbounded)))
-    now = pick(onward, zero, load(V, at.mu), now)
-    merit = load(V, at.merit)
-    waiting = pick(FALLS * merit, now, zero, load(V, at.waiting) + 1.0)
+    # Progress is that of the point, that of the proofs that there is none, which are often near at the beginning, or
+    # that of mu, since an ill-conditioned problem's error may rise for many steps before it falls.
+    mu = load(V, at.mu)
+    fallen = lowered(V, at.merit, pick(onward, zero, mu, error))
+    fallen = maximum(lowered(V, at.proof, minimum(load(V, at.infeasible), load(V, at.unbounded))), fallen)
+    far = pick(best, fill(V, SMALL_ERROR), one, zero)
+    fallen = maximum(far * lowered(V, at.reached, maximum(mu, fill(V, SMALL_MU))), fallen)
+    waiting = pick(fallen, zero, zero, load(V, at.waiting) + 1.0)
     store(V, at.waiting, waiting)
-    store(V, at.merit, minimum(merit, now))
     patience = pick(fill(V, SMALL_ERROR), best, fill(V, SMALL_PATIENCE), fill(V, PATIENCE))
     verdict = fill(V, STOPPED) if last else pick(waiting, patience, fill(V, STOPPED), zero)
     # Where nothing more is gained a weaker certificate is put forward, if the point is no better as a solution.
@@ -238,9 +244,19 @@ def judge(at: Any, V: Any, goal: Any, last: Any) -> Any:
     verdict = pick(weak, load(V, at.unbounded), fill(V, UNBOUNDED), verdict)
     verdict = pick(weak, load(V, at.infeasible), fill(V, INFEASIBLE), verdict)
     verdict = pick(goal, error, fill(V, SOLVED), verdict)
+    verdict = pick(onward * load(V, at.mark), mu, fill(V, STOPPED), verdict)  # it is time to look at the active rows
     state = pick(active, zero, verdict, state)
     store(V, at.state, state)
     return state
+
+
+@kernel
+def lowered(V: Any, kept: Any, now: Any) -> Any:
+    """1 in lanes in which a number has fallen enough below the one that is kept, which it then replaces; else 0."""
+    one, zero, before = fill(V, 1.0), fill(V, 0.0), load(V, kept)
+    found = pick(FALLS * before, now, one, zero)
+    store(V, kept, pick(found, zero, now, before))
+    return found
 
 
 @part

@@ -34,7 +34,7 @@ _OF_ROWS = ("b", "E", "E_inverse", "y", "s", "kept_y", "kept_s", "Ax", "ry", "r"
             "ty", "Ht", "h", "w", "l")  # fmt: skip
 _OF_PLACES = ("diagonal", "pivot", "inverse", "v")
 _OF_LANES = ("tau", "kappa", "gap", "mu", "cost", "error", "infeasible", "unbounded", "state",
-             "best", "merit", "waiting", "steps")  # fmt: skip
+             "best", "merit", "proof", "reached", "mark", "waiting", "steps")  # fmt: skip
 _OTHERS = ("P", "A", "entries", "L", "strip", "eta", "l_det", "probe", "right", "out")
 _SIZES = ("n", "m", "first", "cones", "count", "blocks", "degree", "size", "panels", "P_nnz", "A_nnz")
 _FURTHER_SIZES, _FURTHER = ("matrices", "exponentials", "powers"), ("scaling", "work", "barrier", "factor", "alpha")

@@ -104,12 +104,13 @@ class _QuotientGraph:
     def _outside(self, front: set[int], absorbed: set[int]) -> dict[int, int]:
         """The weight of each element's variables outside the front, for elements that touch it."""
         outside: dict[int, int] = {}
+        weight = self.weight.__getitem__  # sums of it take most of the time
         for i in front:
             for element in self.elements[i]:
                 if element in absorbed:
                     continue
                 if element not in outside:
-                    outside[element] = sum(self.weight[k] for k in self.members[element])
+                    outside[element] = sum(map(weight, self.members[element]))
                 outside[element] -= self.weight[i]
         return outside
 
@@ -137,9 +138,10 @@ class _QuotientGraph:
 
     def _update(self, pivot: int, front: set[int], outside: dict[int, int]) -> list[int]:
         """Bound the degrees of the front's variables anew."""
-        total = sum(self.weight[i] for i in front)
+        weight = self.weight.__getitem__
+        total, outside[pivot] = sum(map(weight, front)), 0
         for i in front:
-            bound = total - (self.weight[i] if self.external else 1) + sum(self.weight[k] for k in self.edges[i])
-            bound += sum(outside[element] for element in self.elements[i] if element != pivot)
+            bound = total - (weight(i) if self.external else 1) + sum(map(weight, self.edges[i]))
+            bound += sum(map(outside.__getitem__, self.elements[i]))
             self.degree[i] = bound
         return list(front)

@@ -35,6 +35,9 @@ of the primal-dual active set method (Hintermueller, Ito, Kunisch 2003)."""
 EXACT = 1e-12
 """A point of such an error (or the method's tolerance, if that is larger) needs no more iterations."""
 
+AHEAD, LEAST = 1e-4, 1e-50
+"""What mu has fallen by before the active rows are looked at again, and the mu at which that ends."""
+
 WORTH = 1e-5
 """The error up to which a point that the method has come to rest at is worth the attempt."""
 
@@ -60,14 +63,19 @@ def sharpen(plan: Any, at: Any, V: Any, goal: Any, tol: Any, eps: Any, last: Any
         factorize_kkt(plan, at, V, eps)
         correct_point(plan, at, V)
         before, after = natural_error(at, V), exact_error(plan, at, V)
-        better = asked * (1.0 - exact) * pick(before, after, one, zero)
+        found = asked * (1.0 - exact) * pick(fill(V, max(EXACT, tol)), after, one, zero)
+        better = maximum(asked * (1.0 - exact) * pick(before, after, one, zero), found)
         take(at, V, better)
         best = pick(better, zero, minimum(after, best), best)
         store(V, at.best, best)
-        exact = maximum(exact, better * pick(fill(V, max(EXACT, tol)), after, one, zero))
+        exact = maximum(exact, found)
         if highest(asked * (1.0 - exact)) == 0.0:
             break
-    again = zero if last else asked * pick(goal, zero, one, zero) * (1.0 - exact)
+    # Without a goal it is worth another look after every few decades of mu, as long as it falls.
+    mu, mark = load(V, at.mu), load(V, at.mark)
+    falling = pick(mu, fill(V, LEAST), pick(mark, mu, one, zero), zero)
+    again = zero if last else asked * pick(goal, zero, one, falling) * (1.0 - exact)
+    store(V, at.mark, pick(again, zero, AHEAD * mu, mark))
     state = pick(exact, zero, fill(V, SOLVED), pick(again, zero, zero, state))
     store(V, at.state, state)
     store(V, at.merit, pick(again, zero, fill(V, HUGE), load(V, at.merit)))

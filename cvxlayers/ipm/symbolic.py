@@ -23,7 +23,7 @@ from cvxlayers.cones.product import Cones, svec_length
 from cvxlayers.ipm.elimination import Elimination, analyse
 from cvxlayers.program import Structure
 
-__all__ = ["Analysis", "Plan", "analyse_structure", "analysis_of"]
+__all__ = ["Analysis", "Plan", "analyse_structure", "analysis_of", "quick_analysis_of"]
 
 Index = NDArray[np.int32]
 
@@ -34,9 +34,17 @@ SMALL = 32
 ITERATIONS, OPERATION, SUBSTITUTION, PRODUCT, ROW = 12, 1.3e-9, 1e-8, 2e-8, 1e-7
 """Measured on a core of 2021: seconds for each operation of the factorization, entry of L, entry of K, and row."""
 
-LARGEST_SIZE, LARGEST_ENTRIES, LARGEST_FACTOR = 20_000, 400_000, 4_000_000
+LARGEST_SIZE, LARGEST_ENTRIES, LARGEST_FACTOR = 400_000, 5_000_000, 40_000_000
 """Variables and rows, nonzeros of P, A and the blocks of PSD cones, and entries of L beyond which a problem is not for
-this solver."""
+this solver: what one problem is worked on in takes up to 600 MB, and the analysis a GB for a moment."""
+
+QUICK_SIZE, QUICK_ENTRIES = 50_000, 2_000_000
+"""Variables and rows, and nonzeros, up to which the analysis takes no more than some seconds, once."""
+
+HIGH, MANY = 500, 1_000_000_000
+"""With more operations than the second, and more for each entry of L than the first, nearly all of a factorization is
+in few large dense blocks. There a library with blocks for every cache (faer, in Clarabel) is up to twice as fast; up to
+there these kernels need 0.1 to 1.2 of its time, the less the more L comes from dense rows of A."""
 
 
 class Plan(NamedTuple):
@@ -81,6 +89,12 @@ class Analysis:
         return int(self.plan.k_entry.size)
 
     @property
+    def light(self) -> bool:
+        """Whether a factorization here is as fast as elsewhere, or faster."""
+        operations = self.elimination.operations
+        return operations <= max(MANY, HIGH * self.elimination.nnz)
+
+    @property
     def derivative_seconds(self) -> float:
         """About how long a derivative of W problems takes on one thread: not much more than a step."""
         return 1.5 * self._step_seconds
@@ -114,10 +128,24 @@ def analysis_of(structure: Structure) -> Analysis | None:
     return _known[key]
 
 
+def quick_analysis_of(structure: Structure) -> Analysis | None:
+    """The same, but None as well where it is not known and would take more than some seconds."""
+    small = _size(structure) <= QUICK_SIZE and _entries(structure) <= QUICK_ENTRIES
+    return analysis_of(structure) if small or id(structure) in _known else None
+
+
+def _size(structure: Structure) -> int:
+    return structure.n + structure.m
+
+
+def _entries(structure: Structure) -> int:
+    blocks = sum(svec_length(svec_length(k)) for k in structure.cones.psd)
+    return structure.P.nnz + structure.A.nnz + blocks
+
+
 def analyse_structure(structure: Structure) -> Analysis | None:
     """Order and factorize symbolically the KKT matrix of a structure; None where it is too large."""
-    blocks = sum(svec_length(svec_length(k)) for k in structure.cones.psd)
-    if structure.n + structure.m > LARGEST_SIZE or structure.P.nnz + structure.A.nnz + blocks > LARGEST_ENTRIES:
+    if _size(structure) > LARGEST_SIZE or _entries(structure) > LARGEST_ENTRIES:
         return None
     n, m = structure.n, structure.m
     starts, extras, cone_rows, cone_columns, cone_entry = _cone_pattern(structure.cones, n, n + m)

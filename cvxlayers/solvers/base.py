@@ -108,6 +108,12 @@ class Solver(ABC):
         """
         raise NotImplementedError(f"The solver {self.name} takes values, not parameters.")
 
+    @property
+    def again(self) -> Solver | None:
+        """The same solver as it is to try once more those elements on which it has failed; None where that is of no
+        use."""
+        return None
+
     def measure(self, values: Values, x: Array, y: Array, s: Array, found: Scales | None = None) -> Residuals:
         """The optimality residuals of points x (n, B), y and s (m, B), by which any solver's answers are judged; the
         problem's scales may be handed in.
@@ -136,6 +142,11 @@ class Solver(ABC):
         if not structure.m and not cls.unconstrained:
             return False
         return structure.cones.kinds() <= cls.kinds and (cls.quadratic or not structure.quadratic)
+
+    @classmethod
+    def suits(cls, structure: Structure) -> bool:
+        """Whether it is a good choice for problems of this structure, where nobody names a solver."""
+        return cls.takes(structure)
 
     @classmethod
     def refusal(cls, structure: Structure) -> str:

@@ -39,10 +39,11 @@ def serves(solver: type[Solver], structure: Structure) -> bool:
     >>> serves(ECOS, Structure(Pattern.of(one, one, (1, 1)), Pattern.of(one, one, (1, 1)), Cones(nonneg=1)))
     True
     """
-    if solver.takes(structure) or solver.wraps or not structure.quadratic:
+    if solver.wraps or not structure.quadratic:
         return False
     lacking = not solver.quadratic or (not structure.m and not solver.unconstrained)
-    return lacking and "second_order" in solver.kinds and structure.cones.kinds() <= solver.kinds
+    able = "second_order" in solver.kinds and structure.cones.kinds() <= solver.kinds
+    return lacking and able and not solver.takes(structure)
 
 
 class Epigraph(Solver):

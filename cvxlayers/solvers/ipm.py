@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from functools import cached_property
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from cvxlayers.compiled import CompiledProblem
 from cvxlayers.errors import EngineError
 from cvxlayers.ipm.layout import Layout
 from cvxlayers.ipm.method import INFEASIBLE, SOLVED, UNBOUNDED, Method
-from cvxlayers.ipm.symbolic import analysis_of
+from cvxlayers.ipm.symbolic import analysis_of, quick_analysis_of
 from cvxlayers.linear import alike, repeat
 from cvxlayers.measure import measure
 from cvxlayers.program import Array, Structure, Values
@@ -30,6 +31,8 @@ __all__ = ["IPM"]
 
 GOOD, USABLE = 1e-8, 1e-5
 """A point at which the solver came to rest is optimal up to the first error and inaccurate up to the second."""
+
+_AGAIN = {"static_regularization": 1e-13}
 
 
 class IPM(Solver):
@@ -102,6 +105,13 @@ class IPM(Solver):
         return super().takes(structure) and analysis_of(structure) is not None
 
     @classmethod
+    def suits(cls, structure: Structure) -> bool:
+        if not super().takes(structure):
+            return False
+        analysis = quick_analysis_of(structure)
+        return analysis is not None and analysis.light
+
+    @classmethod
     def refusal(cls, structure: Structure) -> str:
         if structure.cones.kinds() <= cls.kinds:
             return (
@@ -114,6 +124,14 @@ class IPM(Solver):
         from cvxlayers.ipm import batch  # here, because it loads Numba
 
         return batch
+
+    @cached_property
+    def again(self) -> Solver | None:
+        """With next to no regularization, unless the caller has chosen one: the usual one is safer where rows are
+        redundant, but where the KKT matrix is worse conditioned than its inverse, refinement does not undo it."""
+        if "static_regularization" in self.settings.options:
+            return None
+        return IPM(self.structure, replace(self.settings, options={**self.settings.options, **_AGAIN}))
 
     def solve(self, values: Values, warm: Solution | None = None) -> Solution:
         return self._solution(

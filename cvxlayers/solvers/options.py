@@ -98,7 +98,7 @@ def tolerance(settings: Settings) -> float:
 
 
 def preferred(structure: Structure, solver_args: Mapping[str, Any]) -> type[Solver]:
-    """The default solver: the first of IPM, the registry's choice and the others that takes the problem and has all of
+    """The default solver: the first of IPM, the registry's choice and the others that suits the problem and has all of
     the options; the registry's choice if none has.
 
     >>> from cvxlayers.cones.product import Cones
@@ -111,7 +111,7 @@ def preferred(structure: Structure, solver_args: Mapping[str, Any]) -> type[Solv
     default = choose(structure.cones.kinds(), structure.quadratic)
     for solver in (SOLVERS["IPM"], default, *SOLVERS.values()):
         known = all(name in COMMON or name in solver.options for name in solver_args)
-        if known and solver.installed() and (solver.takes(structure) or serves(solver, structure)):
+        if known and solver.installed() and (solver.suits(structure) or serves(solver, structure)):
             return solver
     return default
 
