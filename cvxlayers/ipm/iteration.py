@@ -221,7 +221,7 @@ def judge(at: Any, V: Any, goal: Any, last: Any) -> Any:
     one, zero = fill(V, 1.0), fill(V, 0.0)
     error, best, state = load(V, at.error), load(V, at.best), load(V, at.state)
     active = pick(state, zero, zero, one)
-    onward = pick(goal, zero, zero, one) * pick(fill(V, EARLY), error, one, zero)  # as far as mu falls
+    onward = pick(goal, zero, zero, one) * pick(fill(V, SMALL_ERROR), error, one, zero)  # as far as mu falls
     better = pick(active, zero, maximum(pick(best, error, one, zero), onward), zero)
     kept = better * pick(fill(V, KEPT), error, one, zero)
     if highest(kept) > 0.0:

@@ -18,7 +18,7 @@ from cvxlayers.ipm.direction import add, factorize_kkt, substitute
 from cvxlayers.ipm.kernel import kernel, part
 from cvxlayers.ipm.lanes import absolute, apart, fill, highest, load, maximum, minimum, pick, store
 from cvxlayers.ipm.method import HUGE, SOLVED, STOPPED
-from cvxlayers.ipm.products import A_and_transpose_times, P_times
+from cvxlayers.ipm.products import A_and_transpose_times, P_times, largest
 
 __all__ = ["sharpen"]
 
@@ -38,6 +38,13 @@ EXACT = 1e-12
 AHEAD, LEAST = 1e-4, 1e-50
 """What mu has fallen by before the active rows are looked at again, and the mu at which that ends."""
 
+SECOND = 1e-8
+"""The error at which a second look follows the first (see ``iteration.EARLY``)."""
+
+AT_REST = 1e-9
+"""The last correction of an early exact point. Where the KKT matrix is worse conditioned than its regularization,
+corrections are too short, and what they leave is hardly seen in the equations."""
+
 WORTH = 1e-5
 """The error up to which a point that the method has come to rest at is worth the attempt."""
 
@@ -45,7 +52,7 @@ WORTH = 1e-5
 @part
 def sharpen(plan: Any, at: Any, V: Any, goal: Any, tol: Any, eps: Any, last: Any) -> Any:
     """Sharpen the points that are kept of lanes that have come to rest, and let those go on whose active rows were not
-    the right ones: to an error of tol, then as far as mu falls.
+    the right ones: to an error of ``SECOND``, to tol, then as far as mu falls.
 
     Return the errors at which lanes are to end. The last way is for problems of parts whose objectives lie so far apart
     that the error of one hides that of the other.
@@ -61,9 +68,10 @@ def sharpen(plan: Any, at: Any, V: Any, goal: Any, tol: Any, eps: Any, last: Any
     for _ in range(1 + REPAIRS):
         place_active(plan, at, V)
         factorize_kkt(plan, at, V, eps)
-        correct_point(plan, at, V)
+        moved = correct_point(plan, at, V)
         before, after = natural_error(at, V), exact_error(plan, at, V)
         found = asked * (1.0 - exact) * pick(fill(V, max(EXACT, tol)), after, one, zero)
+        found = found * pick(fill(V, AT_REST), moved, one, zero)
         better = maximum(asked * (1.0 - exact) * pick(before, after, one, zero), found)
         take(at, V, better)
         best = pick(better, zero, minimum(after, best), best)
@@ -80,7 +88,8 @@ def sharpen(plan: Any, at: Any, V: Any, goal: Any, tol: Any, eps: Any, last: Any
     store(V, at.state, state)
     store(V, at.merit, pick(again, zero, fill(V, HUGE), load(V, at.merit)))
     store(V, at.waiting, pick(again, zero, zero, load(V, at.waiting)))
-    return pick(goal, fill(V, tol), fill(V, tol), zero)
+    second = fill(V, max(SECOND, tol))
+    return pick(goal, second, second, pick(goal, fill(V, tol), fill(V, tol), zero))
 
 
 @kernel
@@ -106,15 +115,17 @@ def place_active(plan: Any, at: Any, V: Any) -> None:
 
 
 @kernel
-def correct_point(plan: Any, at: Any, V: Any) -> None:
-    """x1 and y1 such that the equations hold, lane by lane as far as corrections go."""
+def correct_point(plan: Any, at: Any, V: Any) -> Any:
+    """x1 and y1 such that the equations hold, lane by lane as far as corrections go; return the size of the last."""
     apart()
     one, zero = fill(V, 1.0), fill(V, 0.0)
+    moved = zero
     before = equations(plan, at, V)
     for _ in range(ROUNDS):
         substitute(plan, at, V, at.ex, at.ey, at.tx, at.ty)
         for i in range(at.m):
             store(V, at.ty + i, load(V, at.ty + i) * load(V, at.c + i))
+        moved = maximum(largest(V, at.tx, at.n), largest(V, at.ty, at.m))
         add(V, at.x1, at.tx, at.n, one)
         add(V, at.y1, at.ty, at.m, one)
         now = equations(plan, at, V)
@@ -127,6 +138,7 @@ def correct_point(plan: Any, at: Any, V: Any) -> None:
         before = pick(before, now, now, before)
         if highest(going) == 0.0:
             break
+    return moved
 
 
 @kernel

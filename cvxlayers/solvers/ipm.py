@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
 __all__ = ["IPM"]
 
-GOOD, USABLE = 1e-8, 1e-5
-"""A point at which the solver came to rest is optimal up to the first error and inaccurate up to the second."""
+GOOD, GOOD_FLAT, USABLE = 1e-8, 1e-10, 1e-5
+"""A point at which the solver came to rest is optimal up to the first error, or, where no cone is curved and an exact
+point is expected, the second; and inaccurate up to the third."""
 
 _AGAIN = {"static_regularization": 1e-13}
 
@@ -171,7 +172,8 @@ class IPM(Solver):
         if not _finite(values).all():
             return None
         error = np.where(np.isfinite(answer.error), answer.error, np.inf)
-        status = np.where(error <= GOOD, Status.OPTIMAL, np.where(error <= USABLE, Status.INACCURATE, Status.FAILED))
+        good = GOOD_FLAT if self.structure.cones.polyhedral else GOOD
+        status = np.where(error <= good, Status.OPTIMAL, np.where(error <= USABLE, Status.INACCURATE, Status.FAILED))
         for state, outcome in (
             (SOLVED, Status.OPTIMAL), (INFEASIBLE, Status.INFEASIBLE), (UNBOUNDED, Status.UNBOUNDED)
         ):  # fmt: skip
