@@ -11,9 +11,9 @@ and the objective. Wrong is an answer called optimal whose objective, feasibilit
 known one, a certificate for a problem with a solution, and a solution or the other certificate of one without.
 
 The gradient of a random linear function of x is held to differences along a random direction in which the redundant
-rows stay redundant: one-sided ones at two step sizes, extrapolated. Where those of both sides agree the function has a
-derivative; a gradient that is more than 1e-4 off counts, and counts as unflagged where ``info.derivative`` says
-nothing. The command fails if anything is wrong or unflagged.
+rows stay redundant: one-sided ones at three step sizes, extrapolated twice. Where those of both sides, and the two
+extrapolations, agree, the function has a derivative; a gradient that is more than 1e-4 off counts, and counts as
+unflagged where ``info.derivative`` says nothing. The command fails if anything is wrong or unflagged.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ GRADIENT = 1e-4
 """How far a gradient may be off, relative to the size of its terms."""
 
 STEP, AGREED, BENT = 1e-4, 2e-5, 1e-2
-"""Of the differences: their step, by how much those of both sides may differ, and by how much those of one side."""
+"""Of the differences: their largest step, by how much those of both sides may differ (the two extrapolations of a side
+by twice that), and by how much the first two of a side."""
 
 
 @dataclass
@@ -149,13 +150,19 @@ def gradients(trial: Trial, records: list[Record], rng: np.random.Generator) -> 
     """For each element whether differences agree, by how much the gradient is off, and whether it is flagged."""
     w = rng.normal(size=(trial.problem.structure.n, BATCH))
     at = trial.x(records)
-    slopes = [np.einsum("ib,ib->b", w, trial.x(trial.solve(t)) - at) / t for t in (STEP, STEP / 2, -STEP, -STEP / 2)]
     ours, flagged = _slope(trial, records, w)
-    sides = [2 * near - far for far, near in (slopes[:2], slopes[2:])]  # exact but for the square of the step
+    sides, changes, bent = [], [], np.zeros(BATCH)
+    for sign in (1, -1):
+        steps = [sign * STEP / part for part in (1, 2, 4)]
+        far, near, nearest = (np.einsum("ib,ib->b", w, trial.x(trial.solve(t)) - at) / t for t in steps)
+        coarse, fine = 2 * near - far, 2 * nearest - near  # exact but for the square of the step, and for its cube:
+        sides.append((4 * fine - coarse) / 3)
+        changes.append(np.abs(sides[-1] - fine))
+        bent += np.abs(far - near)
     right = (sides[0] + sides[1]) / 2
     size = np.maximum(np.abs(right), _natural(w, at))
-    bent = np.abs(slopes[0] - slopes[1]) + np.abs(slopes[2] - slopes[3])
-    agree = (np.abs(sides[0] - sides[1]) <= AGREED * size) & (bent <= BENT * size)
+    apart = np.maximum(np.abs(sides[0] - sides[1]), np.maximum(*changes) / 2)
+    agree = (apart <= AGREED * size) & (bent <= BENT * size)
     return agree, np.abs(ours - right) / size, flagged
 
 

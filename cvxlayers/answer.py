@@ -18,42 +18,48 @@ from cvxlayers.report import Stopwatch
 from cvxlayers.solution import Residuals, Solution, Status
 from cvxlayers.verification import keep_better, pending, verify
 
-__all__ = ["answer"]
+__all__ = ["Solve", "answer"]
 
 SHARP, HOPELESS, STEPS = 1e-9, 1e-1, 2
 """The residual above which a point is sharpened, and above which that is not tried; the largest number of steps."""
+
+_NONE = np.zeros(0, dtype=np.intp)
 
 Solve = Callable[[Values], Solution]
 
 
 def answer(
-    structure: Structure, engine: Engine, others: Iterable[Solve], values: Values, solution: Solution, sharpen: bool,
-    watch: Stopwatch,
+    structure: Structure, engine: Engine, others: Callable[[Engine], Iterable[Solve]], values: Values,
+    solution: Solution, sharpen: bool, watch: Stopwatch,
 ) -> Solution:  # fmt: skip
     """The verified answers: a solver's own, those of the other solvers for elements of which it gave none.
 
     Parameters
     ----------
-    others : iterable of callables
+    others : engine -> iterable of callables
         Values of some elements -> what the next solver says of them.
     sharpen : bool
         Whether Newton's steps take points nearer to the solution.
     """
     solution = _judged(structure, engine, values, solution, sharpen, watch)
-    solution, endless, unattained = _examined(structure, engine, values, solution)
+    endless = unattained = _NONE
+    if not structure.cones.polyhedral:
+        solution, endless, unattained = _examined(structure, engine, values, solution)
     watch.lap("verification")
     if solution.whole:
         return solution
-    for solve in others:
+    for solve in others(engine):
         elements = np.setdiff1d(pending(solution), unattained)
         if not elements.size:
             break
         subset = values.select(elements)
-        second = verify(structure, engine.measure, subset, solve(subset), engine.tolerance)
-        if sharpen:
-            second = _sharpened(structure, engine, subset, second)
-        solution = keep_better(solution, second, elements)
+        found = solve(subset)
         watch.lap("solving")
+        second = verify(structure, engine.measure, subset, found, engine.tolerance)
+        if sharpen:
+            second = _sharpened(structure, engine, subset, second, watch)
+        solution = keep_better(solution, second, elements)
+        watch.lap("verification")
     solution = _unbounded_or_infeasible(structure, engine, values, solution, endless)
     return solution.flagged(unattained) if unattained.size else solution
 
@@ -69,13 +75,9 @@ def _judged(
         if second.whole and second.residuals is not None and second.residuals.within(SHARP):
             return second
     solution = verify(structure, engine.measure, values, solution, engine.tolerance)
-    watch.lap("verification")
     if second is not None:
         return keep_better(solution, second, np.arange(solution.batch), SHARP)
-    if sharpen:
-        solution = _sharpened(structure, engine, values, solution)
-        watch.lap("polishing")
-    return solution
+    return _sharpened(structure, engine, values, solution, watch) if sharpen else solution
 
 
 def _examined(
@@ -83,14 +85,11 @@ def _examined(
 ) -> tuple[Solution, NDArray[np.intp], NDArray[np.intp]]:
     """Which elements fall for ever, and of which the infimum is not attained (see ``attainment``): the latter are
     inaccurate whatever their residuals are."""
-    none = np.zeros(0, dtype=np.intp)
-    if structure.cones.polyhedral:
-        return solution, none, none
     elements = far_out(structure, values, solution, engine.scales)
     if not solution.whole:
         elements = np.concatenate([elements, pending(solution), np.flatnonzero(solution.status == Status.UNBOUNDED)])
     if not elements.size:
-        return solution, none, none
+        return solution, _NONE, _NONE
     subset = values.select(elements)
     found = solution.scales.select(elements) if solution.scales else engine.scales(subset)
     scaled = found.rounded().scaled(structure, subset)
@@ -99,7 +98,7 @@ def _examined(
         elements[[outcome == status for outcome in outcomes]] for status in (Status.UNBOUNDED, Status.INACCURATE)
     )
     if not unbounded.size + unattained.size:
-        return solution, none, none
+        return solution, _NONE, _NONE
     assert solution.residuals is not None
     x, y, s, parts = (part.copy() for part in (solution.x, solution.y, solution.s, solution.residuals.parts))
     x[:, unbounded] = y[:, unbounded] = s[:, unbounded] = parts[:, unbounded] = np.nan
@@ -108,7 +107,7 @@ def _examined(
     return replace(solution, x=x, y=y, s=s, status=status, residuals=Residuals(parts)), unbounded, unattained
 
 
-def _sharpened(structure: Structure, engine: Engine, values: Values, solution: Solution) -> Solution:
+def _sharpened(structure: Structure, engine: Engine, values: Values, solution: Solution, watch: Stopwatch) -> Solution:
     """Newton's steps from the points that are near their solutions, and not at them; where cones are curved, from all
     that are near, so that no element is the sharper or the less for what its neighbours are."""
     assert solution.residuals is not None
@@ -123,9 +122,12 @@ def _sharpened(structure: Structure, engine: Engine, values: Values, solution: S
     elements = np.flatnonzero(((worst > (SHARP if flat else 0.0)) | crossed) & (worst <= HOPELESS))
     if not elements.size:
         return solution
+    watch.lap("verification")
     some = elements.size < solution.batch
     subset, near = (values.select(elements), solution.select(elements)) if some else (values, solution)
-    return keep_better(solution, _polished(structure, engine, subset, near), elements, SHARP)
+    better = keep_better(solution, _polished(structure, engine, subset, near), elements, SHARP)
+    watch.lap("polishing")
+    return better
 
 
 def _polished(structure: Structure, engine: Engine, values: Values, near: Solution) -> Solution:

@@ -195,7 +195,9 @@ def _polished(structure: Structure, values: Values, found: Solution) -> Solution
 
 def _flat_direction(problem: _Problem, pieces: list[Piece]) -> Array | None:
     """d with Pd = 0, q'd = 0 and -Ad within the pieces, of largest entry one in -Ad and with as much of it inside as
-    there is; None if there is no exact one."""
+    there is; None if there is no exact one, or nothing is left that such a direction would enlarge."""
+    if not pieces:
+        return None
     parts, weights = zip(*(recession(piece, problem.A) for piece in pieces), strict=True)
     flat = [part for own in parts for part in own]
     size, moved, nothing = np.sum(weights, axis=0) @ problem.A, problem.moved, np.zeros_like(problem.b)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cvxlayers import bounds, checks, packing, verification
-from cvxlayers.answer import answer
+from cvxlayers.answer import Solve, answer
 from cvxlayers.compiled import CompiledProblem
 from cvxlayers.engine import Engine, Workshop
 from cvxlayers.errors import OptionError, ParameterError, SolveError
@@ -333,11 +332,15 @@ class Layer:
         return values, solution, None
 
     def _verified(self, engine: Engine, values: Values, solution: Solution, watch: Stopwatch) -> Solution:
-        told = registry.FALLBACK_OPTIONS
-        others = (self._workshop.engine(name, told.get(name, {})).solver for name in engine.fallbacks)
-        tries = (solver.solve for solver in chain(filter(None, [engine.solver.again]), others))
         sharpen = self.polish is not False
-        return answer(self.compiled.structure, engine, tries, values, solution, sharpen, watch)
+        return answer(self.compiled.structure, engine, self._others, values, solution, sharpen, watch)
+
+    def _others(self, engine: Engine) -> Iterator[Solve]:
+        """Who is asked for the elements that an engine does not solve."""
+        if engine.solver.again is not None:
+            yield engine.solver.again.solve
+        for name in engine.fallbacks:
+            yield self._workshop.engine(name, registry.FALLBACK_OPTIONS.get(name, {})).solver.solve
 
     def _recover(self, solution: Solution) -> Array:
         rows = self.compiled.recover(solution.x, solution.y)

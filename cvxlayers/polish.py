@@ -34,9 +34,9 @@ __all__ = ["polish"]
 # Residual of a complementary point, relative to 1 + the size of x and y - s, at which no further step is worth it.
 ENOUGH = 1e-13
 
-# Above this one it is tried in other units; and the terms of a row or column in the scales of the problem below which
-# they are rounding, for points that are not exact.
-AWAY, LEAST = 1e-11, 1e-3
+# Above this one it is tried in other units; the terms of a row in the scales of the problem below which they are
+# rounding, for points that are not exact; and how many times the steps it may take there.
+AWAY, LEAST, MORE = 1e-12, 1e-3, 2
 
 
 def polish(
@@ -75,8 +75,10 @@ def _elsewhere(
     columns = np.where(units.dual > 0, units.dual, np.maximum(FAINT * _largest(units.dual), ENOUGH))
     balanced = replace(near.scales, E=units.balance, rows=None)
     x, y, s = balanced.to(near.x, near.y, near.s)
-    found, _ = _steps(structure, balanced.scaled(structure, values), _split(structure, near, x, y - s), derivative, steps)
-    found = replace(found, **dict(zip("xys", balanced.back(found.x, found.y, found.s), strict=True)))
+    there = balanced.scaled(structure, values)
+    found, _ = _steps(structure, there, _split(structure, near, x, y - s), derivative, MORE * steps)
+    x, y, s = balanced.back(found.x, found.y, found.s)
+    found = replace(found, x=x, y=y, s=s)
 
     def rest(point: Solution) -> Array:
         R1, R2 = _residuals(structure, values, point)

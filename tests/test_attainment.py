@@ -14,8 +14,10 @@ import pytest
 
 import cvxlayers
 from cvxlayers import attainment, packing
+from cvxlayers.cones import Cones
 from cvxlayers.errors import SolveError
 from cvxlayers.layer import Layer
+from cvxlayers.program import Pattern, Structure, Values
 from cvxlayers.scales import scales
 from cvxlayers.solution import Status
 from cvxlayers.solvers import registry
@@ -203,3 +205,19 @@ def test_well_separated_samples_are_solved_as_before(margin: float) -> None:
     record = Layer.from_problem(problem, [k], [x]).solve([np.array(margin)])
     assert record.info.statuses.tolist() == ["optimal"]
     assert_close(record.outputs[0], np.full(2, margin), 1e-6 if margin < 30 else 0.3, "the corner")
+
+
+def test_nothing_is_found_where_a_flat_direction_leaves_no_cone_and_the_rest_is_not_solved() -> None:
+    """Two semidefinite cones of order one, q in the range of a P of rank three but for the last digits."""
+    P = Pattern.of(np.array([0, 0, 1, 0, 1, 2, 0, 1, 2, 3]), np.array([0, 1, 1, 2, 2, 2, 3, 3, 3, 3]), (4, 4))
+    A = Pattern.of(np.array([0, 1, 0, 1, 0, 1]), np.array([0, 0, 2, 2, 3, 3]), (2, 4))
+    numbers = [
+        [0.05826607640362134, 0.11231522932823504, 0.840680992227694, -0.060326194487522175, 0.5652570123794297,
+         0.8066386898551396, -0.2736471937020028, -0.3892868023617686, 0.43422662585452787, 1.3157868960242844],
+        [0.18814658723185576, 0.26164130349809467, -0.30510928519510605, -0.9060159757071261],
+        [0.9475029383273574, 0.620955525662217, 0.033016484420438114, 0.021637683229778323, 1.1488138111961077,
+         0.7528866193054812],
+        [-1.261062307467054, -0.8264497938216084],
+    ]  # fmt: skip
+    values = Values(*(np.array(part)[:, None] for part in numbers))
+    assert attainment.examine(Structure(P, A, Cones(psd=(1, 1))), values) is None

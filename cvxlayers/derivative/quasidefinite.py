@@ -93,10 +93,15 @@ class QuasiDefinite:
 
     def solution(self, system: System, z: Array, g: Array) -> tuple[Array, Array]:
         """dx and dv of a solution in the fill-reducing order."""
-        n, m = system.layout.structure.n, g.shape[0]
         solved = np.empty_like(z)
         solved[self.order] = z
-        dx, u = solved[:n], solved[n : n + m]
+        return self.split(system, solved, g)
+
+    @staticmethod
+    def split(system: System, z: Array, g: Array) -> tuple[Array, Array]:
+        """dx and dv of a solution (dx, u, more unknowns)."""
+        n, m = system.layout.structure.n, g.shape[0]
+        dx, u = z[:n], z[n : n + m]
         return dx, system.A.times(dx) - g + (1.0 - system.delta) * u
 
 

@@ -98,7 +98,7 @@ def least_norm(system: System, factor: Factor, f: Array, g: Array) -> Refined:
     tends to the part of r in the kernel, which no solution serves, and the sum of t_k - (M - J)^-1 r_inf to the
     solution of least norm of the rest. (M - J) t_k is as small as M^-1 is large: r_k+1 has no cancellation.
     Columns that are zero serve nothing. Where r_inf is not small, what rounding leaves of it in the solution is not,
-    either, but for another pass without.
+    either, but for another pass without; one that has not come to its end would not leave less.
     """
     whole, lost = system.size(f, g), np.linalg.norm(f * system.free, axis=0)
     whole, f = np.where(whole > 0, whole, 1.0), f * ~system.free
@@ -109,7 +109,7 @@ def least_norm(system: System, factor: Factor, f: Array, g: Array) -> Refined:
         f, g = choose(again, f - now.left_f, f), choose(again, g - now.left_g, g)
         left = system.size(now.left_f, now.left_g) / whole
         unserved = left if k == 0 else unserved
-        again = again & (left > _CLEAN)
+        again = again & (left > _CLEAN) & now.ended
         if not again.any():
             break
     assert found is not None
@@ -121,16 +121,21 @@ def least_norm(system: System, factor: Factor, f: Array, g: Array) -> Refined:
 
 @dataclass(frozen=True)
 class _Split:
-    """A solution dx and u of a part of a right side, and the rest of it."""
+    """A solution dx and u of a part of a right side, and the rest of it, which in elements that have ``ended`` (B,) is
+    all that a further step would leave."""
 
     dx: Array
     u: Array
     left_f: Array
     left_g: Array
+    ended: Flags
 
     def merged(self, where: Flags, other: _Split) -> _Split:
         """The other for the elements that are not flagged."""
-        return _Split(*(choose(where, *pair) for pair in zip(vars(self).values(), vars(other).values(), strict=True)))
+        return _Split(
+            choose(where, self.dx, other.dx), choose(where, self.u, other.u), choose(where, self.left_f, other.left_f),
+            choose(where, self.left_g, other.left_g), np.where(where, self.ended, other.ended),
+        )  # fmt: skip
 
 
 def _split(system: System, factor: Factor, f: Array, g: Array, asked: Flags, whole: Array) -> _Split:
@@ -151,7 +156,7 @@ def _split(system: System, factor: Factor, f: Array, g: Array, asked: Flags, who
         rounding = (change >= _FALLS * before) & (change < _SMALL)
         asked = asked & (change > _SETTLED) & ~rounding & np.isfinite(change)
         before = change
-    return _Split(dx - steps / delta * left_f, u + steps / delta * left_g, left_f, left_g)
+    return _Split(dx - steps / delta * left_f, u + steps / delta * left_g, left_f, left_g, before < _SMALL)
 
 
 def _solve_neighbour(

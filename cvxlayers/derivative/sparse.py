@@ -45,27 +45,30 @@ class SparsePath:
         kept = np.take(kept, matrix.order, axis=1)
         factors = [_factor(matrix, values[i], kept[i]) for i in range(system.batch)]
         usable = np.array([factor is not None for factor in factors], dtype=bool)
-        return SparseFactor(system, matrix, factors, kept, usable)
+        return SparseFactor(system, matrix, factors, [matrix.order[row] for row in kept], usable)
 
 
 @dataclass(frozen=True)
 class SparseFactor:
-    """M's solution operator; ``usable`` (B,) says which elements have one."""
+    """M's solution operator; ``usable`` (B,) says which elements have one, ``kept`` which unknowns of each stay, in the
+    order of its factors."""
 
     system: System
     matrix: QuasiDefinite
     factors: list[Any]
-    kept: NDArray[np.bool_]
+    kept: list[NDArray[np.intp]]
     usable: NDArray[np.bool_]
 
     def solve(self, f: Array, g: Array, elements: NDArray[np.intp]) -> tuple[Array, Array]:
         """M^-1 (f, g) for some elements; the columns of the others have no meaning."""
-        right = np.ascontiguousarray(self.matrix.right(self.system, f, g).T)
+        n, m = f.shape[0], g.shape[0]
+        right = np.zeros((f.shape[1], self.matrix.order.size))
+        right[:, :n], right[:, n : n + m] = f.T, g.T
         z = np.zeros_like(right)
         for i in elements:
             kept = self.kept[i]
             z[i, kept] = self.factors[i].solve(right[i, kept])
-        return self.matrix.solution(self.system, np.ascontiguousarray(z.T), g)
+        return self.matrix.split(self.system, np.ascontiguousarray(z.T), g)
 
 
 def _factor(pattern: QuasiDefinite, values: Array, kept: NDArray[np.bool_]) -> Any | None:

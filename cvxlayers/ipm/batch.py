@@ -132,6 +132,8 @@ class Given(NamedTuple):
     source: Array
 
 
+_FLOAT = np.dtype(np.float64)
+
 _EMPTY = sp.csr_array((0, 0))
 _NO_MAPS = Stack.of((_EMPTY, None), (_EMPTY, None))
 _NOTHING = Given(_NO_MAPS, np.zeros((0, 1)))
@@ -259,7 +261,7 @@ def _each(
     """Call a kernel for every element or group, and return the largest of what comes back."""
     if size == 1:
         plan, V = space = layout.take(True)
-        worst = call(plan, V, 0, 1, *[np.ascontiguousarray(part, dtype=float).reshape(-1) for part in arrays])
+        worst = call(plan, V, 0, 1, *[_flat(part) for part in arrays])
         layout.give(space)
         return worst
     if not apart:
@@ -309,6 +311,11 @@ def _by_columns(part: Array) -> Array:
     if part.shape[1] > 1 and part.strides[1] == 0:
         part = part[:, :1]
     return part if part.strides[0] == part.itemsize else np.asarray(part, dtype=float, order="F")
+
+
+def _flat(part: Array) -> Array:
+    """One column; ``ravel`` takes a view, in a third of the time of what makes sure of the type."""
+    return part.ravel() if part.dtype is _FLOAT else part.astype(float).ravel()
 
 
 def _padded(part: Array, width: int) -> Array:
