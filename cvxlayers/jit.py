@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-__all__ = ["compiled", "fingerprint", "hindrance", "usable"]
+__all__ = ["compiled", "fingerprint", "fingerprinted", "hindrance", "usable"]
 
 LONG = 3.0
 """Seconds after which a compilation is spoken of."""
@@ -32,6 +32,9 @@ _USED = (
 """What the kernels import of Numba."""
 
 ABSENT = "Numba is not installed."
+
+_PACKAGE = Path(__file__).parents[0]
+"""The folder of ``cvxlayers``."""
 
 
 def usable() -> bool:
@@ -84,13 +87,31 @@ def _found() -> bool:
         return True
 
 
-def fingerprint(folder: Path) -> int:
-    """A number that changes with the source of any module in a folder.
+def fingerprint(*places: str) -> int:
+    """A number that changes with the name and the source of any module in some places.
 
     Numba's cache looks at the file of the outermost kernel alone; one that has this number among its closure's
-    variables is compiled anew when any of the kernels that it calls changes.
+    variables is compiled anew when any of the kernels that it calls changes, or comes to lie elsewhere.
+
+    Parameters
+    ----------
+    places : str
+        Files, and folders with all that is in them, as paths inside this package: "cones/kernels", "cones/power.py".
+
+    Examples
+    --------
+    >>> fingerprint("cones/kernels") == fingerprint("cones/kernels", "cones/power.py")
+    False
     """
-    return zlib.crc32(b"".join(path.read_bytes() for path in sorted(folder.glob("*.py"))))
+    text = (part for file in fingerprinted(*places)
+            for part in (file.relative_to(_PACKAGE).as_posix().encode(), file.read_bytes()))  # fmt: skip
+    return zlib.crc32(b"\0".join(text))
+
+
+def fingerprinted(*places: str) -> list[Path]:
+    """The modules in these places, in the order in which ``fingerprint`` reads them."""
+    found = [_PACKAGE / place for place in places]
+    return sorted({file for place in found for file in (place.rglob("*.py") if place.is_dir() else [place])})
 
 
 def compiled(signature: Any, function: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import zlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numba
@@ -13,15 +11,11 @@ from numba import types
 from numba.core.extending import overload
 
 from cvxlayers import jit
-from cvxlayers.measure import ABSURD, FAR, FLOOR
 
-__all__ = ["FINGERPRINT", "compiled", "kernel", "kernel_where", "part"]
+__all__ = ["compiled", "kernel", "kernel_where", "part"]
 
 # Not the full fastmath: that would delete every test for NaN and infinity.
 _OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": {"reassoc", "contract", "nsz", "arcp"}, "error_model": "numpy"}
-
-FINGERPRINT = jit.fingerprint(Path(__file__).parent) ^ zlib.crc32(repr((ABSURD, FAR, FLOOR)).encode())
-"""Changes with the source of any kernel here (see ``jit``), and with the numbers that they take from elsewhere."""
 
 _INNER: Any = {**_OPTIONS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 

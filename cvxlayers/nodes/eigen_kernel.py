@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from cvxlayers import jit
 from cvxlayers.ipm.kernel import compiled, kernel
 
 __all__ = ["decompose"]
@@ -180,22 +181,27 @@ def sort(d: Any, R: Any, order: Any, values: Any, rows: Any) -> None:
             target[j] = sign * source[j]
 
 
-def decompose_each(S: Any, values: Any, rows: Any, begin: Any, end: Any) -> None:
-    """Eigenvalues (B, M) in falling order, NaN where they were not found, and eigenvectors as rows (B, M, M).
+def _make_decompose(fingerprint: int) -> Any:
+    def decompose_each(S: Any, values: Any, rows: Any, begin: Any, end: Any) -> None:
+        """Eigenvalues (B, M) in falling order, NaN where they were not found, and eigenvectors as rows (B, M, M).
 
-    Of the symmetric matrices S (B, M, M) from ``begin`` to before ``end``.
-    """
-    n = S.shape[1]
-    A, R = np.empty((n, n)), np.empty((n, n))
-    d, e, t, work, order = np.empty(n), np.empty(n), np.empty(n), np.empty(n), np.empty(n, np.int64)
-    for k in range(begin, end):
-        exponent, largest = scaled(S[k], A)
-        tridiagonalize(A, d, e, t, work)
-        transposed(A, t, R)
-        found = diagonalize(d, e, R, NOTHING * largest)
-        sort(d, R, order, values[k], rows[k])
-        for i in range(n):
-            values[k, i] = math.ldexp(values[k, i], exponent) if found else math.nan
+        Of the symmetric matrices S (B, M, M) from ``begin`` to before ``end``.
+        """
+        if fingerprint < 0:
+            return
+        n = S.shape[1]
+        A, R = np.empty((n, n)), np.empty((n, n))
+        d, e, t, work, order = np.empty(n), np.empty(n), np.empty(n), np.empty(n), np.empty(n, np.int64)
+        for k in range(begin, end):
+            exponent, largest = scaled(S[k], A)
+            tridiagonalize(A, d, e, t, work)
+            transposed(A, t, R)
+            found = diagonalize(d, e, R, NOTHING * largest)
+            sort(d, R, order, values[k], rows[k])
+            for i in range(n):
+                values[k, i] = math.ldexp(values[k, i], exponent) if found else math.nan
+
+    return compiled("void(float64[:,:,::1], float64[:,::1], float64[:,:,::1], int64, int64)", decompose_each)
 
 
-decompose = compiled("void(float64[:,:,::1], float64[:,::1], float64[:,:,::1], int64, int64)", decompose_each)
+decompose = _make_decompose(jit.fingerprint("nodes/eigen_kernel.py", "ipm/kernel.py"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,9 @@ from cvxlayers.cones.kernels.numbers import OPTIONS
 
 __all__ = ["CompiledCone", "compiled_cone"]
 
-_FINGERPRINT = jit.fingerprint(Path(__file__).parent)
+_FINGERPRINT = jit.fingerprint("cones/kernels", "cones/exponential.py", "cones/power.py")
+"""Changes with the source of any kernel that is called here, and of what they take from elsewhere."""
+
 _GIVEN = types.Array(types.float64, 2, "C", readonly=True)
 _ALPHA = types.Array(types.float64, 1, "C", readonly=True)
 _VALUES, _MATRICES = types.Array(types.float64, 2, "C"), types.Array(types.float64, 3, "C")
