@@ -23,7 +23,7 @@ from cvxlayers.cli.gradcheck import GradientReport
 from cvxlayers.cli.memory import Memory
 from cvxlayers.cli.solve import Results
 from cvxlayers.cli.terminal import console
-from cvxlayers.output import same_as
+from cvxlayers.files.output import same_as
 
 __all__ = [
     "as_json",

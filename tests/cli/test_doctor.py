@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import typer
 
-from cvxlayers import __version__, jit
+from cvxlayers import __version__
 from cvxlayers.cli import doctor
 from cvxlayers.cli.app import app
-from cvxlayers.record import Record
+from cvxlayers.kernels import jit
+from cvxlayers.layer.record import Record
 from cvxlayers.solvers import registry
 
 ROOT = Path(__file__).resolve().parents[2]

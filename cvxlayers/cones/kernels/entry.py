@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from cvxlayers import jit
 from cvxlayers.cones.arrays import Array, largest
 from cvxlayers.cones.blocks import EigenBlocks
 from cvxlayers.cones.kernels import exponential, power
 from cvxlayers.cones.kernels.numbers import OPTIONS
+from cvxlayers.kernels import jit
 
 __all__ = ["CompiledCone", "compiled_cone"]
 
