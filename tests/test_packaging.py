@@ -223,6 +223,18 @@ def test_every_allowed_arrow_is_used() -> None:
     assert used == {**ROOMS, **INNER}
 
 
+def test_no_files_import_each_other_in_a_circle() -> None:
+    def file_of(dotted: str) -> Path:
+        path = ROOT.joinpath(*dotted.split("."))
+        return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+    arrows: dict[Path, set[Path]] = {}
+    for found in own_imports():
+        arrows.setdefault(found.file, set()).add(file_of(found.module))
+    order = list(TopologicalSorter(arrows).static_order())  # a circle raises an error
+    assert order.index(PACKAGE / "errors.py") < order.index(PACKAGE / "layer" / "layer.py")
+
+
 def test_every_room_is_described() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     table = text.split("## The rooms of the house", 1)[1].split("\n## ", 1)[0]

@@ -60,6 +60,9 @@ def save(compiled: CompiledProblem, path: str | os.PathLike[str]) -> None:
         _write(compiled, file)
 
 
+CompiledProblem.save = save
+
+
 def load(path: str | os.PathLike[str]) -> CompiledProblem:
     """Read a compiled problem back. The file may come from anybody: reading it runs no code of its own.
 

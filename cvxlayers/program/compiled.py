@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 import scipy.sparse as sp
@@ -146,11 +148,9 @@ class CompiledProblem:
     maximize: bool = False
     gp: bool = False
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it to a file that ``cvxlayers.load`` reads without CVXPY; see ``cvxlayers.program.artefact``."""
-        from cvxlayers.program.artefact import save  # here, because the format is written in terms of this class
-
-        save(self, path)
+    save: ClassVar[Callable[[CompiledProblem, str | os.PathLike[str]], None]]
+    """Write it to a file that ``cvxlayers.load`` reads without CVXPY. The format is written in terms of this class, so
+    it is ``cvxlayers.program.artefact`` that attaches this method."""
 
     @property
     def k(self) -> int:

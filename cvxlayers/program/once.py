@@ -11,8 +11,11 @@ Value = TypeVar("Value")
 
 
 class once(Generic[Value]):  # noqa: N801
-    """``functools.cached_property`` without the lock that it has before Python 3.12, which takes longer than most of
-    what one call of a layer computes: two threads may both compute it, and keep the same value.
+    """``functools.cached_property`` without the lock that it has before Python 3.12.
+
+    That lock is one for all objects of a class: a thread that factorizes one system would keep those waiting that are
+    about to factorize others. And it takes longer than most of what one call of a layer computes. Without it two
+    threads that ask the same object at once may both compute the value, and keep the same.
 
     Examples
     --------
