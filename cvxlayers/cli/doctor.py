@@ -157,6 +157,7 @@ def _kernels() -> list[Kernel]:
     found += [(cones, "compiled_cone", (kind,)) for kind in ("exponential", "power")]
     if find_spec("torch") is not None:  # without it there are no nodes
         found.append(("cvxlayers.nodes.linear.eigen_kernel", "decompose", None))
+    found += [(ipm, "scale_groups", (further, single)) for further, single in product((True, False), (False, True))]
     return [*found, *((ipm, "measure_groups", (single,)) for single in (False, True))]
 
 
