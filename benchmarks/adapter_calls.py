@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.closed import Array
-from cvxlayers.compiled import CompiledProblem
+from cvxlayers.program.compiled import CompiledProblem
 
 __all__ = ["WAYS", "Call", "calling", "environment", "make"]
 

@@ -31,7 +31,7 @@ from rich.table import Table
 from threadpoolctl import threadpool_limits
 
 from benchmarks import adapter_calls, adapter_floors, families, machine, render, verify
-from cvxlayers.layer import Layer
+from cvxlayers.layer.layer import Layer
 
 __all__ = ["Overhead", "main", "measure"]
 

@@ -35,8 +35,8 @@ from benchmarks.contenders import Runner, failures
 from benchmarks.families import TIMED, Array, Family, make
 from benchmarks.timing import call, tensors, turn
 from benchmarks.verify import Reference
-from cvxlayers import packing
-from cvxlayers.program import Values
+from cvxlayers.layer import packing
+from cvxlayers.program.structure import Values
 from cvxlayers.solvers.base import Settings
 from cvxlayers.solvers.diffcp import Diffcp
 from cvxlayers.solvers.scsform import ScsForm

@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.families import Family
 from cvxlayers.errors import CvxlayersError
-from cvxlayers.report import Seconds
+from cvxlayers.layer.report import Seconds
 from cvxlayers.torch import CvxpyLayer
 
 __all__ = ["OURS", "Contender", "Runner", "Setting", "contenders", "failures", "versions"]

@@ -25,8 +25,8 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from benchmarks import machine, render
-from cvxlayers import packing
-from cvxlayers.program import Array
+from cvxlayers.layer import packing
+from cvxlayers.program.structure import Array
 from cvxlayers.solvers import registry
 from tests.contracts.table import CASES, case
 from tests.support import layers

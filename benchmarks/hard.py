@@ -15,8 +15,8 @@ import numpy as np
 
 from cvxlayers.cones import project_dual, svec
 from cvxlayers.cones.product import Cones
-from cvxlayers.program import Array, Structure, Values
-from cvxlayers.solution import Status
+from cvxlayers.program.solution import Status
+from cvxlayers.program.structure import Array, Structure, Values
 from tests.ipm.problems import complementary, infeasible, structure_of, unbounded
 from tests.support.regular import CONDITION, condition
 

@@ -19,10 +19,11 @@ import numpy as np
 import cvxlayers
 from benchmarks import families
 from benchmarks.families import TIMED, Family
-from cvxlayers import packing, verification
-from cvxlayers.program import Structure, Values
+from cvxlayers.layer import packing
+from cvxlayers.program.structure import Structure, Values
 from cvxlayers.solvers import registry
 from cvxlayers.solvers.base import Settings
+from cvxlayers.verify import verification
 
 __all__ = ["main"]
 

@@ -29,10 +29,10 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.hard import FAMILIES, Hard
 from cvxlayers.cones.projection import distance
-from cvxlayers.layer import Layer
-from cvxlayers.program import Array, Values
-from cvxlayers.record import Record
-from cvxlayers.solution import Status
+from cvxlayers.layer.layer import Layer
+from cvxlayers.layer.record import Record
+from cvxlayers.program.solution import Status
+from cvxlayers.program.structure import Array, Values
 from tests.ipm.problems import random_cones
 from tests.support.scaling import Posed, Units, as_parameters, factors, random_units
 

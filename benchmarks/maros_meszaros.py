@@ -45,7 +45,7 @@ from benchmarks.contenders import Runner
 from benchmarks.program import INFINITY, Array, Direction, Program, Slope, clarabel_seconds, slope, solve, typical
 from benchmarks.timing import Call, call, turn
 from cvxlayers.errors import CvxlayersError
-from cvxlayers.report import Info
+from cvxlayers.layer.report import Info
 from cvxlayers.torch import CvxpyLayer, QPLayer
 
 __all__ = ["Row", "main", "measure", "read"]

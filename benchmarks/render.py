@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.timing import PARTS
+from benchmarks.timing import PARTS, Timing
+from benchmarks.verify import Verdict
 
-if TYPE_CHECKING:
-    from benchmarks.run import Row
-
-__all__ = ["as_json", "header", "progress", "table"]
+__all__ = ["Row", "as_json", "header", "progress", "table"]
 
 WIDTH = 200
 """The table's width where the output is no terminal, or a narrow one."""
@@ -24,6 +22,23 @@ SHARES = (*PARTS, "rest")
 
 TITLES = ("sol. err.", "grad. err.", "fwd ms", "bwd ms", "bwd/fwd", "ratio", *(name[:6] for name in SHARES), "der/fwd",
           "overh.")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: a contender on a family.
+
+    ``fault`` says why there is no timing: what is wrong with the answer, or the error that was raised.
+    """
+
+    family: str
+    size: str
+    contender: str
+    setting: str
+    verdict: Verdict | None = None
+    timing: Timing | None = None
+    ratio: float | None = None
+    fault: str = ""
 
 
 def progress(name: str) -> None:

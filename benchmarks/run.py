@@ -9,7 +9,6 @@ import argparse
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,33 +18,17 @@ from threadpoolctl import threadpool_limits
 from benchmarks import machine, render, verify
 from benchmarks.contenders import OURS, Contender, Runner, Setting, contenders, failures
 from benchmarks.families import TIMED, Family, make
+from benchmarks.render import Row
 from benchmarks.timing import Timing, call, interleave, tensors
-from benchmarks.verify import Reference, Verdict
+from benchmarks.verify import Reference
 
-__all__ = ["Row", "bench", "main"]
+__all__ = ["bench", "main"]
 
 FIRST_LOOK = 8
 """How many elements the settings of a contender are compared on before one is chosen."""
 
 HOPELESS = 5.0
 """A setting is dropped when its first call on one element takes so many times as long as the best one's on all."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table: a contender on a family.
-
-    ``fault`` says why there is no timing: what is wrong with the answer, or the error that was raised.
-    """
-
-    family: str
-    size: str
-    contender: str
-    setting: str
-    verdict: Verdict | None = None
-    timing: Timing | None = None
-    ratio: float | None = None
-    fault: str = ""
 
 
 def bench(family: Family, field: Sequence[Contender], repeats: int, seed: int = 0) -> list[Row]:

@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.contenders import Runner
 from benchmarks.families import Array, Family
-from cvxlayers.report import Seconds
+from cvxlayers.layer.report import Seconds
 
 __all__ = ["PARTS", "Call", "Timing", "call", "interleave", "summary", "tensors", "turn"]
 

@@ -33,11 +33,11 @@ from cvxlayers.errors import (
 )
 
 if TYPE_CHECKING:
-    from cvxlayers.artefact import load
-    from cvxlayers.compiled import CompiledProblem
     from cvxlayers.compiler import compile
-    from cvxlayers.layer import Layer
-    from cvxlayers.qp import QP
+    from cvxlayers.layer.layer import Layer
+    from cvxlayers.layer.qp import QP
+    from cvxlayers.program.artefact import load
+    from cvxlayers.program.compiled import CompiledProblem
 
 __all__ = [
     "ArtefactError",
@@ -62,11 +62,11 @@ __all__ = [
 
 
 _LAZY = {
-    "CompiledProblem": "cvxlayers.compiled",
+    "CompiledProblem": "cvxlayers.program.compiled",
     "compile": "cvxlayers.compiler",
-    "Layer": "cvxlayers.layer",
-    "QP": "cvxlayers.qp",
-    "load": "cvxlayers.artefact",
+    "Layer": "cvxlayers.layer.layer",
+    "QP": "cvxlayers.layer.qp",
+    "load": "cvxlayers.program.artefact",
 }
 
 

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -20,76 +22,60 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "cvxlayers"
 FILES = sorted(PACKAGE.rglob("*.py"))
+BENCHMARKS = sorted((ROOT / "benchmarks").rglob("*.py"))
+OWN = ("cvxlayers", "benchmarks")
 LONGEST_FILE = 450
 
-# The rooms of the package from the ground up: a room may import itself and the rooms of smaller number. Rooms of equal
-# number know nothing of each other, save those that ONE_ROOM names together.
-ROOMS = {
-    "_version": 0,
-    "errors": 0,
-    "once": 0,
-    "jit": 0,
-    "output": 0,
-    "archive": 1,
-    "cones": 1,
-    "glance": 1,
-    "linear": 1,
-    "stack": 1,
-    "affine": 2,
-    "program": 2,
-    "solution": 2,
-    "scales": 2,
-    "measure": 2,
-    "certificate": 2,
-    "bounds": 3,
-    "compiled": 2,
-    "description": 2,
-    "parts": 2,
-    "artefact": 2,
-    "ipm": 3,
-    "compiler": 4,
-    "solvers": 4,
-    "derivative": 4,
-    "definiteness": 3,
-    "checks": 5,
-    "packing": 5,
-    "report": 5,
-    "verification": 5,
-    "engine": 5,
-    "polish": 5,
-    "facial": 2,
-    "attainment": 5,
-    "answer": 5,
-    "record": 5,
-    "layer": 5,
-    "qp": 6,
-    "adapter": 6,
-    "mapped": 6,
-    "torch": 7,
-    "tensorflow": 7,
-    "jax": 7,
-    "keras": 8,
-    "nodes": 8,
-    "__init__": 9,
-    "cli": 10,
-    "__main__": 11,
+# The rooms of the house from the ground up, and the rooms that each may import beside itself: all of them stand above
+# it in this list, so no arrow points upward and none closes a circle. Whatever is not used is not allowed either.
+TOP = {"__init__", "__main__", "_version", "errors"}
+ROOMS: dict[str, set[str]] = {
+    "_version": set(),
+    "errors": set(),
+    "files": {"errors"},
+    "kernels": set(),
+    "ldl": {"kernels"},
+    "cones": {"errors", "kernels"},
+    "program": {"errors", "files", "cones"},
+    "verify": {"cones", "program"},
+    "ipm": {"kernels", "ldl", "cones", "program", "verify"},
+    "compiler": {"errors", "cones", "program"},
+    "solvers": {"errors", "kernels", "cones", "program", "verify", "ipm"},
+    "derivative": {"errors", "kernels", "cones", "program", "ipm"},
+    "layer": {"errors", "cones", "program", "verify", "compiler", "solvers", "derivative"},
+    "adapters": {"errors", "program", "layer"},
+    "torch": {"errors", "program", "layer", "adapters"},
+    "tensorflow": {"errors", "program", "layer", "adapters"},
+    "jax": {"errors", "layer", "adapters"},
+    "keras": {"errors", "program", "layer", "adapters", "torch", "tensorflow", "jax"},
+    "nodes": {"errors", "kernels", "program", "derivative", "layer"},
+    "__init__": {"_version", "errors", "program", "compiler", "layer"},
+    "cli": {"_version", "errors", "files", "cones", "program", "compiler", "solvers", "derivative", "layer"},
+    "__main__": {"cli"},
+    "benchmarks": {"errors", "cones", "program", "verify", "solvers", "layer", "torch", "tensorflow", "jax", "keras",
+                   "nodes", "__init__"},
+}  # fmt: skip
+
+# The folders inside a room, and what of the same room each may import: other folders, or the room's own files.
+INNER: dict[str, set[str]] = {
+    "cones/kernels": {"cones"},
+    "ipm/cones": set(),
+    "ipm/kkt": {"ipm/cones"},
+    "ipm/adjoint": {"ipm/cones", "ipm/kkt"},
+    "derivative/system": set(),
+    "derivative/factor": {"derivative/system"},
+    "derivative/diffcp": {"derivative", "derivative/factor"},
+    "nodes/rules": set(),
+    "nodes/declarative": {"nodes/rules"},
+    "nodes/linear": {"nodes/rules"},
+    "nodes/projections": {"nodes/rules"},
+    "nodes/robust": {"nodes/rules"},
+    "nodes/transport": {"nodes/rules"},
+    "nodes/pose": {"nodes/rules", "nodes/declarative"},
+    "nodes/signal": {"nodes/rules", "nodes/projections"},
+    "nodes/attention": {"nodes/rules", "nodes/projections", "nodes/robust", "nodes/transport"},
+    "benchmarks/vision_cases": set(),
 }
-ONE_ROOM = [
-    {
-        "affine",
-        "program",
-        "solution",
-        "scales",
-        "measure",
-        "certificate",
-        "facial",
-        "compiled",
-        "description",
-        "parts",
-        "artefact",
-    },
-    {"checks", "packing", "report", "verification", "engine", "polish", "attainment", "answer", "record", "layer"},
-]
 
 # Who may import what from outside, at any place in a file but under `if TYPE_CHECKING:`, which loads nothing.
 CONFINED = {
@@ -102,7 +88,7 @@ CONFINED = {
     "tensorflow": {"tensorflow", "keras"},
     "keras": {"keras"},
     "jax": {"jax", "keras"},
-    "numba": {"ipm", "cones", "jit"},
+    "numba": {"kernels", "cones", "ipm"},
     "typer": {"cli"},
     "rich": {"cli"},
     "matplotlib": {"cli"},
@@ -140,7 +126,7 @@ def imported(node: ast.Import | ast.ImportFrom, folder: list[str]) -> list[str]:
     base = folder[: len(folder) - node.level + 1] if node.level else []
     parent = ".".join([*base, *(node.module.split(".") if node.module else [])])
     children = [f"{parent}.{alias.name}" for alias in node.names]
-    if parent.split(".")[0] != "cvxlayers":
+    if parent.split(".")[0] not in OWN:
         return [parent]
     return list(dict.fromkeys(child if module_exists(child) else parent for child in children))
 
@@ -156,40 +142,105 @@ def imports(file: Path) -> Iterator[Import]:
                 yield Import(file, node.lineno, module, node in guarded)
 
 
-def room_of_file(file: Path) -> str:
-    first = file.relative_to(PACKAGE).parts[0]
-    return first.removesuffix(".py")
+def folder_of_file(file: Path) -> str:
+    """The folder in which a file stands, from its room on; a module beside the rooms is a room of its own name."""
+    parts = file.relative_to(ROOT).parts
+    if parts[0] == "benchmarks":
+        return "/".join(parts[:-1])
+    return "/".join(parts[1:-1]) or file.stem
 
 
-def room_of_module(dotted: str) -> str:
+def folder_of_module(dotted: str) -> str:
+    """Likewise for a module of ours: a package is its own folder."""
     parts = dotted.split(".")
-    return parts[1] if len(parts) > 1 else "__init__"
+    path = ROOT.joinpath(*parts)
+    if not path.is_dir():
+        return folder_of_file(path.with_suffix(".py"))
+    return dotted.replace(".", "/") if parts[0] == "benchmarks" else "/".join(parts[1:]) or "__init__"
 
 
-def may_import(room: str, other: str) -> bool:
-    if room == other or any({room, other} <= shared for shared in ONE_ROOM):
-        return True
-    return ROOMS[other] < ROOMS[room]
+def room(folder: str) -> str:
+    return folder.split("/")[0]
+
+
+def may_import(folder: str, other: str) -> bool:
+    if room(folder) != room(other):
+        return room(other) in ROOMS[room(folder)]
+    return folder == other or "/" not in folder or other in INNER[folder]
+
+
+def inside(found: Import) -> bool:
+    return found.module.split(".")[0] in OWN
 
 
 def wrong_way(found: Import) -> bool:
-    inside = found.module.split(".")[0] == "cvxlayers"
-    return inside and not may_import(room_of_file(found.file), room_of_module(found.module))
+    return inside(found) and not may_import(folder_of_file(found.file), folder_of_module(found.module))
 
 
 def trespasses(found: Import) -> bool:
     allowed = CONFINED.get(found.module.split(".")[0])
-    return allowed is not None and not found.for_types and room_of_file(found.file) not in allowed
+    return allowed is not None and not found.for_types and room(folder_of_file(found.file)) not in allowed
+
+
+@lru_cache(maxsize=1)
+def own_imports() -> list[Import]:
+    return [found for file in [*FILES, *BENCHMARKS] for found in imports(file) if inside(found)]
+
+
+def test_beside_the_rooms_stand_four_modules_at_most() -> None:
+    assert {file.stem for file in PACKAGE.glob("*.py")} <= TOP
 
 
 def test_every_room_is_on_the_list() -> None:
-    unknown = {room_of_file(file) for file in FILES} - set(ROOMS)
-    assert not unknown, f"{sorted(unknown)}: give each new room its place in ROOMS (tests/test_packaging.py)."
+    folders = {folder_of_file(file) for file in [*FILES, *BENCHMARKS]}
+    missing = "give each new folder its place in ROOMS, or in INNER, and in CONTRIBUTING.md."
+    assert {room(folder) for folder in folders} == set(ROOMS), missing
+    assert {folder for folder in folders if "/" in folder} == set(INNER), missing
+
+
+def test_no_allowed_arrow_points_upward() -> None:
+    above = list(ROOMS)
+    assert [(name, sorted(low - set(above[: above.index(name)]))) for name, low in ROOMS.items()] == [
+        (name, []) for name in ROOMS
+    ]
+    inner = {folder: {other for other in low if "/" in other} for folder, low in INNER.items()}
+    assert set(TopologicalSorter(inner).static_order()) == set(INNER)  # a circle raises an error
 
 
 def test_imports_point_one_way() -> None:
-    wrong = [str(found) for file in FILES for found in imports(file) if wrong_way(found)]
+    wrong = [str(found) for found in own_imports() if wrong_way(found)]
     assert not wrong, "\n".join(wrong)
+
+
+def test_every_allowed_arrow_is_used() -> None:
+    arrows = {(folder_of_file(found.file), folder_of_module(found.module)) for found in own_imports()}
+    used: dict[str, set[str]] = {name: set() for name in [*ROOMS, *INNER]}
+    for folder, other in arrows:
+        if room(folder) != room(other):
+            used[room(folder)].add(room(other))
+        elif folder != other and "/" in folder:
+            used[folder].add(other)
+    assert used == {**ROOMS, **INNER}
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    def file_of(dotted: str) -> Path:
+        path = ROOT.joinpath(*dotted.split("."))
+        return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+    arrows: dict[Path, set[Path]] = {}
+    for found in own_imports():
+        arrows.setdefault(found.file, set()).add(file_of(found.module))
+    order = list(TopologicalSorter(arrows).static_order())  # a circle raises an error
+    assert order.index(PACKAGE / "errors.py") < order.index(PACKAGE / "layer" / "layer.py")
+
+
+def test_every_room_is_described() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = text.split("## The rooms of the house", 1)[1].split("\n## ", 1)[0]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    described = {name for row in rows for name in re.findall(r"`(\w+)/`", row)}
+    assert described == set(ROOMS) - TOP - {"benchmarks"}
 
 
 def test_other_libraries_are_imported_only_in_their_rooms() -> None:
@@ -200,28 +251,35 @@ def test_other_libraries_are_imported_only_in_their_rooms() -> None:
 @pytest.mark.parametrize(
     ("place", "statement", "wrong"),
     [
-        ("cones/psd.py", "from cvxlayers.program import Values", True),
+        ("cones/psd.py", "from cvxlayers.program.structure import Values", True),
         ("cones/psd.py", "from cvxlayers import program", True),
-        ("cones/psd.py", "from ..program import Values", True),
+        ("cones/psd.py", "from ..program.structure import Values", True),
+        ("cones/psd.py", "from benchmarks import run", True),
         ("solvers/scs.py", "from cvxlayers.derivative.base import Derivative", True),
         ("derivative/base.py", "def f():\n    import cvxlayers.compiler", True),
-        ("layer.py", "import cvxlayers", True),
+        ("layer/layer.py", "import cvxlayers", True),
         ("jax/layer.py", "from cvxlayers.torch import CvxpyLayer", True),
+        ("derivative/system/units.py", "from cvxlayers.derivative import base", True),
+        ("derivative/system/units.py", "from .. import base", True),
+        ("derivative/factor/part.py", "from cvxlayers.derivative.system import units", False),
+        ("derivative/base.py", "from cvxlayers.derivative.system import units", False),
         ("solvers/scs.py", "from . import base", False),
-        ("solvers/scs.py", "from cvxlayers.solution import Solution", False),
-        ("torch/layer.py", "from cvxlayers.layer import Layer", False),
-        ("cli/check.py", "from cvxlayers import compile", False),
+        ("solvers/scs.py", "from cvxlayers.program.solution import Solution", False),
+        ("torch/layer.py", "from cvxlayers.layer.layer import Layer", False),
         ("torch/layer.py", "from cvxlayers.nodes import DeclarativeNode", True),
-        ("nodes/transport.py", "from cvxlayers.report import Info", False),
+        ("nodes/transport/transport.py", "from cvxlayers.layer.report import Info", False),
+        ("cli/check.py", "from cvxlayers import compile", True),
     ],
 )
 def test_the_import_rule_sees_each_form(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, statement: str, wrong: bool
 ) -> None:
     package = tmp_path / "cvxlayers"
-    for room in ("program.py", "layer.py", "solvers/base.py", "derivative/base.py"):
-        (package / room).parent.mkdir(parents=True, exist_ok=True)
-        (package / room).touch()
+    for module in ("program/structure.py", "layer/layer.py", "solvers/base.py", "derivative/base.py",
+                   "derivative/system/units.py", "compiler/rules.py", "torch/qp.py",
+                   "nodes/rules/outcome.py"):  # fmt: skip
+        (package / module).parent.mkdir(parents=True, exist_ok=True)
+        (package / module).touch()
     file = package / place
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(statement, encoding="utf-8")
@@ -233,11 +291,11 @@ def test_the_import_rule_sees_each_form(
 @pytest.mark.parametrize(
     ("place", "text", "wrong"),
     [
-        ("layer.py", "import cvxpy as cp", [True]),
+        ("layer/layer.py", "import cvxpy as cp", [True]),
         ("torch/layer.py", "def f():\n    from cvxpy.atoms import norm", [True]),
         ("jax/layer.py", "import torch.nn", [True]),
         ("torch/layer.py", "import torch", [False]),
-        ("layer.py", "if TYPE_CHECKING:\n    import cvxpy as cp\nelse:\n    import cvxpy", [False, True]),
+        ("layer/layer.py", "if TYPE_CHECKING:\n    import cvxpy as cp\nelse:\n    import cvxpy", [False, True]),
     ],
 )
 def test_the_rule_for_other_libraries_sees_each_form(

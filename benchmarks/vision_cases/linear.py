@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.vision_cases.case import Case, Forward, generator
-from cvxlayers.nodes.block_tridiagonal import block_tridiagonal_solve
-from cvxlayers.nodes.eigendecomposition import eigendecomposition
-from cvxlayers.nodes.least_squares import least_squares
-from cvxlayers.nodes.tridiagonal import tridiagonal_solve
+from cvxlayers.nodes.linear.block_tridiagonal import block_tridiagonal_solve
+from cvxlayers.nodes.linear.eigendecomposition import eigendecomposition
+from cvxlayers.nodes.linear.least_squares import least_squares
+from cvxlayers.nodes.linear.tridiagonal import tridiagonal_solve
 
 __all__ = ["CASES"]
 

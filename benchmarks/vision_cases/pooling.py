@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.vision_cases.case import Case, Forward, generator
-from cvxlayers.nodes.penalties import PENALTIES
-from cvxlayers.nodes.robust_pooling import robust_pool
-from cvxlayers.nodes.robust_vector_pooling import robust_vector_pool
+from cvxlayers.nodes.robust.penalties import PENALTIES
+from cvxlayers.nodes.robust.robust_pooling import robust_pool
+from cvxlayers.nodes.robust.robust_vector_pooling import robust_vector_pool
 
 __all__ = ["CASES"]
 

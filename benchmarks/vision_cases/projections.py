@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.vision_cases.case import Case, Forward, generator
-from cvxlayers.nodes.projection import SETS
+from cvxlayers.nodes.projections.projection import SETS
 
 __all__ = ["CASES"]
 

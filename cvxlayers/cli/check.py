@@ -8,18 +8,18 @@ from dataclasses import dataclass, replace
 import cvxpy as cp
 import numpy as np
 
-from cvxlayers.affine import AffineMap
 from cvxlayers.cli.gradcheck import GradientReport
 from cvxlayers.cli.load import NamedProblem, unique_names
 from cvxlayers.cli.memory import Memory, estimate
-from cvxlayers.compiled import CompiledProblem
 from cvxlayers.compiler import compile
 from cvxlayers.compiler.dpp import dpp_offence
 from cvxlayers.compiler.leaves import parameters_of
 from cvxlayers.compiler.rules import Offence, curvature_offence
 from cvxlayers.errors import CompileError, EngineError, NotConvexError, NotDPPError
-from cvxlayers.layer import Layer
-from cvxlayers.program import Structure
+from cvxlayers.layer.layer import Layer
+from cvxlayers.program.affine import AffineMap
+from cvxlayers.program.compiled import CompiledProblem
+from cvxlayers.program.structure import Structure
 from cvxlayers.solvers import registry
 from cvxlayers.solvers.base import Solver
 from cvxlayers.solvers.options import preferred

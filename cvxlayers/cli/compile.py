@@ -6,8 +6,8 @@ from pathlib import Path
 
 from cvxlayers.cli.load import MisuseError, known_solver, one_problem, parse_target
 from cvxlayers.cli.npz import refuse_unwritable
-from cvxlayers.compiled import CompiledProblem
-from cvxlayers.layer import Layer
+from cvxlayers.layer.layer import Layer
+from cvxlayers.program.compiled import CompiledProblem
 
 __all__ = ["compile_to"]
 

@@ -23,7 +23,7 @@ import numpy as np
 from cvxlayers._version import __version__
 from cvxlayers.cli.finite_difference import directional_derivative
 from cvxlayers.errors import CvxlayersError, EngineError
-from cvxlayers.layer import Layer
+from cvxlayers.layer.layer import Layer
 from cvxlayers.solvers import registry
 from cvxlayers.solvers.base import Solver
 
@@ -156,7 +156,8 @@ def _kernels() -> list[Kernel]:
                   for name, single in product(("solve_groups", "differentiate_groups"), (False, True))]  # fmt: skip
     found += [(cones, "compiled_cone", (kind,)) for kind in ("exponential", "power")]
     if find_spec("torch") is not None:  # without it there are no nodes
-        found.append(("cvxlayers.nodes.eigen_kernel", "decompose", None))
+        found.append(("cvxlayers.nodes.linear.eigen_kernel", "decompose", None))
+    found += [(ipm, "scale_groups", (further, single)) for further, single in product((True, False), (False, True))]
     return [*found, *((ipm, "measure_groups", (single,)) for single in (False, True))]
 
 

@@ -14,7 +14,7 @@ from cvxlayers.cli.load import MisuseError, NamedProblem, known_solver, load_pro
 from cvxlayers.cli.npz import read_parameters, refuse_unwritable
 from cvxlayers.cli.terminal import progress
 from cvxlayers.compiler.leaves import parameters_of
-from cvxlayers.layer import Layer
+from cvxlayers.layer.layer import Layer
 
 __all__ = ["Examination", "GradientOptions", "examine_file"]
 

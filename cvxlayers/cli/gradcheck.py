@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import cvxpy as cp
 import numpy as np
 
-from cvxlayers import packing
 from cvxlayers.cli.finite_difference import FIRST_STEP, directional_derivative
 from cvxlayers.cli.sampling import allowed_direction, sample_value
 from cvxlayers.derivative.exact import ExactDerivative
 from cvxlayers.errors import ParameterError, SolveError
-from cvxlayers.layer import Layer
-from cvxlayers.polish import polish
-from cvxlayers.record import Record
-from cvxlayers.scales import scales
+from cvxlayers.layer import packing
+from cvxlayers.layer.layer import Layer
+from cvxlayers.layer.polish import polish
+from cvxlayers.layer.record import Record
+from cvxlayers.program.scales import scales
 
 __all__ = ["GradientReport", "ParameterErrors", "Point", "SampleReport", "gradcheck", "sampled_points"]
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cvxlayers.affine import AffineMap
-from cvxlayers.compiled import CompiledProblem
+from cvxlayers.program.affine import AffineMap
+from cvxlayers.program.compiled import CompiledProblem
 
 __all__ = ["CONSTANT", "SEVERAL", "Entries", "landing"]
 

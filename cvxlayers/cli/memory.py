@@ -8,8 +8,8 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.sparse.linalg import splu
 
-from cvxlayers.compiled import CompiledProblem
-from cvxlayers.program import Structure
+from cvxlayers.program.compiled import CompiledProblem
+from cvxlayers.program.structure import Structure
 
 __all__ = ["Memory", "estimate"]
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from cvxlayers import archive
 from cvxlayers.cli.load import MisuseError, unique_names
-from cvxlayers.compiled import ParameterSpec
 from cvxlayers.errors import ParameterError
-from cvxlayers.output import obstacle, replacing
-from cvxlayers.packing import refuse_enlarged
+from cvxlayers.files import archive
+from cvxlayers.files.output import obstacle, replacing
+from cvxlayers.layer.packing import refuse_enlarged
+from cvxlayers.program.compiled import ParameterSpec
 
 __all__ = ["ParameterFile", "read_parameters", "refuse_unwritable", "write_npz"]
 

@@ -16,9 +16,9 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from cvxlayers.cli.landing import CONSTANT, SEVERAL, Entries, landing
-from cvxlayers.compiled import CompiledProblem
 from cvxlayers.cones.product import Cones
-from cvxlayers.output import replacing
+from cvxlayers.files.output import replacing
+from cvxlayers.program.compiled import CompiledProblem
 
 __all__ = ["draw"]
 

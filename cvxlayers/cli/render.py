@@ -6,7 +6,6 @@ import dataclasses
 import json
 import math
 import os
-import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -23,25 +22,17 @@ from cvxlayers.cli.examination import Examination
 from cvxlayers.cli.gradcheck import GradientReport
 from cvxlayers.cli.memory import Memory
 from cvxlayers.cli.solve import Results
-from cvxlayers.output import same_as
+from cvxlayers.cli.terminal import console
+from cvxlayers.files.output import same_as
 
 __all__ = [
     "as_json",
-    "console",
     "show_diagnosis",
     "show_examination",
     "show_results",
     "show_warmth",
     "takes_stdout",
 ]
-
-PIPE_WIDTH = 120  # columns where the output is no terminal
-
-
-def console(stderr: bool = False) -> Console:
-    """A console on today's stdout or stderr; into a pipe it writes lines of a fixed width, without colours."""
-    stream = sys.stderr if stderr else sys.stdout
-    return Console(file=stream, width=None if stream.isatty() else PIPE_WIDTH, highlight=False, emoji=False)
 
 
 def takes_stdout(destination: str) -> bool:

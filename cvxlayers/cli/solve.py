@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from cvxlayers import checks
 from cvxlayers.cli.load import known_solver, one_problem, parse_target, unique_names
 from cvxlayers.cli.npz import ParameterFile, read_parameters, refuse_unwritable, write_npz
 from cvxlayers.cli.terminal import progress
-from cvxlayers.compiled import CompiledProblem
 from cvxlayers.errors import SolveError
-from cvxlayers.layer import Layer
-from cvxlayers.record import Record
+from cvxlayers.layer import checks
+from cvxlayers.layer.layer import Layer
+from cvxlayers.layer.record import Record
+from cvxlayers.program.compiled import CompiledProblem
 
 __all__ = ["RESERVED", "Results", "solve_all", "solve_file"]
 

@@ -1,17 +1,33 @@
-"""Errors as one message with an exit code, and progress on stderr."""
+"""Consoles, errors as one message with an exit code, and progress on stderr."""
 
 from __future__ import annotations
 
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import typer
 
-__all__ = ["INVALID", "MISUSE", "errors", "progress"]
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["INVALID", "MISUSE", "console", "errors", "progress"]
 
 INVALID, MISUSE = 1, 2
 """Exit codes: the problem or its values are at fault; the command line is."""
+
+PIPE_WIDTH = 120
+"""Columns where the output is no terminal."""
+
+
+def console(stderr: bool = False) -> Console:
+    """A console on today's stdout or stderr; into a pipe it writes lines of a fixed width, without colours."""
+    from rich.console import Console  # here, so that --help answers without loading it
+
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(file=stream, width=None if stream.isatty() else PIPE_WIDTH, highlight=False, emoji=False)
 
 
 @contextmanager
@@ -34,8 +50,6 @@ def errors(debug: bool) -> Iterator[None]:
 def progress(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """A progress bar on stderr where that is a terminal; yields the function that is told how much more is done."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from cvxlayers.cli.render import console
 
     out = console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -11,15 +11,15 @@ import cvxpy as cp
 import numpy as np
 import scipy.sparse as sp
 
-from cvxlayers.affine import AffineMap
-from cvxlayers.compiled import CompiledProblem
 from cvxlayers.compiler.canonicalize import Canonical, canonicalize
 from cvxlayers.compiler.implied import without_implied
 from cvxlayers.compiler.parameters import parameter_features, parameter_spec
 from cvxlayers.compiler.prepare import prepare
 from cvxlayers.compiler.recovery import recovery
 from cvxlayers.compiler.validate import validate
-from cvxlayers.program import Pattern, Structure
+from cvxlayers.program.affine import AffineMap
+from cvxlayers.program.compiled import CompiledProblem
+from cvxlayers.program.structure import Pattern, Structure
 
 __all__ = ["compile"]
 

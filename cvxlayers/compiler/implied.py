@@ -18,10 +18,10 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from cvxlayers.affine import AffineMap
-from cvxlayers.compiled import CompiledProblem
 from cvxlayers.cones.product import Cones, svec_length
-from cvxlayers.program import Pattern
+from cvxlayers.program.affine import AffineMap
+from cvxlayers.program.compiled import CompiledProblem
+from cvxlayers.program.structure import Pattern
 
 __all__ = ["without_implied"]
 

@@ -20,9 +20,9 @@ from cvxpy.reductions.complex2real.complex2real import Complex2Real
 from cvxpy.reductions.cvx_attr2constr import CvxAttr2Constr
 from cvxpy.reductions.dgp2dcp.dgp2dcp import Dgp2Dcp
 
-from cvxlayers.compiled import Feature, ParameterSpec
 from cvxlayers.compiler.canonicalize import Canonical
 from cvxlayers.compiler.leaves import free_entries
+from cvxlayers.program.compiled import Feature, ParameterSpec
 
 __all__ = ["parameter_features", "parameter_spec"]
 

@@ -13,11 +13,11 @@ from cvxpy.reductions.complex2real.complex2real import Complex2Real
 from cvxpy.reductions.cvx_attr2constr import CvxAttr2Constr
 from cvxpy.reductions.dgp2dcp.dgp2dcp import Dgp2Dcp
 
-from cvxlayers.compiled import OutputSpec
 from cvxlayers.compiler.canonicalize import Canonical
 from cvxlayers.compiler.duals import dual_components
 from cvxlayers.compiler.leaves import free_entries
 from cvxlayers.compiler.prepare import Prepared
+from cvxlayers.program.compiled import OutputSpec
 
 __all__ = ["Recovery", "recovery"]
 

@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from cvxlayers import jit
 from cvxlayers.cones import exponential, nonneg, power, psd, second_order, zero
 from cvxlayers.cones.arrays import Array, Index, largest
 from cvxlayers.cones.blocks import BlockDerivative
 from cvxlayers.cones.group import Group, groups
 from cvxlayers.cones.product import Cones
 from cvxlayers.errors import DerivativeError, ParameterError
+from cvxlayers.kernels import jit
 
 __all__ = [
     "DualDerivative",

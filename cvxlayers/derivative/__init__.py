@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cvxlayers.derivative.base import Derivative, DerivativeReport, Linearization
 from cvxlayers.errors import OptionError
-from cvxlayers.program import Structure
+from cvxlayers.program.structure import Structure
 
 if TYPE_CHECKING:
     from cvxlayers.derivative.exact import ExactDerivative
@@ -25,7 +25,7 @@ def derivative_for(
                 f"smoothing={smoothing!r}: the engine DIFFCP has no smoothed derivative; leave smoothing out, or "
                 "choose another engine."
             )
-        from cvxlayers.derivative.diffcp import DiffcpDerivative
+        from cvxlayers.derivative.diffcp.linearization import DiffcpDerivative
 
         return DiffcpDerivative(structure, **options)
     return exact_derivative(structure, options["threads"], smoothing)

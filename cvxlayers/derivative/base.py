@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cvxlayers.compiled import CompiledProblem
 from cvxlayers.errors import DerivativeError
-from cvxlayers.program import Array, Structure, Values
-from cvxlayers.solution import Solution
+from cvxlayers.program.compiled import CompiledProblem
+from cvxlayers.program.solution import Solution
+from cvxlayers.program.structure import Array, Structure, Values
 
 __all__ = ["Derivative", "DerivativeReport", "Linearization"]
 

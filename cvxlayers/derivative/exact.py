@@ -18,21 +18,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cvxlayers.compiled import CompiledProblem
 from cvxlayers.derivative.base import Derivative, DerivativeReport, Linearization
-from cvxlayers.derivative.factors import Factors
-from cvxlayers.derivative.fused import Fused
+from cvxlayers.derivative.factor.choice import Paths
+from cvxlayers.derivative.factor.factors import Factors
+from cvxlayers.derivative.factor.part import ACCEPTED, Quality, Solved
+from cvxlayers.derivative.kernel_path import Fused
 from cvxlayers.derivative.pairing import cotangents, right_hand_side
-from cvxlayers.derivative.part import ACCEPTED, Quality, Solved
-from cvxlayers.derivative.paths import Paths
-from cvxlayers.derivative.smoothing import smoothed_projection
-from cvxlayers.derivative.system import Layout, Point
-from cvxlayers.derivative.units import Units, kink_margin
+from cvxlayers.derivative.system.smoothing import smoothed_projection
+from cvxlayers.derivative.system.system import Layout, Point
+from cvxlayers.derivative.system.units import Units, kink_margin
 from cvxlayers.errors import OptionError
-from cvxlayers.once import once
-from cvxlayers.program import Array, Structure, Values
-from cvxlayers.scales import Scales, scales
-from cvxlayers.solution import Solution
+from cvxlayers.program.compiled import CompiledProblem
+from cvxlayers.program.once import once
+from cvxlayers.program.scales import Scales, scales
+from cvxlayers.program.solution import Solution
+from cvxlayers.program.structure import Array, Structure, Values
 
 __all__ = ["ExactDerivative", "ExactLinearization"]
 
@@ -68,7 +68,7 @@ class ExactDerivative(Derivative):
     minimize x^2 / 2 + q x subject to x >= 0 has the solution max(-q, 0), here for q = -3 and q = 3:
 
     >>> from cvxlayers.cones import Cones
-    >>> from cvxlayers.program import Pattern
+    >>> from cvxlayers.program.structure import Pattern
     >>> one = Pattern.of(np.array([0]), np.array([0]), (1, 1))
     >>> structure = Structure(P=one, A=one, cones=Cones(nonneg=1))
     >>> values = Values(P=np.ones((1, 2)), q=np.array([[-3.0, 3.0]]), A=-np.ones((1, 2)), b=np.zeros((1, 2)))
@@ -113,7 +113,7 @@ class ExactDerivative(Derivative):
 
 class ExactLinearization(Linearization):
     """The derivative at the solutions of one batch. It factorizes at the first application and keeps the factors, or
-    does both at once in compiled kernels (see ``fused``), which leave to the factors what is singular."""
+    does both at once in compiled kernels (see ``kernel_path``), which leave to the factors what is singular."""
 
     def __init__(self, derivative: ExactDerivative, values: Values, solution: Solution) -> None:
         self._derivative, self._values = derivative, values

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from cvxlayers.derivative.operators import is_shared
-from cvxlayers.linear import repeat
-from cvxlayers.program import Array, Pattern, Structure, Values
+from cvxlayers.derivative.system.operators import is_shared
+from cvxlayers.program.linear import repeat
+from cvxlayers.program.structure import Array, Pattern, Structure, Values
 
 __all__ = ["cotangents", "right_hand_side"]
 

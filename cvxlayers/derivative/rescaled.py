@@ -1,7 +1,7 @@
 """A derivative taken in scaled units, in which y and s of a curved cone can be compared.
 
 The derivative of the projection onto a curved cone is taken at v = y - s: where the caller's units make one of the two
-vanish beside the other, v does not know it any more. In the scaled problem (see ``cvxlayers.scales``)
+vanish beside the other, v does not know it any more. In the scaled problem (see ``cvxlayers.program.scales``)
 
     x = D x~,  y = E y~ / cost,  s = s~ / E,    P~ = cost D P D,  q~ = cost D q,  A~ = E A D,  b~ = E b,
 
@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from cvxlayers.cones.group import groups
 from cvxlayers.derivative.base import DerivativeReport, Linearization
-from cvxlayers.program import Array, Structure, Values
-from cvxlayers.scales import ORDINARY, Scales, far_apart, scales
-from cvxlayers.solution import Solution
+from cvxlayers.program.scales import ORDINARY, Scales, far_apart, scales
+from cvxlayers.program.solution import Solution
+from cvxlayers.program.structure import Array, Structure, Values
 
 __all__ = ["Rescaled", "needs_units", "scaled_problem"]
 

@@ -31,8 +31,8 @@ import numpy as np
 from cvxlayers.cones.projection import dual_second_derivative
 from cvxlayers.derivative.base import Linearization
 from cvxlayers.derivative.pairing import cotangents, right_hand_side
-from cvxlayers.program import Array, Structure, Values
-from cvxlayers.solution import Solution
+from cvxlayers.program.solution import Solution
+from cvxlayers.program.structure import Array, Structure, Values
 
 __all__ = ["SecondDerivative"]
 
@@ -55,7 +55,7 @@ class SecondDerivative:
 
     >>> from cvxlayers.cones import Cones
     >>> from cvxlayers.derivative import exact_derivative
-    >>> from cvxlayers.program import Pattern
+    >>> from cvxlayers.program.structure import Pattern
     >>> one, none = Pattern.of(np.zeros(1, int), np.zeros(1, int), (1, 1)), np.zeros(0, int)
     >>> structure = Structure(P=one, A=Pattern.of(none, none, (0, 1)), cones=Cones())
     >>> rows = np.zeros((0, 1))

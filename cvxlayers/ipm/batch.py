@@ -10,14 +10,14 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from cvxlayers.ipm.adjoint.sensitivity import INFO
 from cvxlayers.ipm.entry import differentiate_groups, measure_groups, scale_groups, solve_groups
-from cvxlayers.ipm.layout import Layout
+from cvxlayers.ipm.kkt.layout import Layout
 from cvxlayers.ipm.method import Method
-from cvxlayers.ipm.sensitivity import INFO
-from cvxlayers.ipm.threads import WORTH_A_THREAD, spread
-from cvxlayers.ipm.width import ALONE, W
-from cvxlayers.program import Array, Values
-from cvxlayers.stack import Stack
+from cvxlayers.kernels.threads import WORTH_A_THREAD, spread
+from cvxlayers.kernels.width import ALONE, W
+from cvxlayers.program.packed_maps import Stack
+from cvxlayers.program.structure import Array, Values
 
 __all__ = [
     "Answer",
@@ -110,8 +110,8 @@ class Pulled(NamedTuple):
 
 
 class Point(NamedTuple):
-    """Where a derivative is taken: the smoothing's mu or 0; and (rows, B) each, P, q, A and b, x (see ``pairing``) and
-    y, and what ``sensitivity`` calls the state: s and more; and the scales, without a row if they are not known."""
+    """Where a derivative is taken: the smoothing's mu or 0; and (rows, B) each, P, q, A and b, x (see ``cotangents``)
+    and y, and what ``sensitivity`` calls the state: s and more; and the scales, without a row if they are not known."""
 
     mu: float
     P: Array

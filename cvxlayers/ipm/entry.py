@@ -1,6 +1,6 @@
 """The kernels that Python calls: for groups of W problems, and for a single one.
 
-A single problem's arrays have one dimension (see ``lanes``), and its group is number 0. The kernels for it, and those
+A single problem's arrays have one dimension (see ``simd``), and its group is number 0. The kernels for it, and those
 for PSD, exponential and power cones, are made when they are first asked for.
 
 Their record of offsets (see ``layout``) comes as an array of one: a record itself goes through Python's buffers, which
@@ -15,18 +15,22 @@ from typing import Any
 import numba
 from numba import types
 
-from cvxlayers.ipm.equilibrate import equilibrate, load_scales, write_scales
+from cvxlayers.ipm.adjoint.cotangents import pair_A, pair_P
+from cvxlayers.ipm.adjoint.maps import map_group, map_group_apart
+from cvxlayers.ipm.adjoint.sensitivity import INFO, differentiate_group
 from cvxlayers.ipm.iteration import solve_group
-from cvxlayers.ipm.kernel import FINGERPRINT, compiled
-from cvxlayers.ipm.lanes import load, load_from, store, store_to
-from cvxlayers.ipm.layout import FIELDS, FURTHER_FIELDS
-from cvxlayers.ipm.mapping import map_group, map_group_apart
-from cvxlayers.ipm.pairing import pair_A, pair_P
+from cvxlayers.ipm.kkt.equilibrate import equilibrate, load_scales, write_scales
+from cvxlayers.ipm.kkt.layout import FIELDS, FURTHER_FIELDS
 from cvxlayers.ipm.residuals import largest_of, measure_group, verdict
-from cvxlayers.ipm.sensitivity import INFO, differentiate_group
-from cvxlayers.ipm.width import W
+from cvxlayers.kernels import jit
+from cvxlayers.kernels.decorators import compiled
+from cvxlayers.kernels.simd import load, load_from, store, store_to
+from cvxlayers.kernels.width import W
 
 __all__ = ["differentiate_groups", "measure_groups", "scale_groups", "solve_groups"]
+
+_FINGERPRINT = jit.fingerprint("kernels", "ldl", "ipm", "verify/measure.py")
+"""Changes with the source of any kernel that is called here, and of what they take from elsewhere."""
 
 _PLAN, _INTEGER, _NUMBER = types.Array(types.int32, 1, "C"), types.int64, types.float64
 _NUMBERS = types.Array(types.float64, 1, "C")
@@ -45,25 +49,25 @@ def _arrays(single: bool) -> tuple[Any, Any]:
 @functools.lru_cache(maxsize=4)
 def solve_groups(further: bool = False, single: bool = False) -> Any:
     """Solve every problem; with ``further`` for structures with PSD, exponential or power cones."""
-    return _make_solve(FINGERPRINT, not further, _record(further), *_arrays(single))
+    return _make_solve(_FINGERPRINT, not further, _record(further), *_arrays(single))
 
 
 @functools.lru_cache(maxsize=4)
 def differentiate_groups(further: bool = False, single: bool = False) -> Any:
     """Solve the derivative's systems, likewise."""
-    return _make_differentiate(FINGERPRINT, _record(further), *_arrays(single))
+    return _make_differentiate(_FINGERPRINT, _record(further), *_arrays(single))
 
 
 @functools.lru_cache(maxsize=2)
 def measure_groups(single: bool = False) -> Any:
     """Measure points, for structures without these cones."""
-    return _make_measure(FINGERPRINT, _record(False), *_arrays(single))
+    return _make_measure(_FINGERPRINT, _record(False), *_arrays(single))
 
 
 @functools.lru_cache(maxsize=4)
 def scale_groups(further: bool = False, single: bool = False) -> Any:
     """The scales of problems."""
-    return _make_scale(FINGERPRINT, _record(further), *_arrays(single))
+    return _make_scale(_FINGERPRINT, _record(further), *_arrays(single))
 
 
 def _make_solve(fingerprint: int, measuring: bool, record: Any, matrix: Any, given: Any) -> Any:

@@ -16,10 +16,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from cvxlayers.ipm import further
-from cvxlayers.ipm.direction import add, constant_entries, factorize_kkt, solve_kkt, substitute
-from cvxlayers.ipm.kernel import kernel, part
-from cvxlayers.ipm.lanes import (
+from cvxlayers.ipm.cones import optional
+from cvxlayers.ipm.cones.symmetric import H_times, correct, rate, rescale, shift, unit_scaling
+from cvxlayers.ipm.kkt.direction import add, constant_entries, factorize_kkt, solve_kkt, substitute
+from cvxlayers.ipm.method import HUGE, INFEASIBLE, SOLVED, STOPPED, UNBOUNDED
+from cvxlayers.ipm.sharpen import sharpen
+from cvxlayers.kernels.decorators import kernel, part
+from cvxlayers.kernels.products import A_and_transpose_times, P_times, dot, largest
+from cvxlayers.kernels.simd import (
     absolute,
     apart,
     fill,
@@ -31,10 +35,6 @@ from cvxlayers.ipm.lanes import (
     store,
     store_to,
 )
-from cvxlayers.ipm.method import HUGE, INFEASIBLE, SOLVED, STOPPED, UNBOUNDED
-from cvxlayers.ipm.products import A_and_transpose_times, P_times, dot, largest
-from cvxlayers.ipm.scaling import H_times, correct, rate, rescale, shift, unit_scaling
-from cvxlayers.ipm.sharpen import sharpen
 
 __all__ = ["solve_group"]
 
@@ -73,7 +73,7 @@ def solve_group(plan: Any, at: Any, V: Any, column: Any, settings: Any, x: Any, 
     """
     tol, eps, limit, rounds = settings[0], settings[1], int(settings[2]), int(settings[3])
     constant_entries(plan, at, V, eps)
-    if further.lopsided(at):
+    if optional.lopsided(at):
         begin_at_centre(plan, at, V)
     else:
         begin_nearby(plan, at, V, eps, rounds)
@@ -118,7 +118,7 @@ def begin_at_centre(plan: Any, at: Any, V: Any) -> None:
         for i in range(at.m):
             store(V, v + i, zero)
         shift(plan, at, V, v)
-        further.place_centre(plan, at, V, v)
+        optional.place_centre(plan, at, V, v)
 
 
 @kernel
@@ -278,7 +278,7 @@ def step(plan: Any, at: Any, V: Any, eps: Any, rounds: Any, active: Any) -> None
     finish(plan, at, V, dtau)
     dkappa = -kappa - kappa * dtau * over
     ahead = 1.0 / maximum(step_rate(plan, at, V, tau, kappa, dtau, dkappa), one)
-    rest = 1.0 - further.reach(plan, at, V, ahead, dtau, dkappa, 0.0, active)
+    rest = 1.0 - optional.reach(plan, at, V, ahead, dtau, dkappa, 0.0, active)
     sigma = rest * rest * rest
     # The combined step.
     product = tau * kappa + dtau * dkappa - sigma * mu
@@ -295,8 +295,8 @@ def step(plan: Any, at: Any, V: Any, eps: Any, rounds: Any, active: Any) -> None
     fastest = step_rate(plan, at, V, tau, kappa, dtau, dkappa)
     back = fill(V, BACK) if at.blocks else maximum(minimum(fill(V, BACK), 0.1 * mu), fill(V, LEAST))
     alpha = minimum(one, (1.0 - back) / maximum(fastest, fill(V, 1e-300)))
-    alpha = further.reach(plan, at, V, alpha, dtau, dkappa, 0.0, active)  # which is cheaper to find out
-    alpha = further.reach(plan, at, V, alpha, dtau, dkappa, NEAR, active)
+    alpha = optional.reach(plan, at, V, alpha, dtau, dkappa, 0.0, active)  # which is cheaper to find out
+    alpha = optional.reach(plan, at, V, alpha, dtau, dkappa, NEAR, active)
     advance(at, V, alpha, dtau, dkappa, active)
 
 

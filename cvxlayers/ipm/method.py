@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from cvxlayers.program import Array
+from cvxlayers.program.structure import Array
 
 __all__ = ["HUGE", "INFEASIBLE", "SOLVED", "STOPPED", "UNBOUNDED", "Method"]
 

@@ -1,4 +1,4 @@
-"""The optimality residuals of points, for W elements of a batch at a time: what ``cvxlayers.measure`` computes.
+"""The optimality residuals of points, for W elements of a batch at a time: what ``cvxlayers.verify.measure`` computes.
 
 They are computed from the problem's own numbers, without anything that the method has left behind but the problem's own
 scales, D and E, below which a number counts as nothing.
@@ -10,8 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from cvxlayers.ipm.kernel import kernel
-from cvxlayers.ipm.lanes import (
+from cvxlayers.ipm.cones.symmetric import cone
+from cvxlayers.ipm.method import SOLVED
+from cvxlayers.kernels.decorators import kernel
+from cvxlayers.kernels.products import dot
+from cvxlayers.kernels.simd import (
     absolute,
     apart,
     fill,
@@ -26,10 +29,7 @@ from cvxlayers.ipm.lanes import (
     store,
     store_to,
 )
-from cvxlayers.ipm.method import SOLVED
-from cvxlayers.ipm.products import dot
-from cvxlayers.ipm.scaling import cone
-from cvxlayers.measure import ABSURD, FAR, FLOOR
+from cvxlayers.verify.measure import ABSURD, FAR, FLOOR
 
 __all__ = ["largest_of", "measure_group", "verdict"]
 

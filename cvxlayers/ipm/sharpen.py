@@ -14,11 +14,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from cvxlayers.ipm.direction import add, factorize_kkt, substitute
-from cvxlayers.ipm.kernel import kernel, part
-from cvxlayers.ipm.lanes import absolute, apart, fill, highest, load, maximum, minimum, pick, store
+from cvxlayers.ipm.kkt.direction import add, factorize_kkt, substitute
 from cvxlayers.ipm.method import HUGE, SOLVED, STOPPED
-from cvxlayers.ipm.products import A_and_transpose_times, P_times, largest
+from cvxlayers.kernels.decorators import kernel, part
+from cvxlayers.kernels.products import A_and_transpose_times, P_times, largest
+from cvxlayers.kernels.simd import absolute, apart, fill, highest, load, maximum, minimum, pick, store
 
 __all__ = ["sharpen"]
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import jax
 
-from cvxlayers.record import Record
+from cvxlayers.layer.record import Record
 
 __all__ = ["keep", "record_of"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cvxlayers.adapter import Adapter
+from cvxlayers.adapters.base import Adapter
 from cvxlayers.jax.primitives import solve
 
 __all__ = ["CvxpyLayer"]
@@ -20,7 +20,7 @@ class CvxpyLayer(Adapter):
     It works under ``jit``, ``grad``, ``vmap`` (one batched solve), ``jvp``, ``jacfwd``, ``jacrev`` and ``scan``; the
     solver runs on the host, in float64, whatever the arrays' dtype; under ``jit`` an error of the host comes out as
     JAX's own error around it. Second derivatives are not defined and say so. The constructor's arguments are those of
-    ``cvxlayers.adapter.Adapter``.
+    ``cvxlayers.adapters.base.Adapter``.
 
     Examples
     --------

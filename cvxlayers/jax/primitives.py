@@ -24,12 +24,12 @@ from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from cvxlayers.adapter import batch_shape
+from cvxlayers.adapters.base import batch_shape
+from cvxlayers.adapters.vmap import Operand, map_derivative, map_parameters
 from cvxlayers.errors import DerivativeError
 from cvxlayers.jax.handles import keep, record_of
-from cvxlayers.layer import Layer
-from cvxlayers.mapped import Operand, map_derivative, map_parameters
-from cvxlayers.record import Record
+from cvxlayers.layer.layer import Layer
+from cvxlayers.layer.record import Record
 
 __all__ = ["solve"]
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import keras
 
-from cvxlayers.compiled import CompiledProblem
 from cvxlayers.errors import EngineError
-from cvxlayers.layer import Layer
+from cvxlayers.layer.layer import Layer
+from cvxlayers.program.compiled import CompiledProblem
 
 __all__ = ["adapter"]
 

@@ -10,9 +10,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from cvxlayers.artefact import dumps, loads
-from cvxlayers.compiled import CompiledProblem
 from cvxlayers.errors import ArtefactError, OptionError
+from cvxlayers.program.artefact import dumps, loads
+from cvxlayers.program.compiled import CompiledProblem
 
 __all__ = ["Weight", "decode", "encode"]
 

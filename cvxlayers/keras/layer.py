@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
-from cvxlayers.adapter import Adapter
-from cvxlayers.compiled import CompiledProblem
+from cvxlayers.adapters.base import Adapter
 from cvxlayers.errors import ArtefactError, EngineError, OptionError, ParameterError, UnknownLeafError
 from cvxlayers.keras.backend import adapter
 from cvxlayers.keras.config import Weight, decode, encode
-from cvxlayers.layer import Layer
-from cvxlayers.packing import refuse_enlarged
+from cvxlayers.layer.layer import Layer
+from cvxlayers.layer.packing import refuse_enlarged
+from cvxlayers.program.compiled import CompiledProblem
 
 if TYPE_CHECKING:
     from cvxpy import Parameter, Problem, Variable
@@ -33,7 +33,7 @@ class CvxpyLayer(Adapter, keras.layers.Layer):
         The latter from ``cvxlayers.compile`` or ``cvxlayers.load``; ``parameters``, ``variables`` and ``gp`` are then
         part of it.
     parameters, variables, solver, gp, verbose, solver_args
-        As for ``cvxlayers.adapter.Adapter``.
+        As for ``cvxlayers.adapters.base.Adapter``.
     weights : mapping, optional
         Parameters that are not inputs but weights of the layer, by parameter or name: an initializer (or a number or
         array), or a mapping with some of ``initializer`` (default zeros), ``constraint``, ``regularizer`` and

@@ -15,21 +15,21 @@
 
 from __future__ import annotations
 
-from cvxlayers.nodes.analytic_centre import AnalyticCentre, analytic_centre
-from cvxlayers.nodes.attention import (
+from cvxlayers.nodes.attention.attention import (
     DeclarativeAttention,
     RobustMean,
     declarative_attention,
     robust_mean,
     sinkhorn_weights,
 )
-from cvxlayers.nodes.block_tridiagonal import BlockTridiagonalSolve, block_tridiagonal_solve
+from cvxlayers.nodes.attention.entmax import entmax, softmax, sparsemax
 from cvxlayers.nodes.declarative import DeclarativeLayer, DeclarativeNode, NodeInfo
-from cvxlayers.nodes.eigendecomposition import Eigendecomposition, eigendecomposition
-from cvxlayers.nodes.entmax import entmax, softmax, sparsemax
-from cvxlayers.nodes.least_squares import LeastSquares, least_squares
-from cvxlayers.nodes.perspective import PerspectiveNPoint, perspective_n_point
-from cvxlayers.nodes.projection import (
+from cvxlayers.nodes.linear.block_tridiagonal import BlockTridiagonalSolve, block_tridiagonal_solve
+from cvxlayers.nodes.linear.eigendecomposition import Eigendecomposition, eigendecomposition
+from cvxlayers.nodes.linear.least_squares import LeastSquares, least_squares
+from cvxlayers.nodes.linear.tridiagonal import TridiagonalSolve, tridiagonal_solve
+from cvxlayers.nodes.pose.perspective import PerspectiveNPoint, perspective_n_point
+from cvxlayers.nodes.projections.projection import (
     Projection,
     project_l1_ball,
     project_l1_sphere,
@@ -40,11 +40,11 @@ from cvxlayers.nodes.projection import (
     project_simplex,
     project_simplex_kl,
 )
-from cvxlayers.nodes.robust_pooling import RobustPool, robust_pool
-from cvxlayers.nodes.robust_vector_pooling import RobustVectorPool, robust_vector_pool
-from cvxlayers.nodes.total_variation import TotalVariation, total_variation
-from cvxlayers.nodes.transport import OptimalTransport, optimal_transport
-from cvxlayers.nodes.tridiagonal import TridiagonalSolve, tridiagonal_solve
+from cvxlayers.nodes.robust.robust_pooling import RobustPool, robust_pool
+from cvxlayers.nodes.robust.robust_vector_pooling import RobustVectorPool, robust_vector_pool
+from cvxlayers.nodes.signal.analytic_centre import AnalyticCentre, analytic_centre
+from cvxlayers.nodes.signal.total_variation import TotalVariation, total_variation
+from cvxlayers.nodes.transport.transport import OptimalTransport, optimal_transport
 
 __all__ = [
     "AnalyticCentre",

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from cvxlayers.compiled import CompiledProblem
-from cvxlayers.measure import measure
-from cvxlayers.program import Array, Structure, Values
-from cvxlayers.scales import Scales, scales
-from cvxlayers.solution import Residuals, Solution
+from cvxlayers.program.compiled import CompiledProblem
+from cvxlayers.program.scales import Scales, scales
+from cvxlayers.program.solution import Residuals, Solution
+from cvxlayers.program.structure import Array, Structure, Values
+from cvxlayers.verify.measure import measure
 
 __all__ = ["Settings", "Solver"]
 
@@ -118,12 +118,12 @@ class Solver(ABC):
         """The optimality residuals of points x (n, B), y and s (m, B), by which any solver's answers are judged; the
         problem's scales may be handed in.
 
-        A solver may bring a faster way to compute what ``cvxlayers.measure`` does.
+        A solver may bring a faster way to compute what ``cvxlayers.verify.measure`` does.
         """
         return measure(self.structure, values, x, y, s, found)
 
     def scales(self, values: Values) -> Scales:
-        """The problem's own scales (see ``cvxlayers.scales``), likewise."""
+        """The problem's own scales (see ``cvxlayers.program.scales``), likewise."""
         return scales(self.structure, values)
 
     @classmethod

@@ -11,8 +11,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from cvxlayers.errors import OptionError
-from cvxlayers.program import Structure, Values
-from cvxlayers.solution import Solution, Status
+from cvxlayers.program.solution import Solution, Status
+from cvxlayers.program.structure import Structure, Values
 from cvxlayers.solvers.base import Settings
 from cvxlayers.solvers.elementwise import Element, ElementwiseSolver, Outcome, Start, shown
 
@@ -51,7 +51,7 @@ class Clarabel(ElementwiseSolver):
     --------
     >>> import numpy as np
     >>> from cvxlayers.cones.product import Cones
-    >>> from cvxlayers.program import Pattern, Structure, Values
+    >>> from cvxlayers.program.structure import Pattern, Structure, Values
     >>> one = np.zeros(1, dtype=int)  # minimize x^2 / 2 - x subject to x <= b
     >>> structure = Structure(Pattern.of(one, one, (1, 1)), Pattern.of(one, one, (1, 1)), Cones(nonneg=1))
     >>> solver = Clarabel(structure, Settings())

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from cvxlayers.errors import EngineError, OptionError
-from cvxlayers.program import Array, Structure
-from cvxlayers.solution import Status
+from cvxlayers.program.solution import Status
+from cvxlayers.program.structure import Array, Structure
 from cvxlayers.solvers.base import Settings
 from cvxlayers.solvers.clarabel import Clarabel, attempt
 from cvxlayers.solvers.ecos import ECOS
@@ -32,7 +32,7 @@ class Diffcp(ElementwiseSolver):
     --------
     >>> import numpy as np
     >>> from cvxlayers.cones import Cones
-    >>> from cvxlayers.program import Pattern, Structure, Values
+    >>> from cvxlayers.program.structure import Pattern, Structure, Values
     >>> one = np.zeros(1, dtype=int)  # minimize -x subject to x <= b
     >>> structure = Structure(Pattern.of(one[:0], one[:0], (1, 1)), Pattern.of(one, one, (1, 1)), Cones(nonneg=1))
     >>> solver = Diffcp(structure, Settings(options={"solve_method": "SCS"}))

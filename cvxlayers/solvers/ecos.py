@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from cvxlayers.cones import Cones
 from cvxlayers.errors import OptionError
-from cvxlayers.program import Array, Pattern, Structure
-from cvxlayers.solution import Status
+from cvxlayers.program.solution import Status
+from cvxlayers.program.structure import Array, Pattern, Structure
 from cvxlayers.solvers.base import Settings
 from cvxlayers.solvers.elementwise import Element, ElementwiseSolver, Outcome, Start, shown
 from cvxlayers.solvers.scsform import permuted_rows
@@ -39,7 +39,7 @@ class ECOS(ElementwiseSolver):
     Examples
     --------
     >>> import numpy as np
-    >>> from cvxlayers.program import Pattern, Structure, Values
+    >>> from cvxlayers.program.structure import Pattern, Structure, Values
     >>> one = np.zeros(1, dtype=int)  # minimize -x subject to x <= b
     >>> structure = Structure(Pattern.of(one[:0], one[:0], (1, 1)), Pattern.of(one, one, (1, 1)), Cones(nonneg=1))
     >>> solver = ECOS(structure, Settings())

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cvxlayers.errors import EngineError
-from cvxlayers.program import Array, Structure, Values
-from cvxlayers.scales import far_apart, scales
-from cvxlayers.solution import Solution, Status
+from cvxlayers.program.scales import far_apart, scales
+from cvxlayers.program.solution import Solution, Status
+from cvxlayers.program.structure import Array, Structure, Values
 from cvxlayers.solvers.base import Settings, Solver
 
 __all__ = ["Element", "ElementwiseSolver", "Outcome", "Start", "shown", "spread"]

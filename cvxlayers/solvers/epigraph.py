@@ -17,8 +17,8 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from cvxlayers.errors import EngineError
-from cvxlayers.program import Array, Pattern, Structure, Values
-from cvxlayers.solution import Solution, Status
+from cvxlayers.program.solution import Solution, Status
+from cvxlayers.program.structure import Array, Pattern, Structure, Values
 from cvxlayers.solvers.base import Settings, Solver
 
 __all__ = ["Epigraph", "serves"]

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cvxlayers import jit
-from cvxlayers.compiled import CompiledProblem
 from cvxlayers.errors import EngineError
-from cvxlayers.ipm.layout import Layout
+from cvxlayers.ipm.kkt.layout import Layout
+from cvxlayers.ipm.kkt.symbolic import analysis_of, quick_analysis_of
 from cvxlayers.ipm.method import INFEASIBLE, SOLVED, UNBOUNDED, Method
-from cvxlayers.ipm.symbolic import analysis_of, quick_analysis_of
-from cvxlayers.linear import alike, repeat
-from cvxlayers.measure import measure
-from cvxlayers.program import Array, Structure, Values
-from cvxlayers.scales import Scales
-from cvxlayers.solution import Residuals, Solution, Status, all_optimal
+from cvxlayers.kernels import jit
+from cvxlayers.program.compiled import CompiledProblem
+from cvxlayers.program.linear import alike, repeat
+from cvxlayers.program.scales import Scales
+from cvxlayers.program.solution import Residuals, Solution, Status, all_optimal
+from cvxlayers.program.structure import Array, Structure, Values
 from cvxlayers.solvers.base import Settings, Solver
+from cvxlayers.verify.measure import measure
 
 if TYPE_CHECKING:
     from cvxlayers.ipm.batch import Answer
@@ -47,7 +47,7 @@ class IPM(Solver):
     --------
     >>> import numpy as np
     >>> from cvxlayers.cones.product import Cones
-    >>> from cvxlayers.program import Pattern, Structure, Values
+    >>> from cvxlayers.program.structure import Pattern, Structure, Values
     >>> one = np.zeros(1, dtype=int)  # minimize x^2 / 2 - x subject to x <= b
     >>> structure = Structure(Pattern.of(one, one, (1, 1)), Pattern.of(one, one, (1, 1)), Cones(nonneg=1))
     >>> solver = IPM(structure, Settings())

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from cvxlayers.errors import OptionError
-from cvxlayers.program import Structure
+from cvxlayers.program.structure import Structure
 from cvxlayers.solvers.base import Settings, Solver
 from cvxlayers.solvers.epigraph import serves
 from cvxlayers.solvers.registry import SOLVERS, choose, solver_class
@@ -102,7 +102,7 @@ def preferred(structure: Structure, solver_args: Mapping[str, Any]) -> type[Solv
     the options; the registry's choice if none has.
 
     >>> from cvxlayers.cones.product import Cones
-    >>> from cvxlayers.program import Pattern, Structure
+    >>> from cvxlayers.program.structure import Pattern, Structure
     >>> one = np.zeros(1, dtype=int)
     >>> structure = Structure(Pattern.of(one, one, (1, 1)), Pattern.of(one, one, (1, 1)), Cones(nonneg=1))
     >>> preferred(structure, {"tol_gap_abs": 1e-9}).name

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from cvxlayers.errors import EngineError, OptionError
-from cvxlayers.program import Structure
+from cvxlayers.program.structure import Structure
 from cvxlayers.solvers.base import Solver
 from cvxlayers.solvers.clarabel import Clarabel
 from cvxlayers.solvers.diffcp import Diffcp

@@ -8,8 +8,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from cvxlayers.errors import OptionError
-from cvxlayers.program import Structure
-from cvxlayers.solution import Status
+from cvxlayers.program.solution import Status
+from cvxlayers.program.structure import Structure
 from cvxlayers.solvers.base import Settings
 from cvxlayers.solvers.elementwise import Element, ElementwiseSolver, Outcome, Start, shown
 from cvxlayers.solvers.scsform import ScsForm
@@ -30,7 +30,7 @@ class SCS(ElementwiseSolver):
     --------
     >>> import numpy as np
     >>> from cvxlayers.cones.product import Cones
-    >>> from cvxlayers.program import Pattern, Structure, Values
+    >>> from cvxlayers.program.structure import Pattern, Structure, Values
     >>> one = np.zeros(1, dtype=int)  # minimize x^2 / 2 - x subject to x <= b
     >>> structure = Structure(Pattern.of(one, one, (1, 1)), Pattern.of(one, one, (1, 1)), Cones(nonneg=1))
     >>> solver = SCS(structure, Settings())

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cvxlayers.cones import from_scs_order, to_scs_order
-from cvxlayers.program import Array, Pattern, Structure
+from cvxlayers.program.structure import Array, Pattern, Structure
 from cvxlayers.solvers.elementwise import Start
 
 __all__ = ["ScsForm", "permuted_rows"]

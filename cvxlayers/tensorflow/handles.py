@@ -14,8 +14,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cvxlayers.program import Array
-from cvxlayers.record import Record
+from cvxlayers.layer.record import Record
+from cvxlayers.program.structure import Array
 
 __all__ = ["keep", "record_of"]
 

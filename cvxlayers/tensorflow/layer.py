@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from cvxlayers.adapter import Adapter
+from cvxlayers.adapters.base import Adapter
 from cvxlayers.errors import ParameterError
 from cvxlayers.tensorflow.rules import solve
 
@@ -19,7 +19,8 @@ class CvxpyLayer(Adapter):
 
     It works eagerly and inside ``tf.function``, where the solver runs on the host (so not with ``jit_compile=True``,
     and not in a SavedModel); an error of the host comes out as TensorFlow's own error there, with its text. Second
-    derivatives are not defined and say so. The constructor's arguments are those of ``cvxlayers.adapter.Adapter``.
+    derivatives are not defined and say so. The constructor's arguments are those of
+    ``cvxlayers.adapters.base.Adapter``.
 
     Examples
     --------

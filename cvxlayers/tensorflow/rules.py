@@ -15,9 +15,9 @@ import tensorflow as tf
 from tensorflow.python.eager import record
 
 from cvxlayers.errors import DerivativeError, ParameterError
-from cvxlayers.layer import Layer
-from cvxlayers.packing import refuse_enlarged
-from cvxlayers.record import Record
+from cvxlayers.layer.layer import Layer
+from cvxlayers.layer.packing import refuse_enlarged
+from cvxlayers.layer.record import Record
 from cvxlayers.tensorflow.handles import keep, record_of
 
 __all__ = ["solve"]

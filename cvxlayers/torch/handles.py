@@ -22,8 +22,8 @@ import numpy as np
 import torch
 
 from cvxlayers.errors import EngineError
-from cvxlayers.layer import Layer
-from cvxlayers.record import Record
+from cvxlayers.layer.layer import Layer
+from cvxlayers.layer.record import Record
 
 __all__ = ["enter", "keep", "layer_of", "record_of"]
 

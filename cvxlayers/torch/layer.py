@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from cvxlayers.adapter import Adapter
+from cvxlayers.adapters.base import Adapter
 from cvxlayers.errors import ParameterError
-from cvxlayers.layer import Layer
+from cvxlayers.layer.layer import Layer
 from cvxlayers.torch import handles
 from cvxlayers.torch.eager import solve
 from cvxlayers.torch.operators import encode
@@ -23,7 +23,8 @@ class CvxpyLayer(Adapter, torch.nn.Module):
     It works with autograd, backward and forward; with ``torch.func`` (``vmap`` is one batched solve, ``jvp``,
     ``jacrev``, ``jacfwd``, ``hessian``); and in ``torch.compile(fullgraph=True)``. It is differentiable twice where the
     standard form has zero, nonnegative and second-order cones only, and says so elsewhere. It can be copied, pickled,
-    forked and used by several threads at once. The constructor's arguments are those of ``cvxlayers.adapter.Adapter``.
+    forked and used by several threads at once. The constructor's arguments are those of
+    ``cvxlayers.adapters.base.Adapter``.
 
     Examples
     --------

@@ -36,11 +36,11 @@ from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
 
-from cvxlayers.adapter import batch_shape
-from cvxlayers.compiled import CompiledProblem
+from cvxlayers.adapters.base import batch_shape
+from cvxlayers.adapters.vmap import Operand, map_derivative, map_parameters
 from cvxlayers.errors import DerivativeError
-from cvxlayers.mapped import Operand, map_derivative, map_parameters
-from cvxlayers.record import Record
+from cvxlayers.layer.record import Record
+from cvxlayers.program.compiled import CompiledProblem
 from cvxlayers.torch.arrays import result_dtype, to_numpy, to_tensor
 from cvxlayers.torch.handles import keep, layer_of, record_of
 from cvxlayers.torch.old_vmap import under_old_vmap

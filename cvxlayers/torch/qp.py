@@ -1,4 +1,4 @@
-"""Batched quadratic programs given by their matrices, as PyTorch layers. All else is ``cvxlayers.qp``.
+"""Batched quadratic programs given by their matrices, as PyTorch layers. All else is ``cvxlayers.layer.qp``.
 
 minimize  1/2 z'Qz + p'z    subject to  G z <= h,  A z = b
 """
@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from cvxlayers.errors import OptionError, ParameterError
-from cvxlayers.qp import ARGUMENTS, CACHED, Form, Matrix, compile_qp, read_form, read_patterns
-from cvxlayers.report import Info
+from cvxlayers.layer.qp import ARGUMENTS, CACHED, Form, Matrix, compile_qp, read_form, read_patterns
+from cvxlayers.layer.report import Info
 from cvxlayers.torch.layer import CvxpyLayer
 
 __all__ = ["QPFunction", "QPLayer", "QPSolution", "solve_qp"]

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks import backward
-from cvxlayers.record import Record
+from cvxlayers.layer.record import Record
 
 
 @pytest.mark.parametrize("name", list(backward.LAYERS))

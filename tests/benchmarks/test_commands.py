@@ -130,7 +130,7 @@ def test_the_peer_is_judged_where_it_is_installed() -> None:
 
 
 def test_a_faulty_row_shows_its_fault_below_the_table() -> None:
-    row = run.Row("SDP", "order 3", "peer", "", verify.Verdict(1e-9, 0.37), fault="wrong: gradient off by 37 %")
+    row = render.Row("SDP", "order 3", "peer", "", verify.Verdict(1e-9, 0.37), fault="wrong: gradient off by 37 %")
     text = io.StringIO()
     render.table([row], machine.facts(1), Console(file=text, width=render.WIDTH))
     assert "WRONG" in text.getvalue()

@@ -8,8 +8,8 @@ import pytest
 from benchmarks import equivariance, ipm_torture
 from benchmarks.hard import FAMILIES, Hard
 from cvxlayers.cones.projection import distance
-from cvxlayers.layer import Layer
-from cvxlayers.solution import Status
+from cvxlayers.layer.layer import Layer
+from cvxlayers.program.solution import Status
 from tests.ipm.problems import random_cones
 
 KINDS = ("second_order", "psd", "exponential", "power")

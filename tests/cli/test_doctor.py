@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 import typer
 
-from cvxlayers import __version__, jit
+from cvxlayers import __version__
 from cvxlayers.cli import doctor
 from cvxlayers.cli.app import app
-from cvxlayers.record import Record
+from cvxlayers.ipm import entry
+from cvxlayers.kernels import jit
+from cvxlayers.layer.record import Record
 from cvxlayers.solvers import registry
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -99,6 +101,11 @@ def test_the_kernels_are_compiled_ahead_of_time(run, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(registry.SOLVERS["IPM"], "installed", classmethod(lambda cls: False))
     without = run("doctor", "--warm")
     assert without.code == 1 and "pip install 'cvxlayers[fast]'" in without.said
+
+
+def test_no_kernel_of_the_solver_is_left_to_the_first_call() -> None:
+    ahead = [name for module, name, _ in doctor._kernels() if module == entry.__name__]
+    assert set(ahead) == set(entry.__all__)
 
 
 def test_where_no_processes_can_be_had_this_one_compiles(monkeypatch: pytest.MonkeyPatch) -> None:

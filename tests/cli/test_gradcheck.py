@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cvxlayers.record import Record
+from cvxlayers.layer.record import Record
 
 
 def gradients(answer) -> list[dict]:

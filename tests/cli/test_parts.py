@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 import cvxlayers
-from cvxlayers import checks
 from cvxlayers.cli.finite_difference import FIRST_STEP, directional_derivative
 from cvxlayers.cli.landing import CONSTANT, SEVERAL, landing
 from cvxlayers.cli.load import MisuseError, Target, parse_target, unique_names
 from cvxlayers.cli.memory import estimate
 from cvxlayers.cli.sampling import allowed_direction, sample_value
 from cvxlayers.compiler.parameters import parameter_spec
+from cvxlayers.layer import checks
 
 
 @pytest.mark.parametrize(

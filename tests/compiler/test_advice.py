@@ -12,7 +12,7 @@ import pytest
 
 import cvxlayers
 from cvxlayers.errors import NotConvexError, NotDPPError
-from cvxlayers.layer import Layer
+from cvxlayers.layer.layer import Layer
 from tests.support.tolerance import assert_close
 
 p, c = cp.Parameter(3, name="p"), cp.Parameter(3, name="c")

@@ -13,7 +13,7 @@ from cvxpy.transforms.partial_optimize import partial_optimize
 
 import cvxlayers
 from cvxlayers.errors import NotDPPError
-from cvxlayers.layer import Layer
+from cvxlayers.layer.layer import Layer
 from tests.support.tolerance import assert_all_close, assert_close
 
 M = np.array([[2.0, 0.3, 0.1], [0.3, 1.0, 0.2], [0.1, 0.2, 1.5]])

@@ -10,8 +10,8 @@ import pytest
 import scipy.sparse as sp
 
 import cvxlayers
-from cvxlayers import packing
-from cvxlayers.layer import Layer
+from cvxlayers.layer import packing
+from cvxlayers.layer.layer import Layer
 from tests.contracts.case import Case
 from tests.contracts.table import CASES
 from tests.support import layers, reference

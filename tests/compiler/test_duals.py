@@ -29,7 +29,7 @@ from cvxpy.constraints import (
 
 import cvxlayers
 from cvxlayers.errors import CompileError, MixedIntegerError
-from cvxlayers.layer import Layer
+from cvxlayers.layer.layer import Layer
 from tests.support.tolerance import assert_close
 
 

@@ -10,7 +10,7 @@ import pytest
 from scipy.special import logsumexp
 
 import cvxlayers
-from cvxlayers.layer import Layer
+from cvxlayers.layer.layer import Layer
 from tests.support.tolerance import assert_close
 
 RELATIVE = 1e-8

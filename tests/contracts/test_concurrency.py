@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cvxlayers.layer import Layer
+from cvxlayers.layer.layer import Layer
 from tests.contracts.case import Case
 from tests.contracts.table import case
 from tests.support import layers

@@ -18,9 +18,9 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 import cvxlayers
-from cvxlayers import packing
-from cvxlayers.layer import Layer
-from cvxlayers.record import Record
+from cvxlayers.layer import packing
+from cvxlayers.layer.layer import Layer
+from cvxlayers.layer.record import Record
 from cvxlayers.solvers import registry
 from tests.contracts.case import Case
 from tests.contracts.table import CASES, case

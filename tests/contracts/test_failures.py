@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cvxlayers.errors import OptionError, ParameterError, SolveError
-from cvxlayers.layer import Layer
+from cvxlayers.layer.layer import Layer
 from cvxlayers.solvers import registry
 from tests.support.tolerance import assert_all_close, assert_close
 

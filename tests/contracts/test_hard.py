@@ -6,7 +6,7 @@ import cvxpy as cp
 import numpy as np
 import pytest
 
-from cvxlayers.layer import Layer, Record
+from cvxlayers.layer.layer import Layer, Record
 from cvxlayers.solvers import registry
 from tests.support.tolerance import assert_close, say
 

@@ -10,11 +10,11 @@ import scipy.sparse as sp
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from cvxlayers.affine import AffineMap
-from cvxlayers.compiled import CompiledProblem, Feature, OutputSpec, ParameterSpec
 from cvxlayers.cones import Cones, project_dual
-from cvxlayers.layer import Layer
-from cvxlayers.program import Pattern, Structure
+from cvxlayers.layer.layer import Layer
+from cvxlayers.program.affine import AffineMap
+from cvxlayers.program.compiled import CompiledProblem, Feature, OutputSpec, ParameterSpec
+from cvxlayers.program.structure import Pattern, Structure
 from cvxlayers.solvers import registry
 from tests.support.differences import inner
 

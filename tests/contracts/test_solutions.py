@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse as sp
 
 import cvxlayers
-from cvxlayers.layer import Layer
+from cvxlayers.layer.layer import Layer
 from tests.contracts.case import Case
 from tests.contracts.table import CASES
 from tests.support import layers

@@ -12,11 +12,11 @@ import numpy as np
 
 from cvxlayers.cones.product import Cones
 from cvxlayers.cones.projection import DualDerivative, dual_derivative, project_dual
-from cvxlayers.derivative.system import Layout, Point, System
-from cvxlayers.derivative.units import Units
-from cvxlayers.program import Pattern, Structure, Values
-from cvxlayers.scales import scales
-from cvxlayers.solution import Solution
+from cvxlayers.derivative.system.system import Layout, Point, System
+from cvxlayers.derivative.system.units import Units
+from cvxlayers.program.scales import scales
+from cvxlayers.program.solution import Solution
+from cvxlayers.program.structure import Pattern, Structure, Values
 
 __all__ = [
     "Problem",

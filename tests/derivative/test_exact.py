@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 
 from cvxlayers.cones.product import Cones
-from cvxlayers.derivative.condensed import CondensedPath
 from cvxlayers.derivative.exact import ExactDerivative
-from cvxlayers.derivative.lanes import LanesPath
-from cvxlayers.derivative.paths import Path, Paths
-from cvxlayers.derivative.quasidefinite import QuasiDefinite
-from cvxlayers.derivative.sparse import SparsePath
-from cvxlayers.derivative.symbolic import eliminate
-from cvxlayers.derivative.system import Layout
-from cvxlayers.program import Structure, Values
+from cvxlayers.derivative.factor.choice import Path, Paths
+from cvxlayers.derivative.factor.condensed import CondensedPath
+from cvxlayers.derivative.factor.lanes import LanesPath
+from cvxlayers.derivative.factor.quasidefinite import QuasiDefinite
+from cvxlayers.derivative.factor.sparse import SparsePath
+from cvxlayers.derivative.factor.symbolic import eliminate
+from cvxlayers.derivative.system.system import Layout
+from cvxlayers.program.structure import Structure, Values
 from tests.derivative.problems import (
     PARTS,
     Problem,
@@ -114,7 +114,7 @@ def test_paths_agree(name: str, rng: np.random.Generator) -> None:
 def test_a_batch_is_its_elements(
     path: str, shared: bool, threads: int, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cvxlayers.derivative.factors._THREAD", 1.0)
+    monkeypatch.setattr("cvxlayers.derivative.factor.factors._THREAD", 1.0)
     problem = made("all", batch=7, shared=shared)
     cotangent, tangent = cotangents(problem, rng), noise(rng, problem)
     exact = derivative(problem.structure, path, threads)
@@ -239,7 +239,7 @@ def test_copies_and_pickles(path: str, rng: np.random.Generator) -> None:
 
 @pytest.mark.parametrize("path", PATHS)
 def test_two_threads_may_apply_it_at_once(path: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cvxlayers.derivative.factors._THREAD", 1.0)
+    monkeypatch.setattr("cvxlayers.derivative.factor.factors._THREAD", 1.0)
     problem = made("all", batch=16)
     cotangent = cotangents(problem, rng)
     linearization = derivative(problem.structure, path, threads=2).linearize(problem.values, problem.solution)
@@ -279,8 +279,8 @@ def test_large_batches_are_worked_in_parts(rng: np.random.Generator, monkeypatch
     cotangent = cotangents(problem, rng)
     exact = derivative(problem.structure, "condensed")
     expected = exact.linearize(problem.values, problem.solution).vjp(*cotangent)
-    monkeypatch.setattr("cvxlayers.derivative.factors._PART", 4 * exact.paths.candidates[0].bytes_per_element)
-    monkeypatch.setattr("cvxlayers.derivative.factors._KEPT", 0)
+    monkeypatch.setattr("cvxlayers.derivative.factor.factors._PART", 4 * exact.paths.candidates[0].bytes_per_element)
+    monkeypatch.setattr("cvxlayers.derivative.factor.factors._KEPT", 0)
     parted = exact.linearize(problem.values, problem.solution)
     for _ in range(2):
         for found, part in zip(_parts(parted.vjp(*cotangent)), _parts(expected), strict=True):

@@ -9,7 +9,7 @@ import scipy.sparse as sp
 
 from cvxlayers.cones import to_scs_order
 from cvxlayers.cones.product import Cones
-from cvxlayers.solution import Solution
+from cvxlayers.program.solution import Solution
 from tests.derivative.problems import Problem, random_problem, relative
 from tests.derivative.test_exact import PATHS, derivative
 

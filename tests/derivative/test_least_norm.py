@@ -11,7 +11,7 @@ from cvxlayers.cones.group import groups
 from cvxlayers.cones.product import Cones
 from cvxlayers.derivative.base import DerivativeReport
 from cvxlayers.derivative.exact import ExactDerivative
-from cvxlayers.program import Structure, Values
+from cvxlayers.program.structure import Structure, Values
 from tests.derivative.problems import (
     PARTS,
     Problem,
@@ -24,7 +24,7 @@ from tests.derivative.problems import (
     relative,
 )
 from tests.derivative.test_exact import PATHS, derivative
-from tests.derivative.test_fused import kernels
+from tests.derivative.test_kernel_path import kernels
 
 CONES = {
     "polyhedral": Cones(zero=3, nonneg=5),

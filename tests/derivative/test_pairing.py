@@ -6,7 +6,7 @@ import numpy as np
 
 from cvxlayers.cones import Cones
 from cvxlayers.derivative.pairing import cotangents
-from cvxlayers.program import Pattern, Structure
+from cvxlayers.program.structure import Pattern, Structure
 from tests.support.tolerance import assert_close
 
 

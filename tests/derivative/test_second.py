@@ -12,7 +12,7 @@ import pytest
 import cvxlayers
 from cvxlayers.cones import Cones, dual_derivative, dual_second_derivative
 from cvxlayers.errors import DerivativeError
-from cvxlayers.layer import Layer
+from cvxlayers.layer.layer import Layer
 from tests.cones.cases import points
 from tests.contracts.case import Built, Case
 from tests.contracts.table import CASES, case

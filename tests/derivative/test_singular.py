@@ -7,8 +7,8 @@ import pytest
 
 from cvxlayers.cones.product import Cones
 from cvxlayers.derivative.exact import ExactDerivative
-from cvxlayers.derivative.part import Part
-from cvxlayers.program import Structure, Values
+from cvxlayers.derivative.factor.part import Part
+from cvxlayers.program.structure import Structure, Values
 from tests.derivative.problems import (
     PARTS,
     Problem,

@@ -9,9 +9,9 @@ from cvxlayers.cones import svec
 from cvxlayers.cones.product import Cones
 from cvxlayers.cones.projection import project_dual
 from cvxlayers.derivative.exact import ExactDerivative
-from cvxlayers.derivative.smoothing import smoothed_derivative, smoothed_projection
+from cvxlayers.derivative.system.smoothing import smoothed_derivative, smoothed_projection
 from cvxlayers.errors import OptionError
-from cvxlayers.program import Structure, Values
+from cvxlayers.program.structure import Structure, Values
 from tests.derivative.problems import (
     Problem,
     at,

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import scipy.sparse as sp
 
-from cvxlayers.answer import answer
 from cvxlayers.cones import svec
 from cvxlayers.cones.product import Cones
-from cvxlayers.engine import Workshop
-from cvxlayers.program import Array, Pattern, Structure, Values
-from cvxlayers.report import Stopwatch
-from cvxlayers.solution import Solution
+from cvxlayers.layer.answer import answer
+from cvxlayers.layer.engine import Workshop
+from cvxlayers.layer.report import Stopwatch
+from cvxlayers.program.solution import Solution
+from cvxlayers.program.structure import Array, Pattern, Structure, Values
 
 __all__ = ["answered", "feasible", "infeasible", "random_cones", "structure_of", "unbounded"]
 

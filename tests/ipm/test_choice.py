@@ -7,11 +7,11 @@ import pytest
 import scipy.sparse as sp
 
 from cvxlayers.cones.product import Cones
-from cvxlayers.engine import Workshop
 from cvxlayers.errors import EngineError
 from cvxlayers.ipm import batch as batches
-from cvxlayers.ipm import symbolic
-from cvxlayers.program import Structure, Values
+from cvxlayers.ipm.kkt import symbolic
+from cvxlayers.layer.engine import Workshop
+from cvxlayers.program.structure import Structure, Values
 from cvxlayers.solvers.base import Settings
 from cvxlayers.solvers.ipm import IPM
 from tests.ipm.problems import pattern_of

@@ -10,8 +10,8 @@ import pytest
 import scipy.sparse as sp
 
 from cvxlayers.cones.product import Cones
-from cvxlayers.layer import Layer
-from cvxlayers.program import Array, Structure, Values
+from cvxlayers.layer.layer import Layer
+from cvxlayers.program.structure import Array, Structure, Values
 from cvxlayers.solvers.base import Settings
 from cvxlayers.solvers.ipm import IPM
 from tests.ipm.problems import pattern_of

@@ -9,12 +9,12 @@ import pytest
 from cvxlayers.cones.product import Cones
 from cvxlayers.derivative.exact import ExactDerivative
 from cvxlayers.ipm import batch
-from cvxlayers.layer import Layer
-from cvxlayers.measure import measure
-from cvxlayers.program import Array, Values
-from cvxlayers.solution import Status
+from cvxlayers.layer.layer import Layer
+from cvxlayers.program.solution import Status
+from cvxlayers.program.structure import Array, Values
 from cvxlayers.solvers.base import Settings
 from cvxlayers.solvers.ipm import IPM
+from cvxlayers.verify.measure import measure
 from tests.ipm.problems import feasible, infeasible, random_cones, unbounded
 from tests.support.tolerance import assert_close
 

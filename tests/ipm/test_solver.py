@@ -12,12 +12,12 @@ import pytest
 
 from cvxlayers.cones.product import Cones
 from cvxlayers.errors import EngineError
-from cvxlayers.measure import measure
-from cvxlayers.program import Array, Structure, Values
-from cvxlayers.solution import Status
+from cvxlayers.program.solution import Status
+from cvxlayers.program.structure import Array, Structure, Values
 from cvxlayers.solvers.base import Settings
 from cvxlayers.solvers.clarabel import Clarabel
 from cvxlayers.solvers.ipm import IPM
+from cvxlayers.verify.measure import measure
 from tests.ipm.problems import answered, feasible, infeasible, random_cones, structure_of, unbounded
 
 
@@ -177,7 +177,7 @@ def test_a_forked_process_solves_too() -> None:
 
 
 def test_huge_problems_are_refused() -> None:
-    from cvxlayers.ipm import symbolic
+    from cvxlayers.ipm.kkt import symbolic
 
     many = symbolic.LARGEST_SIZE + 1
     huge = structure_of(np.zeros((1, 1)), np.ones((many, 1)), Cones(nonneg=many))

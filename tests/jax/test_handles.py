@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from cvxlayers.jax import CvxpyLayer
-from cvxlayers.record import Record
+from cvxlayers.layer.record import Record
 from tests.support.records import watch
 
 

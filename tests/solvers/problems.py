@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cvxlayers.cones import Cones, project_dual
-from cvxlayers.program import Array, Pattern, Structure, Values
-from cvxlayers.solution import Solution, Status
+from cvxlayers.program.solution import Solution, Status
+from cvxlayers.program.structure import Array, Pattern, Structure, Values
 
 __all__ = ["FAMILIES", "Family", "Problem", "family", "make", "pattern", "sealed", "stacked"]
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cvxlayers.measure import measure
-from cvxlayers.solution import Status
+from cvxlayers.program.solution import Status
 from cvxlayers.solvers.base import Settings
 from cvxlayers.solvers.registry import SOLVERS
+from cvxlayers.verify.measure import measure
 from tests.solvers.problems import FAMILIES, Family, make
 from tests.support.tolerance import assert_close
 

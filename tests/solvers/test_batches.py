@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cvxlayers.certificate import proves_infeasible, proves_unbounded
 from cvxlayers.cones import Cones
-from cvxlayers.program import Pattern, Structure, Values
-from cvxlayers.solution import Solution, Status
+from cvxlayers.program.solution import Solution, Status
+from cvxlayers.program.structure import Pattern, Structure, Values
 from cvxlayers.solvers.base import Settings, Solver
 from cvxlayers.solvers.registry import SOLVERS, names
+from cvxlayers.verify.certificate import proves_infeasible, proves_unbounded
 from tests.solvers.problems import Problem, family, make, pattern
 from tests.support.tolerance import assert_close
 

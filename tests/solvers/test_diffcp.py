@@ -17,21 +17,21 @@ from diffcp import _diffcp, cone_program
 
 import cvxlayers
 from benchmarks import families
-from cvxlayers import packing
 from cvxlayers.cones import Cones, project_dual, unpack
-from cvxlayers.derivative.diffcp import MODES as DERIVATIVE_MODES
-from cvxlayers.derivative.diffcp import DiffcpDerivative
-from cvxlayers.derivative.embedding import System
+from cvxlayers.derivative.diffcp.embedding import System
+from cvxlayers.derivative.diffcp.linearization import MODES as DERIVATIVE_MODES
+from cvxlayers.derivative.diffcp.linearization import DiffcpDerivative
 from cvxlayers.derivative.exact import ExactDerivative
 from cvxlayers.errors import EngineError, OptionError
-from cvxlayers.layer import Layer
-from cvxlayers.measure import measure
-from cvxlayers.program import Array, Pattern, Structure, Values
-from cvxlayers.solution import Status
+from cvxlayers.layer import packing
+from cvxlayers.layer.layer import Layer
+from cvxlayers.program.solution import Status
+from cvxlayers.program.structure import Array, Pattern, Structure, Values
 from cvxlayers.solvers import options
 from cvxlayers.solvers.base import Settings
 from cvxlayers.solvers.diffcp import Diffcp
 from cvxlayers.solvers.scsform import ScsForm
+from cvxlayers.verify.measure import measure
 from tests.solvers.problems import Family, Problem, family, make, pattern, sealed
 from tests.support.tolerance import assert_close, relative_error
 
@@ -286,7 +286,7 @@ def test_no_factors_are_kept_for_large_batches(monkeypatch: pytest.MonkeyPatch) 
     _, (gx, gy, gs) = tangents(problem)
     derivative = DiffcpDerivative(problem.structure)
     kept = derivative.linearize(problem.values, problem.solution)
-    monkeypatch.setattr("cvxlayers.derivative.diffcp.KEPT", 0)
+    monkeypatch.setattr("cvxlayers.derivative.diffcp.linearization.KEPT", 0)
     dropped = derivative.linearize(problem.values, problem.solution)
     for _ in range(2):
         np.testing.assert_array_equal(kept.vjp(gx, gy, gs).A, dropped.vjp(gx, gy, gs).A)
@@ -295,13 +295,13 @@ def test_no_factors_are_kept_for_large_batches(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_iteration_that_fails_is_followed_by_a_factorization(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cvxlayers.derivative.diffcp.ITERATIONS", 0)
+    monkeypatch.setattr("cvxlayers.derivative.diffcp.linearization.ITERATIONS", 0)
     problem = regular()
     _, (gx, gy, gs) = tangents(problem)
     iterated = DiffcpDerivative(problem.structure, mode="lsmr").linearize(problem.values, problem.solution)
     dense = DiffcpDerivative(problem.structure, mode="dense").linearize(problem.values, problem.solution)
     assert_close(iterated.vjp(gx, gy, gs).A, dense.vjp(gx, gy, gs).A, 1e-12, "dA")
-    monkeypatch.setattr("cvxlayers.derivative.diffcp.DENSE", 0)
+    monkeypatch.setattr("cvxlayers.derivative.diffcp.linearization.DENSE", 0)
     # Where that is too large, the derivative of all engines takes its place.
     lost = DiffcpDerivative(problem.structure, mode="lsmr").linearize(problem.values, problem.solution)
     assert_close(lost.vjp(gx, gy, gs).A, dense.vjp(gx, gy, gs).A, 1e-9, "dA of all engines")
@@ -318,7 +318,7 @@ def no_dense(system: System, *_: Any) -> None:
     Cones(second_order=(25,)),
 ])  # fmt: skip
 def test_sparse_factors_with_more_unknowns_for_wide_cones(cones: Cones, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cvxlayers.derivative.diffcp._dense", no_dense)
+    monkeypatch.setattr("cvxlayers.derivative.diffcp.linearization._dense", no_dense)
     problem = linear(cones, 20, batch=4, seed=3)
     moves, (gx, gy, gs) = tangents(problem)
     exact = ExactDerivative(problem.structure).linearize(problem.values, problem.solution)
@@ -365,9 +365,11 @@ def test_superlu_meets_no_pivot_that_is_zero(
 ) -> None:
     """Upstream, without the shift: BLAS complains of a negative size. Once it does not, the shift may go."""
     if shift is not None:
-        monkeypatch.setattr("cvxlayers.derivative.embedding.SHIFT", shift)
+        monkeypatch.setattr("cvxlayers.derivative.diffcp.embedding.SHIFT", shift)
     # In the problem's own scales there is no such pivot here.
-    monkeypatch.setattr("cvxlayers.derivative.diffcp.needs_units", lambda *given, **options: np.zeros(1, dtype=bool))
+    monkeypatch.setattr(
+        "cvxlayers.derivative.diffcp.linearization.needs_units", lambda *given, **options: np.zeros(1, dtype=bool)
+    )
     control = families.make("mpc", quick=True)
     compiled = cvxlayers.compile(control.problem, control.parameters, control.variables, quadratic=False)
     values = compiled.evaluate(packing.pack(compiled, control.data).theta)

@@ -9,12 +9,12 @@ import pytest
 
 from cvxlayers.cones import Cones
 from cvxlayers.errors import EngineError
-from cvxlayers.measure import measure
-from cvxlayers.program import Pattern, Structure, Values
-from cvxlayers.solution import Status
+from cvxlayers.program.solution import Status
+from cvxlayers.program.structure import Pattern, Structure, Values
 from cvxlayers.solvers.base import Settings
 from cvxlayers.solvers.epigraph import Epigraph, serves
 from cvxlayers.solvers.registry import SOLVERS
+from cvxlayers.verify.measure import measure
 from tests.solvers.problems import FAMILIES, Family, Problem, family, make, pattern, sealed
 from tests.support.tolerance import assert_close
 

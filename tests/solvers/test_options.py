@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cvxlayers.errors import EngineError, OptionError
-from cvxlayers.solution import Status
+from cvxlayers.program.solution import Status
 from cvxlayers.solvers import options
 from cvxlayers.solvers.base import Settings
 from cvxlayers.solvers.options import COMMON, parse, tolerance

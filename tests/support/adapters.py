@@ -8,7 +8,7 @@ from typing import Any
 import cvxpy as cp
 import numpy as np
 
-from cvxlayers.layer import Layer
+from cvxlayers.layer.layer import Layer
 from tests.contracts.case import Built, Case, Sample
 from tests.contracts.table import case
 from tests.support.tolerance import assert_all_close

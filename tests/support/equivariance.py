@@ -8,10 +8,10 @@ from functools import cached_property
 
 import numpy as np
 
-from cvxlayers.compiled import CompiledProblem
-from cvxlayers.layer import Layer
-from cvxlayers.program import Array, Values
-from cvxlayers.record import Record
+from cvxlayers.layer.layer import Layer
+from cvxlayers.layer.record import Record
+from cvxlayers.program.compiled import CompiledProblem
+from cvxlayers.program.structure import Array, Values
 from tests.support.polish import polished_outputs
 from tests.support.scaling import Units, as_parameters, factors, rescaled
 

@@ -31,9 +31,10 @@ from typing import Any, TextIO
 import numpy as np
 
 import cvxlayers
-from cvxlayers import artefact, description, jit, parts
 from cvxlayers.cones import projection
 from cvxlayers.errors import ArtefactError, CvxlayersError
+from cvxlayers.kernels import jit
+from cvxlayers.program import artefact, description, parts
 from tests.contracts.table import case
 from tests.support import mutations
 from tests.support.mutations import KINDS

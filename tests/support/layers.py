@@ -11,8 +11,8 @@ import pytest
 
 import cvxlayers
 from cvxlayers.cones import Cones
-from cvxlayers.layer import Layer
-from cvxlayers.program import Pattern, Structure
+from cvxlayers.layer.layer import Layer
+from cvxlayers.program.structure import Pattern, Structure
 from cvxlayers.solvers import registry
 from tests.contracts.case import Case
 from tests.contracts.table import CASES, case

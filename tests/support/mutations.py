@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from cvxlayers import archive, artefact
+from cvxlayers.files import archive
+from cvxlayers.program import artefact
 
 __all__ = ["KINDS", "Header", "build", "mutate", "take_apart"]
 

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from cvxlayers import packing
-from cvxlayers.compiled import CompiledProblem
 from cvxlayers.cones import project_dual
-from cvxlayers.layer import Layer
-from cvxlayers.program import Array, Structure, Values
+from cvxlayers.layer import packing
+from cvxlayers.layer.layer import Layer
+from cvxlayers.program.compiled import CompiledProblem
+from cvxlayers.program.structure import Array, Structure, Values
 
 __all__ = ["polished_outputs"]
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from cvxlayers.layer import Layer
-from cvxlayers.record import Record
+from cvxlayers.layer.layer import Layer
+from cvxlayers.layer.record import Record
 
 __all__ = ["watch"]
 

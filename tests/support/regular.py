@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cvxlayers.cones import Cones, margin, project_dual
-from cvxlayers.program import Array, Structure, Values
+from cvxlayers.program.structure import Array, Structure, Values
 from tests.ipm.problems import structure_of
 
 __all__ = ["CONDITION", "MARGIN", "Regular", "condition", "random_cones", "regular"]

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
-from cvxlayers.affine import AffineMap
-from cvxlayers.compiled import CompiledProblem, Feature, OutputSpec, ParameterSpec
 from cvxlayers.cones import Cones
-from cvxlayers.program import Array, Structure, Values
+from cvxlayers.program.affine import AffineMap
+from cvxlayers.program.compiled import CompiledProblem, Feature, OutputSpec, ParameterSpec
+from cvxlayers.program.structure import Array, Structure, Values
 
 __all__ = ["Posed", "Units", "as_parameters", "common_units", "factors", "random_units", "rescaled", "rows_of"]
 

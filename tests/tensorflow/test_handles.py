@@ -13,7 +13,7 @@ import pytest
 
 tf = pytest.importorskip("tensorflow")
 
-from cvxlayers.record import ALIGNMENT, Record  # noqa: E402
+from cvxlayers.layer.record import ALIGNMENT, Record  # noqa: E402
 from cvxlayers.tensorflow import CvxpyLayer, handles, rules  # noqa: E402
 from tests.support.records import watch  # noqa: E402
 from tests.support.tolerance import assert_close  # noqa: E402

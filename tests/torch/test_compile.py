@@ -15,7 +15,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from cvxlayers.errors import EngineError, SolveError  # noqa: E402
-from cvxlayers.layer import Layer  # noqa: E402
+from cvxlayers.layer.layer import Layer  # noqa: E402
 from cvxlayers.torch import CvxpyLayer  # noqa: E402
 from tests.contracts.case import Case  # noqa: E402
 from tests.contracts.table import case  # noqa: E402

@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from cvxlayers.qp import CACHED  # noqa: E402
+from cvxlayers.layer.qp import CACHED  # noqa: E402
 from cvxlayers.torch import QPFunction, QPLayer, solve_qp  # noqa: E402
 from tests.support.quadratic import known_qp  # noqa: E402
 

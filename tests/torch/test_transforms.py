@@ -48,7 +48,8 @@ def linearized(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return original(self, values, solution)
 
     monkeypatch.setattr(ExactDerivative, "linearize", counted)
-    monkeypatch.setattr("cvxlayers.polish._steps", lambda structure, values, now, *_: now)  # Newton's linearize as well
+    # Newton's steps linearize as well.
+    monkeypatch.setattr("cvxlayers.layer.polish._steps", lambda structure, values, now, *_: now)
     return seen
 
 

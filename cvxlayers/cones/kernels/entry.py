@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numba import types
 
-from cvxlayers import jit
 from cvxlayers.cones.arrays import Array, largest
 from cvxlayers.cones.blocks import EigenBlocks
 from cvxlayers.cones.kernels import exponential, power
 from cvxlayers.cones.kernels.numbers import OPTIONS
+from cvxlayers.kernels import jit
 
 __all__ = ["CompiledCone", "compiled_cone"]
 
-_FINGERPRINT = jit.fingerprint(Path(__file__).parent)
+_FINGERPRINT = jit.fingerprint("cones/kernels", "cones/exponential.py", "cones/power.py")
+"""Changes with the source of any kernel that is called here, and of what they take from elsewhere."""
+
 _GIVEN = types.Array(types.float64, 2, "C", readonly=True)
 _ALPHA = types.Array(types.float64, 1, "C", readonly=True)
 _VALUES, _MATRICES = types.Array(types.float64, 2, "C"), types.Array(types.float64, 3, "C")

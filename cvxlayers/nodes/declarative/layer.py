@@ -16,7 +16,7 @@ from cvxlayers.nodes.declarative.report import NodeInfo
 from cvxlayers.nodes.declarative.rules import Attach
 from cvxlayers.nodes.declarative.search import Call, Search
 from cvxlayers.nodes.declarative.system import Settings
-from cvxlayers.nodes.outcome import Reporting, check_policy
+from cvxlayers.nodes.rules.outcome import Reporting, check_policy
 
 __all__ = ["DeclarativeLayer"]
 

@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 
 from cvxlayers.derivative.base import DerivativeReport
+from cvxlayers.layer.report import Info, Seconds
 from cvxlayers.nodes.declarative.optimality import Point
 from cvxlayers.nodes.declarative.system import System
-from cvxlayers.report import Info, Seconds
-from cvxlayers.solution import Residuals, Status
+from cvxlayers.program.solution import Residuals, Status
 
 __all__ = ["ADVICE", "NodeInfo", "judge", "report"]
 
@@ -26,7 +26,7 @@ _FAR = 1e12
 class NodeInfo(Info):
     """The report of one call of a declarative layer, as ``layer.info`` gives it to the thread that made the call.
 
-    Attributes (besides those of ``cvxlayers.report.Info``)
+    Attributes (besides those of ``cvxlayers.layer.report.Info``)
     ----------
     active : (B, q) array of bool
         The inequalities that the solution rests on: those met with equality, with a positive multiplier.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cvxlayers.errors import ParameterError
+from cvxlayers.layer.report import Seconds
 from cvxlayers.nodes.declarative import lagrangian
 from cvxlayers.nodes.declarative.curvature import minima
 from cvxlayers.nodes.declarative.node import DeclarativeNode
@@ -20,9 +21,8 @@ from cvxlayers.nodes.declarative.problem import Formulation, formulate
 from cvxlayers.nodes.declarative.report import ADVICE, NodeInfo, judge, report
 from cvxlayers.nodes.declarative.rules import fold, unfold
 from cvxlayers.nodes.declarative.system import BUDGET, Settings, System
-from cvxlayers.nodes.outcome import solve_error
-from cvxlayers.report import Seconds
-from cvxlayers.solution import Status
+from cvxlayers.nodes.rules.outcome import solve_error
+from cvxlayers.program.solution import Status
 
 __all__ = ["Call", "Search"]
 

@@ -1,0 +1,1 @@
+"""What the layers of all frameworks share: constructor, properties, and vmap's axes."""

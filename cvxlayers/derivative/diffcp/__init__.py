@@ -1,0 +1,1 @@
+"""The derivative that diffcp computes: that of the homogeneous self-dual embedding."""

@@ -1,0 +1,102 @@
+"""Factors of the systems of a batch, part by part, made when they are first needed and kept for later applications."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from cvxlayers.derivative.factor.choice import Path, Paths
+from cvxlayers.derivative.factor.part import Part, Solved
+from cvxlayers.derivative.system.system import Layout, Point, System
+from cvxlayers.derivative.system.units import Units
+from cvxlayers.program.structure import Array, Values
+
+__all__ = ["Factors"]
+
+# The predicted nanoseconds of work for which another thread is started.
+_THREAD = 1e7
+# Bytes that the factors of one part of the batch may take, and all that are kept for later applications.
+_PART, _KEPT = 2**23, 2**30
+
+
+class Factors:
+    """Solves systems of one layout on several threads; safe to use from several at once."""
+
+    def __init__(self, layout: Layout, paths: Paths, smoothing: float | None, threads: int) -> None:
+        self._layout, self._paths, self._smoothing, self._threads = layout, paths, smoothing, threads
+        self._parts: dict[tuple[bytes, int], Part] = {}
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_parts": {}, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
+
+    def solve(self, values: Values, point: Point, units: Units, f: Array, g: Array, key: bytes = b"") -> Solved:
+        """Solve J (dx, dv) = (f, g) at solutions of these values.
+
+        Parameters
+        ----------
+        values : Values
+        point : Point
+        units : Units
+            At this point.
+        f, g : (n, B), (m, B)
+        key : bytes
+            Calls with the same key have the same values and point.
+        """
+        batch = f.shape[1]
+        path = self._paths.fastest(batch)
+        # A thread is worth its while only for much work, since small array operations hold Python's lock.
+        threads = int(np.clip(path.cost(batch) // _THREAD, 1, self._threads))
+        slices = _slices(batch, path.bytes_per_element, threads)
+        keep = batch * path.bytes_per_element <= _KEPT
+        solved = Solved.room(f.shape[0], g.shape[0], batch)
+
+        def task(i: int) -> None:
+            lanes = slices[i]
+            part = self._part(path, values, point, units, lanes, (key, i), keep)
+            solved.enter(lanes, part.solve(f[:, lanes], g[:, lanes]))
+
+        _spread(task, len(slices), threads)
+        return solved
+
+    def _part(
+        self, path: Path, values: Values, point: Point, units: Units, lanes: slice, key: tuple[bytes, int], keep: bool
+    ) -> Part:
+        """A part of the batch, factorized."""
+        with self._lock:
+            found = self._parts.get(key)
+        if found is not None:
+            return found
+        part = Values(*(each[:, lanes] for each in values))
+        found = Part.of(path, System(self._layout, part, point.select(lanes), units.select(lanes), self._smoothing))
+        if keep:
+            with self._lock:
+                self._parts[key] = found
+        return found
+
+
+def _spread(task: Callable[[int], None], count: int, threads: int) -> None:
+    """Call the task for each part of the batch; the threads live as long as the call."""
+    if min(threads, count) < 2:
+        for i in range(count):
+            task(i)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in pool.map(task, range(count)):
+            pass
+
+
+def _slices(batch: int, bytes_per_element: int, threads: int) -> list[slice]:
+    """Parts of the batch of equal size, small enough for the memory and enough for the threads."""
+    largest = max(1, _PART // max(bytes_per_element, 1))
+    parts = max(-(-batch // largest), min(threads, batch))
+    bounds = [batch * k // max(parts, 1) for k in range(parts + 1)]
+    return [slice(low, high) for low, high in pairwise(bounds)]

@@ -1,0 +1,1 @@
+"""What the interior-point iteration asks of the cones, one file for each kind."""

@@ -1,0 +1,1 @@
+"""The NumPy layer: pack, evaluate, solve, verify, sharpen, recover, and the way back."""

@@ -1,0 +1,1 @@
+"""Attention, and maps onto the simplex row by row."""

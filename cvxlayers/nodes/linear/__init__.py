@@ -1,0 +1,1 @@
+"""Linear systems, least squares and eigenvectors as nodes."""

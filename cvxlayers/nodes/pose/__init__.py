@@ -1,0 +1,1 @@
+"""Perspective-n-point."""

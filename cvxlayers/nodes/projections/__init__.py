@@ -1,0 +1,1 @@
+"""Projections onto simplices, balls and spheres."""

@@ -1,0 +1,1 @@
+"""Robust means and pooling."""
