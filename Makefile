@@ -40,12 +40,12 @@ lint: $(STAMP)dev  ## check style and formatting with ruff
 types: $(STAMP)dev  ## check the types with mypy
 	$(BIN)/mypy cvxlayers
 
-# The site's address while it is served: make docs-serve ADDRESS=localhost:8123
+# Where the site is served: make docs-serve ADDRESS=localhost:8123. --strict makes warnings errors; --quiet would hide them from it.
 ADDRESS ?= localhost:8000
 MKDOCS := NO_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs
 
 docs: $(STAMP)docs  ## build the documentation site in out/site, strictly: a broken link is an error
-	$(MKDOCS) build --quiet --strict --site-dir $(OUT)/site
+	$(MKDOCS) build --strict --site-dir $(OUT)/site
 	@echo "The site: $(OUT)/site/index.html"
 
 docs-serve: $(STAMP)docs  ## show the documentation site, built anew whenever a file changes

@@ -48,6 +48,11 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     return with_tables(markdown)
 
 
+def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
+    """Let names of the package lead to their place among the API pages."""
+    return linked(html)
+
+
 def title(notebook: Path) -> str:
     """The first heading of a notebook, or its name."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
@@ -74,6 +79,16 @@ def relinked(text: str, page: str) -> str:
         return f"]({up}{pages[target]}" if target in pages else link[0]
 
     return re.sub(r"\]\(([^)#\s]+)", place, text)
+
+
+def linked(html: str) -> str:
+    """The text with references from names of the package in code, which mkdocstrings resolves where there is a page.
+
+    >>> linked("<p>See <code>cvxlayers.Layer</code>.</p>")
+    '<p>See <autoref optional identifier="cvxlayers.Layer"><code>cvxlayers.Layer</code></autoref>.</p>'
+    """
+    reference = r'<autoref optional identifier="\1"><code>\1</code></autoref>'
+    return re.sub(r"(?<!<pre>)<code>(cvxlayers(?:\.\w+)+)</code>(?!</a>)", reference, html)
 
 
 def with_tables(markdown: str) -> str:

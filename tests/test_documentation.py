@@ -123,7 +123,7 @@ def test_the_guide_lists_the_options_of_all_solvers() -> None:
 
 
 def test_the_table_of_engines_says_what_the_registry_knows() -> None:
-    words = {"soc": "second-order", "psd": "PSD", "nonneg": "nonnegative"}
+    words = {"second_order": "second-order", "psd": "PSD", "nonneg": "nonnegative"}
     assert column("guides/engines.md", "name") == list(SOLVERS)
     cones, objectives, starts = (column("guides/engines.md", "name", number) for number in (1, 2, 3))
     for solver, kinds, objective, start in zip(SOLVERS.values(), cones, objectives, starts, strict=True):

@@ -33,7 +33,7 @@ class CvxpyLayer(Adapter, keras.layers.Layer):
         The latter from ``cvxlayers.compile`` or ``cvxlayers.load``; ``parameters``, ``variables`` and ``gp`` are then
         part of it.
     parameters, variables, solver, gp, verbose, solver_args
-        As for ``cvxlayers.adapter.Adapter``.
+        As for ``cvxlayers.torch.CvxpyLayer``.
     weights : mapping, optional
         Parameters that are not inputs but weights of the layer, by parameter or name: an initializer (or a number or
         array), or a mapping with some of ``initializer`` (default zeros), ``constraint``, ``regularizer`` and
