@@ -49,8 +49,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
 
 
 def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
-    """Let names of the package lead to their place among the API pages."""
-    return linked(html)
+    """Let names of the package lead to their place among the API pages; leave no dash before an empty description."""
+    return re.sub(r'\s*–\s*<div class="doc-md-description">\s*</div>', "", linked(html))
 
 
 def title(notebook: Path) -> str:

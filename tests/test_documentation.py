@@ -96,7 +96,8 @@ def test_every_row_of_a_table_has_the_cells_of_its_header(page: Path) -> None:
 
 
 def test_a_crooked_row_is_found() -> None:
-    text = "| a | b |\n|---|---|\n| 1 | 2 |\n| 1 | 2 | 3 |\n\n```\n| 1 |\n```\n    | c |\n    |---|\n    | `x \\| y` |\n"
+    nested = "* of a list\n\n    | c |\n    |---|\n    | `x \\| y` |\n"
+    text = "| a | b |\n|---|---|\n| 1 | 2 |\n| 1 | 2 | 3 |\n\n```\n| 1 |\n```\n" + nested
     assert crooked(text) == ["3 cells under a header of 2: | 1 | 2 | 3 |"]
 
 
