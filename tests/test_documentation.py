@@ -148,6 +148,21 @@ def test_the_table_of_fields_is_that_of_the_kernels() -> None:
     assert sorted(listed) == sorted(names)
 
 
+def milliseconds(cell: str) -> float:
+    """Forward and backward together, "16.9 + 2.1", to two digits."""
+    return float(f"{sum(map(float, cell.split('+'))):.2g}")
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/guides/performance.md"])
+def test_figures_are_those_of_the_benchmarks(page: str) -> None:
+    measured = {row[0]: row for table in tables((DOCS / "benchmarks.md").read_text(encoding="utf-8")) for row in table}
+    ours, _, peers, _, _, qpth, proxsuite = range(1, 8)
+    (shown,) = [table for table in tables((ROOT / page).read_text(encoding="utf-8")) if table[0][1:2] == ["ours, ms"]]
+    for family, *cells in shown[2:]:
+        row = measured[family]
+        assert [float(cells[0]), *cells[1:]] == [milliseconds(row[ours]), row[peers], row[qpth], row[proxsuite]], family
+
+
 def test_the_extras_for_users_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     import runpy
 
