@@ -54,6 +54,7 @@ EXTRAS = {
         "ruff>=0.17",
         "mypy>=2.0",
         "packaging>=24",
+        "markdown>=3.6",
         "setuptools>=77",
         "threadpoolctl>=3.5",
         *TORCH,

@@ -23,13 +23,9 @@ FROM_REPOSITORY: Mapping[str, str] = {
 
 
 def on_config(config: Any) -> Any:
-    """Put every notebook of docs/notebooks into the navigation, by its title."""
-    for section in config["nav"]:
-        if EXAMPLES in section:
-            section[EXAMPLES] += [
-                {title(path): f"{NOTEBOOKS}/{path.name}"}
-                for path in sorted((Path(config["docs_dir"]) / NOTEBOOKS).glob("*.ipynb"))
-            ]
+    """Put the notebooks into the navigation, and take no text for HTML."""
+    add_notebooks(config["nav"], Path(config["docs_dir"]) / NOTEBOOKS)
+    config["markdown_extensions"].append(without_html())
     return config
 
 
@@ -51,6 +47,25 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
 def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
     """Let names of the package lead to their place among the API pages; leave no dash before an empty description."""
     return re.sub(r'\s*–\s*<div class="doc-md-description">\s*</div>', "", linked(html))
+
+
+def without_html() -> Any:
+    """An extension of Markdown for texts, the docstrings' included, in which <Jv, w> is a product and no tag."""
+    from markdown.extensions import Extension
+
+    class WithoutHtml(Extension):
+        def extendMarkdown(self, md: Any) -> None:  # noqa: N802 (the name that Markdown calls)
+            md.preprocessors.deregister("html_block")
+            md.inlinePatterns.deregister("html")
+
+    return WithoutHtml()
+
+
+def add_notebooks(nav: list[Any], folder: Path) -> None:
+    """Every notebook of a folder, by its title, at the end of the section of examples."""
+    for section in nav:
+        if EXAMPLES in section:
+            section[EXAMPLES] += [{title(path): f"{NOTEBOOKS}/{path.name}"} for path in sorted(folder.glob("*.ipynb"))]
 
 
 def title(notebook: Path) -> str:

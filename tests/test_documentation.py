@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 from types import ModuleType
 
+import markdown
 import numpy as np
 import pytest
 
@@ -219,10 +220,16 @@ def test_the_site_links_the_repository_s_own_documents() -> None:
 
 
 def test_the_site_picks_up_notebooks(tmp_path: Path) -> None:
-    (tmp_path / "notebooks").mkdir()
     cell = {"cell_type": "markdown", "source": ["# A title\n", "and more"]}
-    (tmp_path / "notebooks/b.ipynb").write_text(json.dumps({"cells": [cell]}), encoding="utf-8")
-    (tmp_path / "notebooks/a_name.ipynb").write_text(json.dumps({"cells": []}), encoding="utf-8")
-    config = {"docs_dir": str(tmp_path), "nav": [{"Start": ["index.md"]}, {"Examples": ["examples.md"]}]}
+    (tmp_path / "b.ipynb").write_text(json.dumps({"cells": [cell]}), encoding="utf-8")
+    (tmp_path / "a_name.ipynb").write_text(json.dumps({"cells": []}), encoding="utf-8")
+    nav = [{"Start": ["index.md"]}, {"Examples": ["examples.md"]}]
+    hooks().add_notebooks(nav, tmp_path)
     pages = ["examples.md", {"a name": "notebooks/a_name.ipynb"}, {"A title": "notebooks/b.ipynb"}]
-    assert hooks().on_config(config)["nav"] == [{"Start": ["index.md"]}, {"Examples": pages}]
+    assert nav == [{"Start": ["index.md"]}, {"Examples": pages}]
+
+
+def test_no_text_of_the_site_is_taken_for_html() -> None:
+    text = "The products <Jv, w> and <v, w>.\n\n<div>\n"
+    page = markdown.markdown(text, extensions=[hooks().without_html()])
+    assert page == "<p>The products &lt;Jv, w&gt; and &lt;v, w&gt;.</p>\n<p>&lt;div&gt;</p>"
