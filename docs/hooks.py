@@ -54,7 +54,7 @@ def without_html() -> Any:
     from markdown.extensions import Extension
 
     class WithoutHtml(Extension):
-        def extendMarkdown(self, md: Any) -> None:  # noqa: N802 (the name that Markdown calls)
+        def extendMarkdown(self, md: Any) -> None:
             md.preprocessors.deregister("html_block")
             md.inlinePatterns.deregister("html")
 
