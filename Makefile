@@ -17,11 +17,11 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench clean
+.PHONY: help demo test lint types docs docs-serve bench clean
 .DELETE_ON_ERROR:
 
 help:  ## show this list
-	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)$$/make \1|\2/p' Makefile | awk -F '|' '{ printf "%-12s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)$$/make \1|\2/p' Makefile | awk -F '|' '{ printf "%-16s %s\n", $$1, $$2 }'
 
 demo: $(STAMP)torch-plot  ## check a problem's gradients, then train a network that ends in it; plots in out/
 	@mkdir -p $(OUT)
@@ -39,6 +39,17 @@ lint: $(STAMP)dev  ## check style and formatting with ruff
 
 types: $(STAMP)dev  ## check the types with mypy
 	$(BIN)/mypy cvxlayers
+
+# Where the site is served: make docs-serve ADDRESS=localhost:8123. --strict makes warnings errors; --quiet would hide them from it.
+ADDRESS ?= localhost:8000
+MKDOCS := NO_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs
+
+docs: $(STAMP)docs  ## build the documentation site in out/site, strictly: a broken link is an error
+	$(MKDOCS) build --strict --site-dir $(OUT)/site
+	@echo "The site: $(OUT)/site/index.html"
+
+docs-serve: $(STAMP)docs  ## show the documentation site, built anew whenever a file changes
+	$(MKDOCS) serve --dev-addr $(ADDRESS)
 
 bench: $(STAMP)bench  ## run the benchmarks (options: make bench ARGS='...')
 	$(BIN)/python -m benchmarks.run $(ARGS)

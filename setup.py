@@ -54,6 +54,7 @@ EXTRAS = {
         "ruff>=0.17",
         "mypy>=2.0",
         "packaging>=24",
+        "markdown>=3.6",
         "setuptools>=77",
         "threadpoolctl>=3.5",
         *TORCH,
@@ -64,6 +65,14 @@ EXTRAS = {
         *PLOT,
         *FAST,
         "cvxpylayers>=1.2",  # its answers are compared with ours
+    ],
+    # The site. It reads the package's sources, and imports only what needs no framework.
+    "docs": [
+        "mkdocs>=1.6",
+        "mkdocs-material>=9.6",
+        "mkdocstrings[python]>=1.0",
+        "mkdocs-jupyter>=0.25",
+        "ruff>=0.17",  # lays out the signatures of the API pages
     ],
     "bench": ["cvxpylayers>=1.2", "proxsuite>=0.7", "threadpoolctl>=3.5", *TORCH, *PLOT, *FAST],
     "all": [*TORCH, *TENSORFLOW, *JAX, *PLOT, *FAST],

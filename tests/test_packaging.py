@@ -402,3 +402,11 @@ def test_every_pip_call_of_the_makefile_is_held_to_the_tested_versions() -> None
     calls = [line for line in lines if re.search(r"\bpip install\b", line) and not line.lstrip().startswith("#")]
     assert calls
     assert all("-c constraints.txt" in line for line in calls)
+
+
+def test_the_site_is_built_strictly_and_in_ci() -> None:
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (build,) = re.findall(r"^\t\$\(MKDOCS\) (build .*)$", text, re.MULTILINE)
+    assert "--strict" in build
+    assert "--quiet" not in build  # which would hide the warnings that --strict is to count
+    assert re.search(r"^make .*\bdocs$", (ROOT / ".ci" / "run").read_text(encoding="utf-8"), re.MULTILINE)

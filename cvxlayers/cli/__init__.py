@@ -1,4 +1,4 @@
-"""The command ``cvxlayers``; see ``cvxlayers --help`` and docs/cli.md."""
+"""The command ``cvxlayers``; see ``cvxlayers --help`` and docs/guides/cli.md."""
 
 from __future__ import annotations
 

@@ -19,8 +19,8 @@ class CvxpyLayer(Adapter):
 
     It works under ``jit``, ``grad``, ``vmap`` (one batched solve), ``jvp``, ``jacfwd``, ``jacrev`` and ``scan``; the
     solver runs on the host, in float64, whatever the arrays' dtype; under ``jit`` an error of the host comes out as
-    JAX's own error around it. Second derivatives are not defined and say so. The constructor's arguments are those of
-    ``cvxlayers.adapters.base.Adapter``.
+    JAX's own error around it. Second derivatives are not defined and say so. The constructor takes the same
+    arguments for every framework.
 
     Examples
     --------

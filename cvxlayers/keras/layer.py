@@ -33,7 +33,7 @@ class CvxpyLayer(Adapter, keras.layers.Layer):
         The latter from ``cvxlayers.compile`` or ``cvxlayers.load``; ``parameters``, ``variables`` and ``gp`` are then
         part of it.
     parameters, variables, solver, gp, verbose, solver_args
-        As for ``cvxlayers.adapters.base.Adapter``.
+        As for ``cvxlayers.torch.CvxpyLayer``.
     weights : mapping, optional
         Parameters that are not inputs but weights of the layer, by parameter or name: an initializer (or a number or
         array), or a mapping with some of ``initializer`` (default zeros), ``constraint``, ``regularizer`` and
@@ -49,6 +49,8 @@ class CvxpyLayer(Adapter, keras.layers.Layer):
         Of ``keras.layers.Layer``: ``name``, ``dtype``, ``trainable``. Keras casts inputs to the layer's dtype, float32
         if nothing else is set; the solver works in float64 all the same.
 
+    Notes
+    -----
     Inputs and outputs: where one parameter is an input, a tensor; where several are, a list or tuple in the order of
     the parameters, or a dict by their names; where none is, nothing. One variable returns a tensor, several a tuple.
     All have their batch dimensions in front.

@@ -19,8 +19,7 @@ class CvxpyLayer(Adapter):
 
     It works eagerly and inside ``tf.function``, where the solver runs on the host (so not with ``jit_compile=True``,
     and not in a SavedModel); an error of the host comes out as TensorFlow's own error there, with its text. Second
-    derivatives are not defined and say so. The constructor's arguments are those of
-    ``cvxlayers.adapters.base.Adapter``.
+    derivatives are not defined and say so. The constructor takes the same arguments for every framework.
 
     Examples
     --------

@@ -23,8 +23,7 @@ class CvxpyLayer(Adapter, torch.nn.Module):
     It works with autograd, backward and forward; with ``torch.func`` (``vmap`` is one batched solve, ``jvp``,
     ``jacrev``, ``jacfwd``, ``hessian``); and in ``torch.compile(fullgraph=True)``. It is differentiable twice where the
     standard form has zero, nonnegative and second-order cones only, and says so elsewhere. It can be copied, pickled,
-    forked and used by several threads at once. The constructor's arguments are those of
-    ``cvxlayers.adapters.base.Adapter``.
+    forked and used by several threads at once. The constructor takes the same arguments for every framework.
 
     Examples
     --------

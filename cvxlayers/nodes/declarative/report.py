@@ -26,7 +26,9 @@ _FAR = 1e12
 class NodeInfo(Info):
     """The report of one call of a declarative layer, as ``layer.info`` gives it to the thread that made the call.
 
-    Attributes (besides those of ``cvxlayers.layer.report.Info``)
+    It has the attributes of ``Info``, and two more.
+
+    Attributes
     ----------
     active : (B, q) array of bool
         The inequalities that the solution rests on: those met with equality, with a positive multiplier.
