@@ -114,7 +114,7 @@ def test_the_guide_lists_every_error() -> None:
 
 
 def test_the_guide_lists_the_statuses() -> None:
-    from cvxlayers.solution import Status
+    from cvxlayers.program.solution import Status
 
     assert column("concepts/verified.md", "status") == [str(status) for status in Status]
 
@@ -135,7 +135,7 @@ def test_the_table_of_engines_says_what_the_registry_knows() -> None:
 
 
 def test_the_table_of_fields_is_that_of_the_kernels() -> None:
-    layout = importlib.import_module("cvxlayers.ipm.layout")
+    layout = importlib.import_module("cvxlayers.ipm.kkt.layout")
     records = [value for value in vars(layout).values() if isinstance(value, np.dtype) and value.names]
     names = {name for record in records for name in record.names}
     listed = [

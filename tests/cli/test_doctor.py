@@ -87,7 +87,7 @@ def test_help_loads_neither_cvxpy_nor_a_solver() -> None:
 
 
 def test_the_documented_options_are_those_of_the_commands() -> None:
-    text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "guides" / "cli.md").read_text(encoding="utf-8")
     command = typer.main.get_command(app)
     options = {name for sub in command.commands.values() for parameter in sub.params for name in parameter.opts}
     real = {name for name in options if name.startswith("--")} | {"--help", "--version"}

@@ -19,7 +19,7 @@ __all__ = ["answered", "feasible", "infeasible", "random_cones", "structure_of",
 def answered(structure: Structure, values: Values) -> Solution:
     """What a layer makes of the solver's points: verified and sharpened, without the help of another solver."""
     engine = Workshop(structure).engine("IPM", {})
-    return answer(structure, engine, (), values, engine.solver.solve(values), True, Stopwatch())
+    return answer(structure, engine, lambda _: (), values, engine.solver.solve(values), True, Stopwatch())
 
 
 def pattern_of(matrix: sp.sparray | Array) -> Pattern:

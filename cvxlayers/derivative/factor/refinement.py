@@ -142,7 +142,7 @@ def _split(system: System, factor: Factor, f: Array, g: Array, asked: Flags, who
     """One pass of ``least_norm`` over the elements that are asked for; whole is the size that counts as one."""
     D, delta = system.D.matvec, system.delta
     dx, u, left_f, left_g = np.zeros_like(f), np.zeros_like(g), f, g
-    steps, before = np.zeros(system.batch), np.full(system.batch, np.inf)
+    steps, before, ended = np.zeros(system.batch), np.full(system.batch, np.inf), np.zeros(system.batch, dtype=bool)
     for _ in range(_MOST):
         if not asked.any():
             break
@@ -153,10 +153,11 @@ def _split(system: System, factor: Factor, f: Array, g: Array, asked: Flags, who
         dx, u = choose(asked, dx + t, dx), choose(asked, u + w, u)
         left_f, left_g = choose(asked, next_f, left_f), choose(asked, next_g, left_g)
         steps += asked
+        ended |= asked & (change < _SMALL)
         rounding = (change >= _FALLS * before) & (change < _SMALL)
         asked = asked & (change > _SETTLED) & ~rounding & np.isfinite(change)
         before = change
-    return _Split(dx - steps / delta * left_f, u + steps / delta * left_g, left_f, left_g, before < _SMALL)
+    return _Split(dx - steps / delta * left_f, u + steps / delta * left_g, left_f, left_g, ended)
 
 
 def _solve_neighbour(
