@@ -98,7 +98,7 @@ class Fused:
         state, and the scales as the kernels take them."""
         at = self._kernels.Point(self._mu, *values, *place)
         found = self._kernels.differentiate_batch(self._places, at, f, g, threads)
-        return Solved(found.dx, found.u, _quality(found)), _unsure(found)
+        return Solved(found.dx, found.u, Quality(found.info)), _unsure(found)
 
     def pull(
         self,
@@ -113,7 +113,7 @@ class Fused:
         at = kernels.Point(self._mu, *values, *place)
         given = kernels.Given(compiled.adjoint, drows)
         found = kernels.pull_batch(self._places, at, self._pairs, given, compiled.ends, threads)
-        return found.parts, _quality(found), _unsure(found)
+        return found.parts, Quality(found.info), _unsure(found)
 
     def state(self, point: Point, units: Units) -> Array:
         """s, and below it the spectra of the PSD, exponential and power cones, taken where y and s are comparable."""
@@ -174,11 +174,6 @@ def _spectrum(group: Group, part: BlockDerivative, batch: int) -> Array:
     assert isinstance(part, EigenBlocks)
     vectors = part.Q.swapaxes(0, 1).reshape(d * d, count, batch)
     return np.concatenate([vectors, part.eigenvalues.reshape(d, count, batch)]).swapaxes(0, 1)
-
-
-def _quality(found: Sensitivity | Pulled) -> Quality:
-    residual, unserved, singular = found.info
-    return Quality(residual, unserved, singular > 0)
 
 
 def _unsure(found: Sensitivity | Pulled) -> Index:

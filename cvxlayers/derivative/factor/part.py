@@ -21,37 +21,48 @@ ACCEPTED = 1e-9
 _ROUNDING = 1e-12
 
 
-@dataclass(frozen=True)
 class Quality:
-    """What there is to say of the solutions of a batch of systems, (B,) each.
+    """What there is to say of the solutions of a batch of systems: the ``rows`` (3, B)
 
-    Attributes
-    ----------
-    residual : float
-        The relative residual of the part of the right side that a solution serves.
-    unserved : float
-        The length of the rest, relative to the right side, in scaled units.
-    singular : bool
-        Whether the solution is that of least norm of a singular system.
+    residual    the relative residual of the part of the right side that a solution serves,
+    unserved    the length of the rest, relative to the right side, in scaled units,
+    singular    whether the solution is that of least norm of a singular system, 0 or 1.
     """
 
-    residual: Array
-    unserved: Array
-    singular: NDArray[np.bool_]
+    __slots__ = ("rows",)
+
+    def __init__(self, rows: Array) -> None:
+        self.rows = rows
+
+    @classmethod
+    def of(cls, residual: Array, unserved: Array, singular: NDArray[np.bool_]) -> Quality:
+        """The three, (B,) each."""
+        return cls(np.stack([residual, unserved, singular]))
 
     @classmethod
     def perfect(cls, batch: int) -> Quality:
         """Where nothing has been solved yet."""
-        return cls(np.zeros(batch), np.zeros(batch), np.zeros(batch, dtype=bool))
+        return cls(np.zeros((3, batch)))
+
+    @property
+    def residual(self) -> Array:
+        return self.rows[0]
+
+    @property
+    def unserved(self) -> Array:
+        return self.rows[1]
+
+    @property
+    def singular(self) -> NDArray[np.bool_]:
+        return self.rows[2] > 0
 
     def enter(self, elements: NDArray[np.intp] | slice, other: Quality) -> None:
         """Put that of some elements in place."""
-        for mine, others in zip(vars(self).values(), vars(other).values(), strict=True):
-            mine[elements] = others
+        self.rows[:, elements] = other.rows
 
     def worse(self, other: Quality) -> Quality:
         """The worse of both in each respect; NaN where one has it."""
-        return Quality(*map(np.maximum, vars(self).values(), vars(other).values()))
+        return Quality(np.maximum(self.rows, other.rows))
 
 
 @dataclass(frozen=True)
@@ -122,7 +133,7 @@ class Part:
     def _solve(self, f: Array, g: Array) -> Solved:
         (c, r), free = self.system.scales, self.system.free
         found = refine(self.system, self.factor, c * f * ~free, r * g)
-        quality = Quality(found.residual, found.unserved, np.zeros(f.shape[1], dtype=bool))
+        quality = Quality.of(found.residual, found.unserved, np.zeros(f.shape[1], dtype=bool))
         solved = Solved(c * found.dx, r * found.u, quality)
         for elements, part in self._others(found.residual, (free & (f != 0)).any(axis=0)):
             solved.enter(elements, part.solve_least_norm(f[:, elements], g[:, elements]))
@@ -135,7 +146,7 @@ class Part:
         nothing = ~np.isfinite(found.residual)
         dx, dy = (np.where(nothing, np.nan, part) for part in (c * found.dx, r * found.u))
         singular = self.singular | (found.unserved > _ROUNDING) | nothing
-        return Solved(dx, dy, Quality(found.residual, found.unserved, singular))
+        return Solved(dx, dy, Quality.of(found.residual, found.unserved, singular))
 
     def _others(self, residual: Array, lost: NDArray[np.bool_]) -> list[tuple[NDArray[np.intp], Part]]:
         """The elements that refinement does not solve, or of which something is asked that nothing determines."""
