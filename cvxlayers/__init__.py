@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from cvxlayers.compiler import compile
     from cvxlayers.layer.layer import Layer
     from cvxlayers.layer.qp import QP
+    from cvxlayers.program import artefact
     from cvxlayers.program.artefact import load
     from cvxlayers.program.compiled import CompiledProblem
 
@@ -56,12 +57,14 @@ __all__ = [
     "SolveError",
     "UnknownLeafError",
     "__version__",
+    "artefact",
     "compile",
     "load",
 ]
 
 
 _LAZY = {
+    "artefact": "cvxlayers.program.artefact",
     "CompiledProblem": "cvxlayers.program.compiled",
     "compile": "cvxlayers.compiler",
     "Layer": "cvxlayers.layer.layer",
@@ -73,5 +76,6 @@ _LAZY = {
 def __getattr__(name: str) -> Any:
     """Load the compiler (and with it CVXPY) or the layer (and with it the solvers) when it is first asked for."""
     if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name]), name)
+        module = importlib.import_module(_LAZY[name])
+        return module if module.__name__.endswith(f".{name}") else getattr(module, name)
     raise AttributeError(f"module 'cvxlayers' has no attribute {name!r}")
