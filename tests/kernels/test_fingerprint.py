@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -110,15 +111,16 @@ def make(fingerprint):
 """
 
 
-def test_kernels_of_an_older_layout_are_not_loaded(tmp_path: Path, copy: Path) -> None:
+def test_kernels_of_an_older_layout_are_not_loaded(tmp_path: Path, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache that was written before a file moved is there, its own file is as it was, and yet it does not serve."""
     file = tmp_path / "entry.py"
     file.write_text(MODULE, encoding="utf-8")
 
     def hits() -> int:
-        spec = importlib.util.spec_from_file_location("entry", file)
+        spec = importlib.util.spec_from_file_location("kept_entry", file)
         assert spec is not None and spec.loader is not None
         module: Any = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, "kept_entry", module)  # where Numba looks for it when it loads a kernel
         spec.loader.exec_module(module)
         made = module.make(jit.fingerprint("ipm"))
         assert made(1.5) == 3.0
