@@ -9,11 +9,11 @@ directions, the redundant rows with those that they come from.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from cvxlayers.cones import project_dual, svec
+from cvxlayers.cones import project_dual, svec, svec_length
 from cvxlayers.cones.product import Cones
 from cvxlayers.program.solution import Status
 from cvxlayers.program.structure import Array, Structure, Values
@@ -141,10 +141,10 @@ def weak(rng: np.random.Generator, cones: Cones) -> tuple[Array, Array]:
     """Pairs in which some rows and cones have neither s nor y: strict complementarity fails."""
     s, y = complementary(rng, cones)
     for block in cones.blocks:
-        if block.kind == "nonneg":
-            none = rng.random(block.stop - block.start) < 0.3
+        if block.polyhedral:
+            none = (rng.random(block.stop - block.start) < 0.3) & (block.start >= cones.zero)
             s[block.rows], y[block.rows] = np.where(none, 0.0, s[block.rows]), np.where(none, 0.0, y[block.rows])
-        elif block.kind != "zero" and rng.random() < 0.3:
+        elif rng.random() < 0.3:
             (s if rng.random() < 0.5 else y)[block.rows] = 0.0
     return s, y
 
@@ -168,7 +168,7 @@ def more_rows(rng: np.random.Generator, cones: Cones) -> tuple[Cones, Array]:
     G[~G.any(axis=1), -1 if not nonneg else zero] = 1.0
     base = np.eye(m)
     T = np.vstack([base[:zero], E, base[zero : zero + nonneg], G, base[zero + nonneg :]])
-    return _with(cones, zero=zero + extra[0], nonneg=nonneg + extra[1]), T
+    return replace(cones, zero=zero + extra[0], nonneg=nonneg + extra[1]), T
 
 
 def more_cones(rng: np.random.Generator, cones: Cones) -> tuple[Cones, Array]:
@@ -176,32 +176,28 @@ def more_cones(rng: np.random.Generator, cones: Cones) -> tuple[Cones, Array]:
     rows, base = [], np.eye(cones.m)
     for block in cones.blocks:
         part = base[block.rows]
-        rows += [part] if block.kind == "zero" else [part, rng.uniform(0.5, 2.0) * part]
-    kinds = {name: tuple(np.repeat(getattr(cones, name), 2).tolist()) for name in ("second_order", "psd", "power")}
-    larger = _with(cones, nonneg=2 * cones.nonneg, exponential=2 * cones.exponential, **kinds)
-    return larger, np.vstack([np.zeros((0, cones.m)), *rows])
+        rows += [part] if block.start < cones.zero else [part, rng.uniform(0.5, 2.0) * part]
+    twice = Cones.of((block.kind, block.data) for block in cones.blocks for _ in range(2))
+    return replace(twice, zero=cones.zero), np.vstack([np.zeros((0, cones.m)), *rows])
 
 
 def more_psd(rng: np.random.Generator, cones: Cones) -> tuple[Cones, Array]:
     """For every semidefinite matrix a part V'XV that is semidefinite as well: of a principal block, or a random one."""
     rows, orders, base = [], [], np.eye(cones.m)
+    starts = Cones(cones.zero, cones.nonneg, cones.second_order).m + np.cumsum([0, *map(svec_length, cones.psd)])
+    order_at = dict(zip(starts.tolist(), cones.psd, strict=False))
     for block in cones.blocks:
         part = base[block.rows]
         rows.append(part)
-        if block.kind == "psd":
-            order = int(block.data)
+        if block.start in order_at:
+            order = order_at[block.start]
             small = max(1, order - int(rng.integers(0, 2)))
             V = np.eye(order)[:, :small] if rng.random() < 0.5 else rng.normal(size=(order, small))
             units = np.eye(part.shape[0])
             maps = [svec.pack(V.T @ svec.unpack(unit) @ V) for unit in units]
             rows.append(np.stack(maps, axis=1) @ part)
             orders += [order, small]
-    return _with(cones, psd=tuple(orders)), np.vstack([np.zeros((0, cones.m)), *rows])
-
-
-def _with(cones: Cones, **changed: object) -> Cones:
-    names = ("zero", "nonneg", "second_order", "psd", "exponential", "power")
-    return Cones(**{name: changed.get(name, getattr(cones, name)) for name in names})  # type: ignore[arg-type]
+    return replace(cones, psd=tuple(orders)), np.vstack([np.zeros((0, cones.m)), *rows])
 
 
 def without(status: Status) -> Callable[..., Hard]:

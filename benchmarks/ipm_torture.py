@@ -49,6 +49,9 @@ CONES: dict[str, tuple[tuple[str, ...], ...]] = {
 }
 """The kinds of curved cones, from trial to trial in turn."""
 
+NEEDED = {"redundant psd": frozenset({"psd"})}
+"""The kinds without which there is nothing of a family."""
+
 DECADES = (0, 3, 6)
 """Of the units, each way, from trial to trial in turn."""
 
@@ -259,7 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> Count:
         warnings.simplefilter("ignore")  # engines that stop early say so; here the statuses do
         for cones in options.cones:
             for name in options.families:
-                if name == "redundant psd" and not any("psd" in kinds for kinds in CONES[cones]):
+                if not any(NEEDED.get(name, frozenset()) <= set(kinds) for kinds in CONES[cones]):
                     continue
                 found = judge(name, cones, options)
                 print(f"{cones:14}{name:16}{found}", flush=True)

@@ -39,15 +39,14 @@ class MoreauLayer:
         )  # fmt: skip
         self.maps = [(_sparse(part.linear[order]), torch.from_numpy(part.constant[order])) for part, order in parts]
         self.primal = _sparse(compiled.primal)
-        blocks = cones.blocks
         self.solver = moreau.torch.Solver(
             structure.n, structure.m,
             _offsets(rows, structure.n), torch.from_numpy(columns[P_order].astype(np.int64)),
             _offsets(structure.A.rows, structure.m), torch.from_numpy(structure.A.columns[A_order].astype(np.int64)),
             moreau.Cones(
                 num_zero_cones=cones.zero, num_nonneg_cones=cones.nonneg,
-                so_cone_dims=[block.data for block in blocks if block.kind == "second_order"],
-                num_exp_cones=sum(block.kind == "exponential" for block in blocks),
+                so_cone_dims=list(cones.second_order),
+                num_exp_cones=cones.exponential,
             ),
             moreau.Settings(solver=method, device="cpu", batch_size=family.batch, enable_grad=True),
         )  # fmt: skip

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import cvxlayers
+from cvxlayers.cones import KINDS
 from cvxlayers.solvers.options import COMMON
 from cvxlayers.solvers.registry import SOLVERS
 
@@ -125,11 +126,10 @@ def test_the_guide_lists_the_options_of_all_solvers() -> None:
 
 
 def test_the_table_of_engines_says_what_the_registry_knows() -> None:
-    words = {"second_order": "second-order", "psd": "PSD", "nonneg": "nonnegative"}
     assert column("guides/engines.md", "name") == list(SOLVERS)
     cones, objectives, starts = (column("guides/engines.md", "name", number) for number in (1, 2, 3))
     for solver, kinds, objective, start in zip(SOLVERS.values(), cones, objectives, starts, strict=True):
-        assert set(kinds.split(", ")) == {words.get(kind, kind) for kind in solver.kinds}, solver.name
+        assert set(kinds.split(", ")) == {KINDS[kind].title for kind in solver.kinds}, solver.name
         assert (objective == "quadratic") == solver.quadratic, solver.name
         assert (start != "no") == solver.warm_starts, solver.name
 

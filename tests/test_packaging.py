@@ -19,6 +19,8 @@ import setuptools
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from cvxlayers.cones import KINDS
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "cvxlayers"
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -233,6 +235,53 @@ def test_no_files_import_each_other_in_a_circle() -> None:
         arrows.setdefault(found.file, set()).add(file_of(found.module))
     order = list(TopologicalSorter(arrows).static_order())  # a circle raises an error
     assert order.index(PACKAGE / "errors.py") < order.index(PACKAGE / "layer" / "layer.py")
+
+
+def cone_classes() -> set[str]:
+    files = sorted((PACKAGE / "cones").rglob("*.py"))
+    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in files]
+    return {node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+
+
+def words(node: ast.AST) -> set[str]:
+    """The names, attributes and texts in an expression."""
+    inner = list(ast.walk(node))
+    names = {part.id for part in inner if isinstance(part, ast.Name)}
+    names |= {part.attr for part in inner if isinstance(part, ast.Attribute)}
+    return names | {part.value for part in inner if isinstance(part, ast.Constant) and isinstance(part.value, str)}
+
+
+def asks_for_a_cone(text: str) -> list[int]:
+    """The lines that ask of which class, or of which kind by name, a cone is. CVXPY's attribute "nonneg" is no cone."""
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance":
+            asks = bool(words(node.args[1]) & cone_classes())
+        else:
+            asks = isinstance(node, ast.Compare) and bool(words(node) & set(KINDS) and words(node) & {"kind", "kinds"})
+        if asks:
+            found.append(node.lineno)
+    return found
+
+
+def test_no_code_outside_the_cones_asks_which_cone_it_has() -> None:
+    homes = (PACKAGE / "cones", PACKAGE / "ipm" / "cones")
+    others = [file for file in [*FILES, *BENCHMARKS] if not any(home in file.parents for home in homes)]
+    asking = {str(file.relative_to(ROOT)): asks_for_a_cone(file.read_text(encoding="utf-8")) for file in others}
+    assert {file: lines for file, lines in asking.items() if lines} == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'block.kind == "psd"',
+        'group.kind in ("exponential", "power")',
+        '"second_order" not in solver.kinds',
+        "isinstance(part, PsdDerivative | EigenBlocks)",
+    ],
+)
+def test_the_rule_for_cones_sees_each_form(text: str) -> None:
+    assert asks_for_a_cone(text) == [1]
 
 
 def test_every_room_is_described() -> None:

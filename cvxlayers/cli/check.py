@@ -15,6 +15,7 @@ from cvxlayers.compiler import compile
 from cvxlayers.compiler.dpp import dpp_offence
 from cvxlayers.compiler.leaves import parameters_of
 from cvxlayers.compiler.rules import Offence, curvature_offence
+from cvxlayers.cones import Cones
 from cvxlayers.errors import CompileError, EngineError, NotConvexError, NotDPPError
 from cvxlayers.layer.layer import Layer
 from cvxlayers.program.affine import AffineMap
@@ -22,6 +23,7 @@ from cvxlayers.program.compiled import CompiledProblem
 from cvxlayers.program.structure import Structure
 from cvxlayers.solvers import registry
 from cvxlayers.solvers.base import Solver
+from cvxlayers.solvers.forms import maker
 from cvxlayers.solvers.options import preferred
 
 __all__ = ["Engine", "Fault", "Form", "Leaf", "Report", "check"]
@@ -67,12 +69,7 @@ class Form:
 
     n: int
     m: int
-    zero: int
-    nonneg: int
-    second_order: tuple[int, ...]
-    psd: tuple[int, ...]
-    exponential: int
-    power: tuple[float, ...]
+    cones: Cones
     P: Count
     q: Count
     A: Count
@@ -178,10 +175,8 @@ def _in_options(text: str) -> str:
 
 def _form(compiled: CompiledProblem) -> Form:
     structure = compiled.structure
-    cones = structure.cones
     return Form(
-        structure.n, structure.m,
-        cones.zero, cones.nonneg, cones.second_order, cones.psd, cones.exponential, cones.power,
+        structure.n, structure.m, structure.cones,
         _count(compiled.P), _count(compiled.q, dense=True), _count(compiled.A), _count(compiled.b, dense=True),
     )  # fmt: skip
 
@@ -224,7 +219,7 @@ def _linear_form(problem: cp.Problem, gp: bool) -> Structure | None:
 def _standing(solver: type[Solver], structure: Structure, linear: Structure | None) -> tuple[bool, str]:
     """Whether a solver could run in place of the chosen one, and a remark."""
     wanted = structure if solver.quadratic else linear
-    if wanted is None or not solver.takes(wanted):
+    if wanted is None or maker(solver, wanted) is None:
         return False, solver.refusal(wanted or structure)
     if not solver.installed():
         return False, solver.hindrance() or f"not installed: pip install {solver.pip}"

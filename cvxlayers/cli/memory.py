@@ -67,7 +67,7 @@ def _factor_bytes(structure: Structure) -> int | None:
     H is full in the block of every cone that is neither zero nor nonnegative. K is quasi-definite, so that L exists in
     every symmetric order (Vanderbei 1995), and its fill-in depends on the pattern alone.
     """
-    blocks = [block for block in structure.cones.blocks if block.kind not in ("zero", "nonneg")]
+    blocks = [block for block in structure.cones.blocks if not block.polyhedral]
     dense = sum((block.stop - block.start) ** 2 for block in blocks)
     if structure.P.nnz + structure.A.nnz + dense + structure.n + structure.m > LARGEST:
         return None

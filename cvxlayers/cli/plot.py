@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from cvxlayers.cli.landing import CONSTANT, SEVERAL, Entries, landing
-from cvxlayers.cones.product import Cones
+from cvxlayers.cones import KINDS, Cones
 from cvxlayers.files.output import replacing
 from cvxlayers.program.compiled import CompiledProblem
 
@@ -29,14 +29,7 @@ PALETTE = (
     "#A63D57", "#8FA0D8",
 )  # fmt: skip
 GREY, BLACK, INK = "#B4B8BD", "#1A1A1A", "#333B45"
-TINTS = {
-    "zero": "#EEF1F5", "nonneg": "#F6F1E7", "second_order": "#E9F3EE", "psd": "#F4EAF1", "exponential": "#E8F0F8",
-    "power": "#F8ECE6",
-}  # fmt: skip
-NOUNS = {
-    "zero": "zero", "nonneg": "nonnegative", "second_order": "second-order", "psd": "PSD", "exponential": "exponential",
-    "power": "power",
-}  # fmt: skip
+TINTS = ("#EEF1F5", "#F6F1E7", "#E9F3EE", "#F4EAF1", "#E8F0F8", "#F8ECE6", "#ECEFE0")  # of the kinds of cone, in turn
 MOST_CELLS = 300  # cells along an axis; a larger matrix is drawn coarser, each cell standing for a patch of it
 
 
@@ -51,8 +44,13 @@ class Band:
 
     @property
     def label(self) -> str:
-        single = self.count == 1 or self.kind in ("zero", "nonneg")
-        return NOUNS[self.kind] if single else f"{self.count} {NOUNS[self.kind]}"
+        title = KINDS[self.kind].title
+        return title if self.count == 1 else f"{self.count} {title}"
+
+    @property
+    def tint(self) -> str:
+        """The colour behind it."""
+        return TINTS[list(KINDS).index(self.kind) % len(TINTS)]
 
 
 def draw(compiled: CompiledProblem, title: str, names: Sequence[str], path: Path) -> None:
@@ -163,7 +161,7 @@ def _bands(axes: tuple[Axes, Axes], found: Sequence[Band]) -> None:
     labelled = _spread([(band.start + band.stop) / 2 / total for band in found], 0.045)
     for band, at in zip(found, labelled, strict=True):
         for ax in axes:
-            ax.axhspan(band.start, band.stop, color=TINTS[band.kind], linewidth=0, zorder=0)
+            ax.axhspan(band.start, band.stop, color=band.tint, linewidth=0, zorder=0)
             if band.start:
                 ax.axhline(band.start, color="#8E97A2", linewidth=0.8, zorder=4)
         middle = 1 - (band.start + band.stop) / 2 / total

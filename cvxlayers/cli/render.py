@@ -23,6 +23,7 @@ from cvxlayers.cli.gradcheck import GradientReport
 from cvxlayers.cli.memory import Memory
 from cvxlayers.cli.solve import Results
 from cvxlayers.cli.terminal import console
+from cvxlayers.cones import KINDS, Kind
 from cvxlayers.files.output import same_as
 
 __all__ = [
@@ -210,32 +211,37 @@ def _leaves(kind: str, leaves: Sequence[Leaf]) -> Padding:
     return _block(table)
 
 
-def _several(sizes: Sequence[float]) -> str:
+def _several(sizes: Sequence[float | tuple[float, ...]]) -> str:
     """Equal neighbours counted: "3 x 4, 5" for 4, 4, 4, 5."""
-    runs: list[list[float]] = []
+    runs: list[list[float | tuple[float, ...]]] = []
     for size in sizes:
         if runs and runs[-1][0] == size:
             runs[-1].append(size)
         else:
             runs.append([size])
-    texts = [f"{run[0]:g}" if len(run) == 1 else f"{len(run)} x {run[0]:g}" for run in runs]
+    texts = [_number(run[0]) if len(run) == 1 else f"{len(run)} x {_number(run[0])}" for run in runs]
     return ", ".join(texts[:8]) + (f", ... ({len(sizes)} cones)" if len(texts) > 8 else "")
+
+
+def _number(size: float | tuple[float, ...]) -> str:
+    return f"({', '.join(f'{part:g}' for part in size)})" if isinstance(size, tuple) else f"{size:g}"
+
+
+def _sizes(kind: Kind, held: Any) -> str:
+    if kind.measure == "rows":
+        return ""
+    if kind.measure == "cones":
+        return f"{held} cones"
+    return f"{kind.measure.removesuffix('s')}s {_several(held)}"
 
 
 def _cones(form: Form) -> Padding:
     table = _table("cone", ">rows", "sizes")
-    triangles = sum(order * (order + 1) // 2 for order in form.psd)
-    rows = (
-        ("zero (equalities)", form.zero, ""),
-        ("nonnegative", form.nonneg, ""),
-        ("second-order", sum(form.second_order), f"dimensions {_several(form.second_order)}"),
-        ("positive semidefinite", triangles, f"orders {_several(form.psd)}"),
-        ("exponential", 3 * form.exponential, f"{form.exponential} cones"),
-        ("power", 3 * len(form.power), f"exponents {_several(form.power)}"),
-    )
-    for name, count, sizes in rows:
-        if count:
-            table.add_row(name, f"{count:,}", sizes)
+    for name, kind in KINDS.items():
+        held = getattr(form.cones, name)
+        if blocks := kind.listed(held):
+            rows = sum(map(kind.rows, blocks))
+            table.add_row(kind.title, f"{rows:,}", _sizes(kind, held))
     table.add_row(Text("all rows: m", style="bold"), Text(f"{form.m:,}", style="bold"), "")
     return _block(table)
 

@@ -1,7 +1,7 @@
 """Inequalities that a curved cone says already, as p >= 0 beside entr(p): they are left out.
 
-The entries of s that no point of a cone has below zero are the first of a second-order cone, the diagonal of a matrix,
-the last two of an exponential and the first two of a power cone. A row a'x + s_i = b_i of the nonnegative cone follows
+Some entries of s no point of its cone has below zero: the first of a second-order cone, the diagonal of a matrix, the
+last two of an exponential cone, all but the last of a power cone. A row a'x + s_i = b_i of the nonnegative cone follows
 from such an entry a_v'x + s_v = b_v if a = c a_v and b_i >= c b_v with c > 0, since then s_i >= c s_v >= 0.
 
 No solution is lost or gained. If y is optimal with the row, then y_v + c y_i in place of y_v and zero in place of y_i
@@ -18,7 +18,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from cvxlayers.cones.product import Cones, svec_length
+from cvxlayers.cones import KINDS, Cones, groups
 from cvxlayers.program.affine import AffineMap
 from cvxlayers.program.compiled import CompiledProblem
 from cvxlayers.program.structure import Pattern
@@ -83,18 +83,10 @@ def _direction(A: sp.csr_array, b: NDArray[np.float64], i: int) -> tuple[bytes, 
 
 def _heads(cones: Cones) -> NDArray[np.intp]:
     """The rows of curved cones that are nonnegative in all of their points."""
-    found: list[NDArray[np.intp]] = [np.zeros(0, dtype=np.intp)]
-    start = cones.zero + cones.nonneg
-    for size in cones.second_order:
-        found.append(np.array([start]))
-        start += size
-    for order in cones.psd:
-        found.append(start + np.cumsum(np.arange(1, order + 1)) - 1)
-        start += svec_length(order)
-    for count, places in ((cones.exponential, (1, 2)), (len(cones.power), (0, 1))):
-        found += [start + 3 * np.arange(count) + place for place in places]
-        start += 3 * count
-    return np.concatenate(found).astype(np.intp)
+    found = [np.zeros(0, dtype=np.intp)]
+    for group in groups(cones):
+        found.append(group.rows[:, list(KINDS[group.kind].nonnegative(group.dimension))].ravel())
+    return np.sort(np.concatenate(found))
 
 
 def _pattern(A: Pattern, entries: NDArray[np.intp], rows: NDArray[np.intp]) -> Pattern:

@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from cvxlayers.cones.arrays import Array
+from cvxlayers.cones import smooth
+from cvxlayers.cones.arrays import Array, Flags
 
-__all__ = ["BlockDerivative", "EigenBlocks", "ruled_surface_frame"]
+__all__ = ["BlockDerivative", "EigenBlocks", "Function", "RankOneTerms", "ruled_surface_frame"]
+
+Function = Callable[[Array, Array], Array]
+"""Of eigenvalues and of a number for each lane that broadcasts against them, entry by entry."""
+
+
+@dataclass(frozen=True)
+class RankOneTerms:
+    """D = unit I + sum over k of weights_k v_k v_k', with v_k of length one and orthogonal to each other.
+
+    Attributes
+    ----------
+    unit : (L,)
+    weights : (terms, L)
+    vectors : (terms, d, L)
+    """
+
+    unit: Array
+    weights: Array
+    vectors: Array
 
 
 class BlockDerivative(ABC):
@@ -33,6 +54,34 @@ class BlockDerivative(ABC):
     def dense(self) -> Array:
         """The blocks, (d, d, L)."""
 
+    @abstractmethod
+    def map(self, function: Function, numbers: Array) -> BlockDerivative:
+        """function(D, numbers): the same eigenvectors, other eigenvalues; one number for each lane, (L,)."""
+
+    @abstractmethod
+    def vanishes(self) -> Flags:
+        """The lanes whose blocks are exactly zero, (L,)."""
+
+    @abstractmethod
+    def smoothed(self, v: Array, mu: float) -> BlockDerivative:
+        """The derivative of Proj_mu, the projection smoothed along the central path, at the same v (d, L).
+
+        See ``cvxlayers.derivative.system.smoothing``.
+        """
+
+    def smoothed_projection(self, v: Array, mu: float) -> Array | None:
+        """Proj_mu(v), (d, L); None for cones without a product, where Proj_mu is the projection itself."""
+        return None
+
+    def rank_one_terms(self) -> RankOneTerms:
+        """D by the few terms that ``Kind.rank_one_terms`` counts."""
+        raise NotImplementedError(f"{type(self).__name__} is not told by few rank-one terms.")
+
+    def spectrum(self) -> Array:
+        """Eigenvectors, and below them what stands for the eigenvalues, as the kernels of the batched interior-point
+        solver read them: (size, L), with the size that ``Kind.spectrum`` says."""
+        raise NotImplementedError(f"{type(self).__name__} is not told by its spectrum.")
+
 
 @dataclass(frozen=True)
 class EigenBlocks(BlockDerivative):
@@ -50,6 +99,19 @@ class EigenBlocks(BlockDerivative):
         columns = zip(self.Q.swapaxes(0, 1), self.eigenvalues, strict=True)
         first, *others = (value * (q[:, None] * q[None]) for q, value in columns)
         return np.asarray(sum(others, first))  # exactly symmetric, unlike a product of matrices
+
+    def map(self, function: Function, numbers: Array) -> EigenBlocks:
+        return replace(self, eigenvalues=function(self.eigenvalues, numbers))
+
+    def vanishes(self) -> Flags:
+        return np.asarray((self.eigenvalues == 0).all(axis=0))
+
+    def smoothed(self, v: Array, mu: float) -> EigenBlocks:
+        return replace(self, eigenvalues=0.5 + (self.eigenvalues - 0.5) * smooth.share(v, mu))
+
+    def spectrum(self) -> Array:
+        d, lanes = self.eigenvalues.shape
+        return np.concatenate([self.Q.swapaxes(0, 1).reshape(d * d, lanes), self.eigenvalues])
 
 
 def ruled_surface_frame(ray: Array, normal: Array) -> Array:

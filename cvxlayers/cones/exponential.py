@@ -23,11 +23,34 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cvxlayers.cones.arrays import Array, Flags, gap_relative_to, largest, norm
+from cvxlayers.cones.arrays import Array, Flags, largest, norm
 from cvxlayers.cones.blocks import EigenBlocks, ruled_surface_frame
+from cvxlayers.cones.kind import Kind
+from cvxlayers.cones.pieces import CLEAR, Piece
 from cvxlayers.cones.root import increasing_root
 
-__all__ = ["distance", "dual_derivative", "dual_distance", "linearize_dual", "margin", "project", "project_dual"]
+__all__ = [
+    "KIND",
+    "ROW_ORDERS",
+    "beside_flat_face",
+    "distance",
+    "dual_distance",
+    "enlarged",
+    "exposed",
+    "linearize_dual",
+    "off_dual_face",
+    "project",
+    "project_dual",
+    "recession",
+]
+
+KIND = Kind(
+    "exponential", "exponential", "cones", rows=lambda _: 3, degree=lambda _: 3, nonnegative=lambda d: (1, 2),
+    compiled=True,
+)  # fmt: skip
+
+ROW_ORDERS = {"ECOS": lambda _: np.array([0, 2, 1])}
+"""For solvers with another order: which of our rows, by number, stands in each of theirs."""
 
 TINY = 1e-150  # entries this small beside the largest one are zero: squares of quotients stay in range
 REACH = 1500.0  # no root lies further than this from an end of its interval: exp(1500) beats any product of quotients
@@ -98,14 +121,32 @@ def linearize_dual(z: Array) -> EigenBlocks:
     return EigenBlocks(Q, eigenvalues, _gap(-z, parts))
 
 
-def dual_derivative(z: Array) -> Array:
-    """The derivative of Proj_{K*} at z as blocks, (3, 3, L); see ``linearize_dual``."""
-    return linearize_dual(z).dense()
+def recession(piece: Piece, A: Array) -> tuple[list[Piece], Array]:
+    """The directions in the flat face alone, and their size: see ``pieces``."""
+    flat = np.concatenate([-piece.map[:1], piece.map[2:]])
+    return [Piece("zero", 1, piece.map[1:2]), Piece("nonneg", 2, flat)], flat.sum(axis=0)
 
 
-def margin(z: Array) -> Array:
-    """Distance of z from the boundaries of K*, of -K and of the face's region, over max |z_i|, (L,)."""
-    return gap_relative_to(z, _gap(-z, _decompose(-z)))
+def enlarged(piece: Piece, z: Array) -> list[Piece]:
+    """closure(K + R z) for z = (-a, 0, c): v >= 0, and w >= 0 unless c > 0."""
+    rows = piece.map[1:2] if z[2] > CLEAR else piece.map[1:]
+    return [Piece("nonneg", rows.shape[0], rows)]
+
+
+def exposed(piece: Piece, z: Array, y: Array) -> list[Piece]:
+    """K n y^perp for y = (0, y_v, y_w): v = 0 and u <= 0, and w = 0 where y_w > 0."""
+    u, v, w = piece.map[:1], piece.map[1:2], piece.map[2:]
+    return [Piece("nonneg", 1, -u), Piece("zero", 1, v), Piece("zero" if y[2] > CLEAR else "nonneg", 1, w)]
+
+
+def beside_flat_face(s: Array, low: float) -> Flags:
+    """Which s (3, ...) lie beside the face v = 0, seen from the origin: w is at most the part ``low`` of v."""
+    return np.asarray(s[2] <= low * s[1])
+
+
+def off_dual_face(y: Array) -> Array:
+    """How far y (3, ...) is from the face u = 0 of K*, in its own units; infinite where it is beside none."""
+    return np.where(y[2] > 0, np.abs(y[0]), np.inf)
 
 
 def _decompose(z: Array) -> _Moreau:

@@ -7,9 +7,25 @@ from __future__ import annotations
 
 import numpy as np
 
-from cvxlayers.cones.arrays import Array, gap_relative_to
+from cvxlayers.cones.arrays import Array
+from cvxlayers.cones.kind import Kind
+from cvxlayers.cones.pieces import CLEAR, Piece
 
-__all__ = ["distance", "dual_derivative", "dual_distance", "gap", "margin", "project", "project_dual"]
+__all__ = [
+    "KIND",
+    "depth",
+    "distance",
+    "dual_derivative",
+    "dual_distance",
+    "enlarged",
+    "exposed",
+    "gap",
+    "project",
+    "project_dual",
+    "recession",
+]
+
+KIND = Kind("nonneg", "nonnegative", "rows", rows=int, degree=int, nonnegative=range, polyhedral=True)
 
 
 def project(v: Array) -> Array:
@@ -38,11 +54,6 @@ def gap(v: Array) -> Array:
     return np.asarray(np.abs(v).min(axis=0, initial=np.inf))
 
 
-def margin(v: Array) -> Array:
-    """min |v_i| / max |v_i|, (L,); 0 for v = 0."""
-    return gap_relative_to(v, gap(v))
-
-
 def distance(s: Array) -> Array:
     """How far s is from K, (L,) in the infinity norm: the largest max(-s_i, 0)."""
     return np.asarray(np.maximum(-s.min(axis=0, initial=0.0), 0.0))
@@ -51,3 +62,24 @@ def distance(s: Array) -> Array:
 def dual_distance(y: Array) -> Array:
     """How far y is from K* = K."""
     return distance(y)
+
+
+def recession(piece: Piece, A: Array) -> tuple[list[Piece], Array]:
+    """Directions within it, and their size: see ``pieces``."""
+    return [piece], piece.map.sum(axis=0)
+
+
+def enlarged(piece: Piece, z: Array) -> list[Piece]:
+    """closure(K + R z) for z in K: the rows in which z is zero."""
+    rows = piece.map[z <= CLEAR]
+    return [Piece("nonneg", rows.shape[0], rows)]
+
+
+def exposed(piece: Piece, z: Array, y: Array) -> list[Piece]:
+    """K itself: what a certificate needs of its faces, it says of K."""
+    return [piece]
+
+
+def depth(v: Array) -> float:
+    """How far v (d,) is inside: the least entry."""
+    return float(v.min(initial=np.inf))

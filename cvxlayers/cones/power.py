@@ -20,11 +20,27 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit, log_expit
 
-from cvxlayers.cones.arrays import Array, Flags, gap_relative_to, largest, norm
+from cvxlayers.cones.arrays import Array, Flags, largest, norm
 from cvxlayers.cones.blocks import EigenBlocks, ruled_surface_frame
+from cvxlayers.cones.kind import Kind
+from cvxlayers.cones.pieces import CLEAR, Piece, halfspace, ray
 from cvxlayers.cones.root import increasing_root
 
-__all__ = ["distance", "dual_derivative", "dual_distance", "linearize_dual", "margin", "project", "project_dual"]
+__all__ = [
+    "KIND",
+    "distance",
+    "dual_distance",
+    "enlarged",
+    "exposed",
+    "linearize_dual",
+    "project",
+    "project_dual",
+    "recession",
+]
+
+KIND = Kind(
+    "power", "power", "exponent", rows=lambda _: 3, degree=lambda _: 3, nonnegative=lambda d: (0, 1), compiled=True
+)
 
 TINY = 1e-290  # entries this small beside the largest one are zero: their quotients stay in range
 REACH = 1e9  # |h| stays below 1400 / min(alpha, 1 - alpha), and below
@@ -92,14 +108,36 @@ def linearize_dual(z: Array, alpha: Array) -> EigenBlocks:
     return EigenBlocks(Q, eigenvalues, _gap(-z, alpha, parts))
 
 
-def dual_derivative(z: Array, alpha: Array) -> Array:
-    """The derivative of Proj_{K*} at z as blocks, (3, 3, L); see ``linearize_dual``."""
-    return linearize_dual(z, alpha).dense()
+def recession(piece: Piece, A: Array) -> tuple[list[Piece], Array]:
+    """Directions within it, and their size: see ``pieces``; if one of its rows does not move, those in the face w = 0
+    alone."""
+    sides = piece.map[:2]
+    if (piece.map @ A).any(axis=1).all():
+        return [piece], sides.sum(axis=0)
+    return [Piece("zero", 1, piece.map[2:]), Piece("nonneg", 2, sides)], sides.sum(axis=0)
 
 
-def margin(z: Array, alpha: Array) -> Array:
-    """How near z is to a kink of Proj_{K*}, the boundaries of K* and of -K, over max |z_i|, (L,)."""
-    return gap_relative_to(z, _gap(-z, alpha, _decompose(-z, alpha)))
+def enlarged(piece: Piece, z: Array) -> list[Piece]:
+    """closure(K + R z) for z in K: the rows of u and v in which z is zero, else a halfspace for z on the boundary."""
+    alpha, (u, v, w) = piece.data, z
+    if v <= CLEAR:
+        return [Piece("nonneg", 1, piece.map[1:2])]
+    if u <= CLEAR:
+        return [Piece("nonneg", 1, piece.map[:1])]
+    top = u**alpha * v ** (1 - alpha)
+    if top - abs(w) > CLEAR * top:
+        return []
+    return halfspace(piece, np.array([alpha * top / u, (1 - alpha) * top / v, -np.sign(w)]))
+
+
+def exposed(piece: Piece, z: Array, y: Array) -> list[Piece]:
+    """K n y^perp for y in the face that z exposes."""
+    if min(z[0], z[1]) > CLEAR:
+        return ray(piece, z)
+    zero, free = (1, 0) if z[0] > CLEAR else (0, 1)
+    if y[zero] <= CLEAR:
+        return [piece]
+    return [Piece("zero", 2, piece.map[[zero, 2]]), Piece("nonneg", 1, piece.map[[free]])]
 
 
 def _decompose(z: Array, alpha: Array) -> _Moreau:

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
+
+from cvxlayers.cones.kind import Kind, svec_length
+from cvxlayers.cones.kinds import KINDS
 
 __all__ = ["Block", "Cones", "svec_length"]
-
-
-def svec_length(order: int) -> int:
-    """The number of entries of the packed triangle of a symmetric matrix of this order."""
-    return order * (order + 1) // 2
 
 
 @dataclass(frozen=True)
 class Block:
     """One cone of the product: its kind, its rows ``start:stop`` and its own data.
 
-    ``data`` is the order of the matrix for a PSD block, the exponent alpha for a power block, and the
-    dimension for every other kind.
+    ``data`` is what the field of ``Cones`` holds of it (see ``Kind``): the order of a PSD cone, the exponent of a power
+    cone, and the dimension of every other kind.
     """
 
     kind: str
     start: int
     stop: int
-    data: float
+    data: Any
+
+    @property
+    def polyhedral(self) -> bool:
+        """Whether the projection works row by row."""
+        return KINDS[self.kind].polyhedral
 
     @property
     def rows(self) -> slice:
@@ -63,6 +67,18 @@ class Cones:
     exponential: int = 0
     power: tuple[float, ...] = ()
 
+    @classmethod
+    def of(cls, blocks: Iterable[tuple[str, Any]]) -> Cones:
+        """The product of cones given by their kinds and data (see ``Block``), in the order of their kinds.
+
+        >>> Cones.of([("second_order", 3), ("nonneg", 2), ("second_order", 4)])
+        Cones(zero=0, nonneg=2, second_order=(3, 4), psd=(), exponential=0, power=())
+        """
+        listed: dict[str, list[Any]] = {name: [] for name in KINDS}
+        for name, data in blocks:
+            listed[name].append(data)
+        return cls(**{name: kind.held(listed[name]) for name, kind in KINDS.items()})
+
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
         """The blocks in row order; zero and nonneg are one block each, and empty ones are left out."""
@@ -76,25 +92,42 @@ class Cones:
     @cached_property
     def degree(self) -> int:
         """The barrier parameter: s'y / degree is the average complementarity."""
-        return self.nonneg + len(self.second_order) + sum(self.psd) + 3 * self.exponential + 3 * len(self.power)
+        return sum(kind.degree(data) for kind, data in self._listed())
 
-    @property
+    @cached_property
     def polyhedral(self) -> bool:
         """Whether K has only zero and nonnegative rows."""
-        return not (self.second_order or self.psd or self.exponential or self.power)
+        return all(kind.polyhedral for kind, _ in self._listed())
+
+    @property
+    def flat(self) -> int:
+        """The number of rows before the blocks: equalities and inequalities."""
+        return self.zero + self.nonneg
 
     def kinds(self) -> frozenset[str]:
         """The kinds of cone that occur: a subset of zero, nonneg, second_order, psd, exponential, power."""
-        return frozenset(block.kind for block in self.blocks)
+        return frozenset(kind.name for kind, _ in self._listed())
+
+    def count_rows(self) -> int:
+        """The number of rows, without listing the blocks.
+
+        >>> Cones(nonneg=10**12, exponential=10**12).count_rows()
+        4000000000000
+        """
+        total = 0
+        for name, kind in KINDS.items():
+            held = getattr(self, name)
+            total += kind.rows(3) * held if kind.measure == "cones" else sum(map(kind.rows, kind.listed(held)))
+        return total
+
+    def _listed(self) -> Iterator[tuple[Kind, Any]]:
+        for name, kind in KINDS.items():
+            for data in kind.listed(getattr(self, name)):
+                yield kind, data
 
     def _walk(self) -> Iterator[Block]:
-        sizes: list[tuple[str, int, float]] = [("zero", self.zero, self.zero), ("nonneg", self.nonneg, self.nonneg)]
-        sizes += [("second_order", d, d) for d in self.second_order]
-        sizes += [("psd", svec_length(k), k) for k in self.psd]
-        sizes += [("exponential", 3, 3)] * self.exponential
-        sizes += [("power", 3, alpha) for alpha in self.power]
         start = 0
-        for kind, size, data in sizes:
-            if size:
-                yield Block(kind, start, start + size, data)
-                start += size
+        for kind, data in self._listed():
+            stop = start + kind.rows(data)
+            yield Block(kind.name, start, stop, data)
+            start = stop

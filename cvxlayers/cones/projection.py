@@ -11,15 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from cvxlayers.cones import exponential, nonneg, power, psd, second_order, zero
+from cvxlayers.cones import nonneg, zero
 from cvxlayers.cones.arrays import Array, Index, largest
 from cvxlayers.cones.blocks import BlockDerivative
 from cvxlayers.cones.group import Group, groups
+from cvxlayers.cones.kinds import CONES, KINDS
 from cvxlayers.cones.product import Cones
 from cvxlayers.errors import DerivativeError, ParameterError
 from cvxlayers.kernels import jit
@@ -32,21 +32,10 @@ __all__ = [
     "dual_second_derivative",
     "group_derivative",
     "groups",
-    "margin",
     "project",
     "project_dual",
     "project_group",
 ]
-
-# A new cone is one file with the functions of these, and one line here.
-_MODULES: dict[str, ModuleType] = {
-    "second_order": second_order,
-    "psd": psd,
-    "exponential": exponential,
-    "power": power,
-}
-_COMPILED = frozenset({"exponential", "power"})
-"""The cones that have kernels as well, for where Numba is usable."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +157,7 @@ def project_group(group: Group, folded: Array) -> Array:
     function: Callable[..., Any] = _cone(group.kind).project_dual
     with np.errstate(invalid="ignore"):
         lanes = folded.shape[1] // group.count
-        projected: Array = function(folded, group.per_lane(lanes)) if group.kind == "power" else function(folded)
+        projected: Array = function(folded, *group.per_lane(lanes))
     return projected
 
 
@@ -180,7 +169,7 @@ def dual_second_derivative(cones: Cones, v: Array, a: Array, b: Array) -> Array:
     Raises
     ------
     DerivativeError
-        There are cones whose second derivative is not known here: semidefinite, exponential or power ones.
+        There are cones whose second derivative is not known here: others than zero, nonnegative and second-order ones.
 
     Examples
     --------
@@ -191,7 +180,7 @@ def dual_second_derivative(cones: Cones, v: Array, a: Array, b: Array) -> Array:
     v, bent = _checked(cones, v), np.zeros(np.broadcast_shapes(a.shape, b.shape))
     with np.errstate(invalid="ignore"):
         for group in groups(cones):
-            second = getattr(_MODULES[group.kind], "second_derivative", None)
+            second = getattr(CONES[group.kind], "second_derivative", None)
             if second is None:
                 raise DerivativeError(
                     f"A second derivative was asked for, and this problem has cones of the kind '{group.kind}', for "
@@ -201,14 +190,6 @@ def dual_second_derivative(cones: Cones, v: Array, a: Array, b: Array) -> Array:
             folded = second(group.fold(v), group.fold(a), group.fold(b))
             bent[group.rows.T] = group.unfold(folded, v.shape[1])
     return bent
-
-
-def margin(cones: Cones, v: Array) -> Array:
-    """How near v (m, B) is to a point where Proj_{K*} has no derivative, relative to the scale of v: (B,), 0 is at it.
-
-    Whoever needs the derivative as well takes ``dual_derivative(cones, v).margin``, which does the work once.
-    """
-    return dual_derivative(cones, v).margin
 
 
 def distance(cones: Cones, s: Array) -> Array:
@@ -234,18 +215,18 @@ def _checked(cones: Cones, v: Array) -> Array:
 @lru_cache(maxsize=8)
 def _cone(kind: str) -> Any:
     """What has the functions of this cone: its kernels, or its module."""
-    if kind in _COMPILED and jit.usable():
+    if KINDS[kind].compiled and jit.usable():
         from cvxlayers.cones.kernels.entry import compiled_cone  # here, because it loads Numba
 
         return compiled_cone(kind)
-    return _MODULES[kind]
+    return CONES[kind]
 
 
 def _call(group: Group, name: str, v: Array) -> Any:
     """Call a cone's function on the folded rows of its group, with the exponents where it has some."""
     function: Callable[..., Any] = getattr(_cone(group.kind), name)
     folded = group.fold(v)
-    return function(folded, group.per_lane(v.shape[1])) if group.kind == "power" else function(folded)
+    return function(folded, *group.per_lane(v.shape[1]))
 
 
 def _apply(cones: Cones, v: Array, name: str) -> Array:

@@ -11,24 +11,36 @@ the quotient has no cancellation for eigenvalues of opposite signs, so that repe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from cvxlayers.cones import svec
-from cvxlayers.cones.arrays import Array, gap_relative_to, largest
-from cvxlayers.cones.blocks import BlockDerivative
+from cvxlayers.cones import smooth, svec
+from cvxlayers.cones.arrays import Array, Flags, Index, largest
+from cvxlayers.cones.blocks import BlockDerivative, Function
+from cvxlayers.cones.kind import Kind, svec_length
+from cvxlayers.cones.pieces import CLEAR, Piece
 
 __all__ = [
+    "KIND",
+    "ROW_ORDERS",
     "PsdDerivative",
+    "depth",
     "distance",
-    "dual_derivative",
     "dual_distance",
+    "enlarged",
+    "exposed",
     "linearize_dual",
-    "margin",
     "project",
     "project_dual",
+    "recession",
 ]
+
+KIND = Kind(
+    "psd", "positive semidefinite", "order", rows=svec_length, degree=int,
+    nonnegative=lambda d: np.cumsum(np.arange(1, svec.svec_order(d) + 1)) - 1,
+    spectrum=lambda d: svec.svec_order(d) ** 2 + d,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -54,6 +66,29 @@ class PsdDerivative(BlockDerivative):
         half = U * np.sqrt(self.Omega[:, rows, columns])[:, None, :]
         D = half @ half.swapaxes(1, 2)
         return np.ascontiguousarray(np.moveaxis(0.5 * (D + D.swapaxes(1, 2)), 0, -1))
+
+    def map(self, function: Function, numbers: Array) -> PsdDerivative:
+        return replace(self, Omega=function(self.Omega, numbers[:, None, None]))
+
+    def vanishes(self) -> Flags:
+        return np.asarray((self.Omega == 0).all(axis=(1, 2)))
+
+    def smoothed(self, v: Array, mu: float) -> PsdDerivative:
+        values = self._eigenvalues(v)
+        return replace(self, Omega=smooth.divided_difference(values[:, :, None], values[:, None, :], mu))
+
+    def smoothed_projection(self, v: Array, mu: float) -> Array:
+        values = smooth.phi(self._eigenvalues(v), mu)
+        return _packed((self.Q * values[:, None, :]) @ self.Q.swapaxes(1, 2))
+
+    def spectrum(self) -> Array:
+        lanes, order, _ = self.Q.shape
+        rows, columns, _ = svec.triangle(order)
+        return np.concatenate([self.Q.reshape(lanes, order**2), self.Omega[:, rows, columns]], axis=1).T
+
+    def _eigenvalues(self, v: Array) -> Array:
+        """The eigenvalues (L, k) of the matrices packed in v (d, L), for the eigenvectors Q."""
+        return np.asarray(np.einsum("lik,lij,ljk->lk", self.Q, _stack(svec.unpack(v)), self.Q, optimize=True))
 
 
 def project(v: Array) -> Array:
@@ -82,16 +117,6 @@ def linearize_dual(v: Array) -> PsdDerivative:
     return PsdDerivative(Q, Omega, size.min(axis=1))
 
 
-def dual_derivative(v: Array) -> Array:
-    """The derivative of Proj_{K*} at v as blocks, (d, d, L); see ``linearize_dual``."""
-    return linearize_dual(v).dense()
-
-
-def margin(v: Array) -> Array:
-    """min |eigenvalue| / max |v_i|, (L,): the projection has kinks only at singular matrices."""
-    return gap_relative_to(v, linearize_dual(v).gap)
-
-
 def distance(s: Array) -> Array:
     """How far s is from K, (L,): the infinity norm of s - Proj_K(s)."""
     values, Q = _eigen(s)
@@ -101,6 +126,52 @@ def distance(s: Array) -> Array:
 def dual_distance(y: Array) -> Array:
     """How far y is from K* = K."""
     return distance(y)
+
+
+def recession(piece: Piece, A: Array) -> tuple[list[Piece], Array]:
+    """Directions within it, and their size: see ``pieces``."""
+    return [piece], svec.pack(np.eye(piece.data)) @ piece.map
+
+
+def enlarged(piece: Piece, z: Array) -> list[Piece]:
+    """closure(K + R z) for z in K: the matrices that are semidefinite on the kernel of Z."""
+    sizes, vectors = np.linalg.eigh(svec.unpack(z))
+    return _compressed(piece, vectors[:, sizes <= CLEAR * sizes.max()])
+
+
+def exposed(piece: Piece, z: Array, y: Array) -> list[Piece]:
+    """K n y^perp: SU = 0 for the range U of Y."""
+    sizes, vectors = np.linalg.eigh(svec.unpack(y))
+    inside = sizes > CLEAR
+    if not inside.any():
+        return [piece]
+    basis = svec.unpack(np.eye(piece.map.shape[0]))
+    zeros = np.einsum("ia,ijd->ajd", vectors[:, inside], basis).reshape(-1, basis.shape[2])
+    return [Piece("zero", zeros.shape[0], zeros @ piece.map), *_compressed(piece, vectors[:, ~inside])]
+
+
+def depth(v: Array) -> float:
+    """How far v (d,) is inside: the least eigenvalue."""
+    return float(np.linalg.eigvalsh(svec.unpack(v)).min(initial=np.inf))
+
+
+def _compressed(piece: Piece, V: Array) -> list[Piece]:
+    """V'SV positive semidefinite."""
+    order = V.shape[1]
+    if not order:
+        return []
+    rows = svec.pack(np.einsum("ia,ijd,jb->abd", V, svec.unpack(np.eye(piece.map.shape[0])), V)) @ piece.map
+    return [Piece("nonneg" if order == 1 else "psd", order, rows)]
+
+
+def _scs_order(order: int) -> Index:
+    """SCS and diffcp pack the lower triangle column by column."""
+    rows, columns, _ = svec.triangle(order)
+    return np.lexsort((columns, rows))
+
+
+ROW_ORDERS = {"SCS": _scs_order}
+"""For solvers with another order: which of our rows, by number, stands in each of theirs."""
 
 
 def _eigen(v: Array) -> tuple[Array, Array]:

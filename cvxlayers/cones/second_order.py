@@ -10,24 +10,34 @@ the projection takes the positive parts of l1 and l2, and its derivative is a Lo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from cvxlayers.cones.arrays import Array, gap_relative_to, largest, norm
-from cvxlayers.cones.blocks import BlockDerivative
+from cvxlayers.cones import smooth
+from cvxlayers.cones.arrays import Array, Flags, largest, norm
+from cvxlayers.cones.blocks import BlockDerivative, Function, RankOneTerms
+from cvxlayers.cones.kind import Kind
+from cvxlayers.cones.pieces import CLEAR, Piece, halfspace, ray
 
 __all__ = [
+    "KIND",
     "SecondOrderDerivative",
     "distance",
-    "dual_derivative",
     "dual_distance",
+    "enlarged",
+    "exposed",
     "linearize_dual",
-    "margin",
     "project",
     "project_dual",
+    "recession",
     "second_derivative",
 ]
+
+KIND = Kind(
+    "second_order", "second-order", "dimension", rows=int, degree=lambda d: 1, nonnegative=lambda d: (0,),
+    rank_one_terms=2, spectrum=lambda d: 0,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,31 @@ class SecondOrderDerivative(BlockDerivative):
         diagonal = np.arange(1, d)
         D[diagonal, diagonal] += self.w3
         return D
+
+    def map(self, function: Function, numbers: Array) -> SecondOrderDerivative:
+        w1, w2, w3 = (function(w, numbers) for w in (self.w1, self.w2, self.w3))
+        return replace(self, w1=w1, w2=w2, w3=w3)
+
+    def vanishes(self) -> Flags:
+        return np.asarray((self.w1 == 0) & (self.w2 == 0) & (self.w3 == 0))
+
+    def smoothed(self, v: Array, mu: float) -> SecondOrderDerivative:
+        l1, l2 = _eigenvalues(v)
+        w1, w2, w3 = (smooth.divided_difference(a, b, mu) for a, b in ((l1, l1), (l2, l2), (l1, l2)))
+        return replace(self, w1=w1, w2=w2, w3=w3)
+
+    def smoothed_projection(self, v: Array, mu: float) -> Array:
+        high, low = (smooth.phi(values, mu) for values in _eigenvalues(v))
+        return np.concatenate([0.5 * (high + low)[None], 0.5 * (high - low) * self.e])
+
+    def rank_one_terms(self) -> RankOneTerms:
+        """D = w3 I + (w1 - w3) v1 v1' + (w2 - w3) v2 v2', with v1, v2 = (1, +-e) / sqrt(2)."""
+        half = np.sqrt(0.5)
+        vectors = np.empty((2, self.e.shape[0] + 1, self.e.shape[1]))
+        vectors[:, 0] = half
+        np.multiply(self.e, half, out=vectors[0, 1:])
+        np.negative(vectors[0, 1:], out=vectors[1, 1:])
+        return RankOneTerms(self.w3, np.stack([self.w1 - self.w3, self.w2 - self.w3]), vectors)
 
 
 def project(v: Array) -> Array:
@@ -124,16 +159,6 @@ def second_derivative(v: Array, a: Array, b: Array) -> Array:
     return bent
 
 
-def dual_derivative(v: Array) -> Array:
-    """The derivative of Proj_{K*} at v as blocks, (d, d, L); see ``linearize_dual``."""
-    return linearize_dual(v).dense()
-
-
-def margin(v: Array) -> Array:
-    """Distance from the boundaries of K and -K, where alone the projection has kinks, over max |v_i|, (L,)."""
-    return gap_relative_to(v, linearize_dual(v).gap)
-
-
 def distance(s: Array) -> Array:
     """How far s is from K, (L,): the infinity norm of s - Proj_K(s)."""
     size = norm(s[1:])
@@ -144,6 +169,27 @@ def distance(s: Array) -> Array:
 def dual_distance(y: Array) -> Array:
     """How far y is from K* = K."""
     return distance(y)
+
+
+def recession(piece: Piece, A: Array) -> tuple[list[Piece], Array]:
+    """Directions within it, and their size: see ``pieces``."""
+    return [piece], piece.map[0]
+
+
+def enlarged(piece: Piece, z: Array) -> list[Piece]:
+    """closure(K + R z) for z in K: a halfspace for z on the boundary, all for z inside."""
+    size = float(np.linalg.norm(z[1:]))
+    return halfspace(piece, np.concatenate([[size], -z[1:]])) if z[0] - size <= CLEAR * z[0] else []
+
+
+def exposed(piece: Piece, z: Array, y: Array) -> list[Piece]:
+    """K n y^perp for y in the face that z exposes: the multiples of z."""
+    return ray(piece, z)
+
+
+def _eigenvalues(v: Array) -> tuple[Array, Array]:
+    size = norm(v[1:])
+    return v[0] + size, v[0] - size
 
 
 def _polar(u: Array) -> tuple[Array, Array]:

@@ -15,9 +15,9 @@ from math import isqrt
 import numpy as np
 
 from cvxlayers.cones.arrays import Array, Index
-from cvxlayers.cones.product import Cones, svec_length
+from cvxlayers.cones.kind import svec_length
 
-__all__ = ["from_scs_order", "pack", "svec_order", "to_scs_order", "triangle", "unpack"]
+__all__ = ["pack", "svec_order", "triangle", "unpack"]
 
 
 @lru_cache(maxsize=64)
@@ -70,31 +70,3 @@ def _positions(order: int) -> Index:
     positions[rows, columns] = positions[columns, rows] = np.arange(svec_length(order))
     positions.setflags(write=False)
     return positions
-
-
-@lru_cache(maxsize=64)
-def to_scs_order(cones: Cones) -> Index:
-    """The permutation, (m,), that gives SCS's and diffcp's row order: ``v_scs = v[to_scs_order(cones)]``.
-
-    Only PSD blocks differ. The factors sqrt(2) are the same.
-
-    Examples
-    --------
-    >>> to_scs_order(Cones(nonneg=1, psd=(3,)))
-    array([0, 1, 2, 4, 3, 5, 6])
-    """
-    order = np.arange(cones.m)
-    for block in cones.blocks:
-        if block.kind == "psd":
-            rows, columns, _ = triangle(int(block.data))
-            order[block.rows] = block.start + np.lexsort((columns, rows))
-    order.setflags(write=False)
-    return order
-
-
-@lru_cache(maxsize=64)
-def from_scs_order(cones: Cones) -> Index:
-    """The inverse permutation, (m,): ``v = v_scs[from_scs_order(cones)]``."""
-    inverse = np.argsort(to_scs_order(cones))
-    inverse.setflags(write=False)
-    return inverse

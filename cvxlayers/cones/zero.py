@@ -8,8 +8,23 @@ from __future__ import annotations
 import numpy as np
 
 from cvxlayers.cones.arrays import Array, largest
+from cvxlayers.cones.kind import Kind
+from cvxlayers.cones.pieces import Piece
 
-__all__ = ["distance", "dual_derivative", "dual_distance", "gap", "margin", "project", "project_dual"]
+__all__ = [
+    "KIND",
+    "distance",
+    "dual_derivative",
+    "dual_distance",
+    "enlarged",
+    "exposed",
+    "gap",
+    "project",
+    "project_dual",
+    "recession",
+]
+
+KIND = Kind("zero", "zero", "rows", rows=int, degree=lambda rows: 0, nonnegative=lambda d: (), polyhedral=True)
 
 
 def project(v: Array) -> Array:
@@ -32,11 +47,6 @@ def gap(v: Array) -> Array:
     return np.full(v.shape[1], np.inf)
 
 
-def margin(v: Array) -> Array:
-    """Infinite: the identity is differentiable everywhere."""
-    return gap(v)
-
-
 def distance(s: Array) -> Array:
     """How far s is from K, (L,) in the infinity norm."""
     return largest(s)
@@ -45,3 +55,18 @@ def distance(s: Array) -> Array:
 def dual_distance(y: Array) -> Array:
     """How far y is from K*: nothing."""
     return np.zeros(y.shape[1])
+
+
+def recession(piece: Piece, A: Array) -> tuple[list[Piece], Array]:
+    """Directions within it, and their size: see ``pieces``."""
+    return [piece], np.zeros(A.shape[0])
+
+
+def enlarged(piece: Piece, z: Array) -> list[Piece]:
+    """closure(K + R z) for z in K, which is zero."""
+    return [piece]
+
+
+def exposed(piece: Piece, z: Array, y: Array) -> list[Piece]:
+    """K itself, which has no smaller face."""
+    return [piece]

@@ -15,17 +15,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from cvxlayers.cones.blocks import BlockDerivative, EigenBlocks
 from cvxlayers.cones.group import Group, groups
 from cvxlayers.cones.product import Cones
 from cvxlayers.cones.projection import group_derivative
-from cvxlayers.cones.psd import PsdDerivative
-from cvxlayers.cones.svec import triangle
 from cvxlayers.derivative.factor.part import Quality, Solved
-from cvxlayers.derivative.system.smoothing import smoothed_part
-from cvxlayers.derivative.system.spectral import mapped_part
 from cvxlayers.derivative.system.system import Layout, Point
 from cvxlayers.derivative.system.units import Units
+from cvxlayers.ipm.cones import KINDS
 from cvxlayers.ipm.kkt.layout import Layout as Places
 from cvxlayers.ipm.kkt.symbolic import Analysis, quick_analysis_of
 from cvxlayers.kernels import jit
@@ -116,7 +112,7 @@ class Fused:
         return found.parts, Quality(found.info), _unsure(found)
 
     def state(self, point: Point, units: Units) -> Array:
-        """s, and below it the spectra of the PSD, exponential and power cones, taken where y and s are comparable."""
+        """s, and below it the spectra of the cones that have some, taken where y and s are comparable."""
         s, (m, batch), w = point.s, point.s.shape, units.balance
         v = point.y / w - w * s
         state = np.empty((self._height, batch))
@@ -124,10 +120,10 @@ class Fused:
         for group, places in self._spectra:
             part = group_derivative(group, v)
             if self._smoothing is not None:
-                part = smoothed_part(group, part, v, self._smoothing)
+                part = part.smoothed(group.fold(v), self._smoothing)
             with np.errstate(divide="ignore", invalid="ignore"):
-                part = mapped_part(part, _ratio, (w[group.rows[:, 0]] ** 2).ravel())
-            state[places] = _spectrum(group, part, batch)
+                part = part.map(_ratio, (w[group.rows[:, 0]] ** 2).ravel())
+            state[places] = group.unfold(part.spectrum(), batch).swapaxes(0, 1)
         return state
 
     @cached_property
@@ -138,24 +134,17 @@ class Fused:
 
 
 def _spectra(cones: Cones) -> tuple[list[tuple[Group, Index]], int]:
-    """The groups of PSD, exponential and power cones with the rows of the state, (N, size), that hold their spectra, as
+    """The groups of cones told by spectra, with the rows of the state, (N, size), that hold these, as
     ``cvxlayers.ipm.adjoint.blocks`` takes them; and the number of rows of the state."""
-    further = [group for group in groups(cones) if group.kind != "second_order"]
-    sizes = {int(start): _size(group) for group in further for start in group.rows[:, 0]}
+    spectral = [group for group in groups(cones) if group.spectrum]
+    sizes = {int(start): group.spectrum for group in spectral for start in group.rows[:, 0]}
     first, height = {}, cones.m
     for start in sorted(sizes):
         first[start] = height
         height += sizes[start]
-    starts = [np.array([first[int(start)] for start in group.rows[:, 0]], dtype=np.intp) for group in further]
-    places = [begin[:, None] + np.arange(_size(group)) for begin, group in zip(starts, further, strict=True)]
-    return list(zip(further, places, strict=True)), height
-
-
-def _size(group: Group) -> int:
-    """How many numbers the spectrum of one cone of the group takes."""
-    if group.kind != "psd":
-        return group.dimension * (group.dimension + 1)
-    return int(group.data[0]) ** 2 + group.dimension
+    starts = [np.array([first[int(start)] for start in group.rows[:, 0]], dtype=np.intp) for group in spectral]
+    places = [begin[:, None] + np.arange(group.spectrum) for begin, group in zip(starts, spectral, strict=True)]
+    return list(zip(spectral, places, strict=True)), height
 
 
 def _ratio(d: Array, unit: Array) -> Array:
@@ -163,24 +152,11 @@ def _ratio(d: Array, unit: Array) -> Array:
     return np.where(d == 0, -1.0, (1.0 - d) / (d * unit))
 
 
-def _spectrum(group: Group, part: BlockDerivative, batch: int) -> Array:
-    """Eigenvectors, and what stands for the eigenvalues, of each cone of the group, (N, size, B)."""
-    count, d = group.count, group.dimension
-    if isinstance(part, PsdDerivative):
-        rows, columns, _ = triangle(part.Q.shape[1])
-        flat = part.Q.reshape(count * batch, part.Q.shape[1] ** 2)
-        both = np.concatenate([flat, part.Omega[:, rows, columns]], axis=1)
-        return both.reshape(count, batch, _size(group)).swapaxes(1, 2)
-    assert isinstance(part, EigenBlocks)
-    vectors = part.Q.swapaxes(0, 1).reshape(d * d, count, batch)
-    return np.concatenate([vectors, part.eigenvalues.reshape(d, count, batch)]).swapaxes(0, 1)
-
-
 def _unsure(found: Sensitivity | Pulled) -> Index:
     return _NONE if found.worst <= _GOOD else np.flatnonzero(~(found.info[0] <= _GOOD))
 
 
 def _serves(structure: Structure, smoothing: float | None) -> bool:
-    """Whether the kernels know the cones: smoothed, those of second order have no H of the form that they need."""
-    known = smoothing is None or not structure.cones.second_order
-    return known and jit.usable()
+    """Whether the kernels know the cones: those not told by a spectrum have, smoothed, no H of the form they need."""
+    plain = smoothing is None or all(group.spectrum for group in groups(structure.cones))
+    return plain and structure.cones.kinds() <= KINDS and jit.usable()

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from cvxlayers.cones import projection
 from cvxlayers.cones.group import groups
+from cvxlayers.cones.kinds import CONES
 from cvxlayers.derivative import exact_derivative
 from cvxlayers.layer.polish import polish
 from cvxlayers.program.scales import Scales, scales
@@ -30,7 +31,7 @@ from cvxlayers.program.structure import Array, Structure, Values
 from cvxlayers.solvers.base import Settings
 from cvxlayers.solvers.clarabel import Clarabel
 from cvxlayers.verify.certificate import proves_infeasible, proves_unbounded
-from cvxlayers.verify.facial import CLEAR, Piece, assemble, depth, enlarged, exposed, pieces_of, recession
+from cvxlayers.verify.facial import CLEAR, Piece, assemble, curved, depth, enlarged, exposed, pieces_of, recession
 from cvxlayers.verify.measure import measure, sizes
 
 __all__ = ["examine", "far_out"]
@@ -109,9 +110,9 @@ def far_out(structure: Structure, values: Values, solution: Solution, scaling: S
     near, large = np.zeros(solution.batch, dtype=bool), np.zeros(solution.batch, dtype=bool)
     E: Array | None = None
     for group in groups(structure.cones):
-        s = solution.s[group.rows]
-        if group.kind == "exponential":
-            near |= (s[:, 2] <= LOW * s[:, 1]).any(axis=0)
+        s, beside = solution.s[group.rows], getattr(CONES[group.kind], "beside_flat_face", None)
+        if beside is not None:
+            near |= beside(s.swapaxes(0, 1), LOW).any(axis=0)
         size = np.abs(s).max(axis=1)
         if (size > FAR * np.abs(values.b[group.rows]).max(axis=1)).any():  # which is cheaper to see
             E = (solution.scales or scaling(values)).E if E is None else E
@@ -129,10 +130,12 @@ def _on_the_face(structure: Structure, values: Values, points: Solution, found: 
     assert points.residuals is not None
     size, suspicious = sizes(structure, values, points.x, points.y, points.s, found), np.zeros(points.batch, dtype=bool)
     for group in groups(structure.cones):
-        if group.kind == "exponential":
-            s, y, (_, prices) = points.s[group.rows], points.y[group.rows], size.of_group(group.rows)
-            small = np.abs(y[:, 0]) * prices <= BLURRED * points.residuals.dual + ROUNDING
-            suspicious |= ((s[:, 2] <= LOW * s[:, 1]) & small & (y[:, 2] > 0)).any(axis=0)
+        cone = CONES[group.kind]
+        if hasattr(cone, "beside_flat_face"):
+            s, y = points.s[group.rows].swapaxes(0, 1), points.y[group.rows].swapaxes(0, 1)
+            _, prices = size.of_group(group.rows)
+            small = cone.off_dual_face(y) * prices <= BLURRED * points.residuals.dual + ROUNDING
+            suspicious |= (cone.beside_flat_face(s, LOW) & small).any(axis=0)
     return suspicious
 
 
@@ -256,7 +259,7 @@ def _excluded(problem: _Problem, own: list[Piece], along: Array, x: Array, y: Ar
 
     Curved cones of which y exposes no face are left out: some are met only very far out, which no certificate sees.
     """
-    faces = [part for piece in own for part in exposed(piece, along, y) if part is not piece or not piece.curved]
+    faces = [part for piece in own for part in exposed(piece, along, y) if part is not piece or not curved(piece)]
     moved = problem.moved
     face, numbers, _ = problem.feasible(faces, moved, moved @ x)
     equalities, b = slice(len(moved), face.cones.zero), numbers.b[:, 0]

@@ -13,7 +13,7 @@ from cvxlayers.derivative.base import Derivative
 from cvxlayers.errors import EngineError
 from cvxlayers.program.scales import Scales
 from cvxlayers.program.structure import Structure, Values
-from cvxlayers.solvers import epigraph, options, registry
+from cvxlayers.solvers import forms, options, registry
 from cvxlayers.solvers.base import Settings, Solver
 from cvxlayers.verify.verification import Measure
 
@@ -78,16 +78,16 @@ class Workshop:
     def _make(self, solver: str | None, solver_args: Mapping[str, Any]) -> Engine:
         structure = self._structure
         chosen = registry.solver_for(solver, solver_args)
-        linear = epigraph.serves(chosen, structure)
-        if not (linear or chosen.takes(structure)):
+        made = forms.maker(chosen, structure)
+        if made is None:
             raise EngineError(registry.unfit(chosen, structure))
         settings, derivative = options.parse(solver_args, chosen)
         exact = exact_derivative(structure, derivative["threads"])
         own = chosen.name == "DIFFCP" or self._smoothing is not None
-        made = epigraph.Epigraph(structure, settings, chosen) if linear else chosen(structure, settings)
-        gauge = self._gauge(made, settings)
+        runs = made(structure, settings)
+        gauge = self._gauge(runs, settings)
         return Engine(
-            made,
+            runs,
             gauge.measure,
             gauge.scales,
             derivative_for(chosen.name, structure, derivative, self._smoothing) if own else exact,

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from cvxlayers.cones.product import Cones, svec_length
+from cvxlayers.cones import KINDS, Cones, Kind
 from cvxlayers.errors import ArtefactError
 from cvxlayers.program.compiled import CompiledProblem, Feature, OutputSpec, ParameterSpec
 
@@ -18,6 +18,9 @@ LARGEST = 2**31 - 1
 """The largest size or index; kernels count in 32 bits."""
 
 DIMENSIONS = 32
+
+ROUNDING = 1e-12
+"""By how much the exponents of a power cone may miss their sum."""
 
 SIGNS = frozenset({"nonneg", "nonpos", "pos", "neg", "boolean", "integer"})
 SQUARES = frozenset({"symmetric", "PSD", "NSD", "diag", "hermitian", "PSD in its symmetric part"})
@@ -157,15 +160,34 @@ def _counts(values: Any, where: str, least: int = 0) -> tuple[int, ...]:
 
 def _cones(given: Any) -> tuple[Cones, int]:
     """The cones and their number of rows, which is counted here: to list the blocks of a wrong number takes forever."""
-    record = _record(given, [field.name for field in fields(Cones)], "cones")
-    zero, nonneg, exponential = (_count(record[name], f"cones.{name}") for name in ("zero", "nonneg", "exponential"))
-    second_order, psd = (_counts(record[name], f"cones.{name}", 1) for name in ("second_order", "psd"))
-    power = tuple(_exactly(float, alpha, "cones.power") for alpha in _exactly(list, record["power"], "cones.power"))
-    for alpha in power:
-        if not 0.0 < alpha < 1.0:
-            raise _wrong("cones.power", alpha, "an exponent between 0 and 1")
-    m = zero + nonneg + sum(second_order) + sum(map(svec_length, psd)) + 3 * exponential + 3 * len(power)
-    return Cones(zero, nonneg, second_order, psd, exponential, power), _count(m, "the number of rows of the cones")
+    record = _record(given, list(KINDS), "cones")
+    cones = Cones(**{name: _held(kind, record[name], f"cones.{name}") for name, kind in KINDS.items()})
+    return cones, _count(cones.count_rows(), "the number of rows of the cones")
+
+
+def _held(kind: Kind, given: Any, where: str) -> Any:
+    """What the field of ``Cones`` holds for this kind."""
+    if kind.measure in ("rows", "cones"):
+        return _count(given, where)
+    if kind.measure in ("dimension", "order"):
+        return _counts(given, where, 1)
+    if kind.measure == "exponent":
+        return tuple(_exponent(alpha, where) for alpha in _exactly(list, given, where))
+    return tuple(_exponents(cone, where) for cone in _exactly(list, given, where))
+
+
+def _exponent(given: Any, where: str) -> float:
+    alpha: float = _exactly(float, given, where)
+    if not 0.0 < alpha < 1.0:
+        raise _wrong(where, alpha, "an exponent between 0 and 1")
+    return alpha
+
+
+def _exponents(given: Any, where: str) -> tuple[float, ...]:
+    alpha = tuple(_exponent(part, where) for part in _exactly(list, given, where))
+    if len(alpha) < 2 or abs(math.fsum(alpha) - 1.0) > ROUNDING:
+        raise _wrong(where, alpha, "two exponents or more that add up to 1")
+    return alpha
 
 
 def _varying(given: Any) -> frozenset[str]:

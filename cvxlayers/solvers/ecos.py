@@ -9,7 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from cvxlayers.cones import Cones
+from cvxlayers.cones import row_order
 from cvxlayers.errors import OptionError
 from cvxlayers.program.solution import Status
 from cvxlayers.program.structure import Array, Pattern, Structure
@@ -34,11 +34,12 @@ class ECOS(ElementwiseSolver):
     """Solves each element with ECOS, from its own setup.
 
     ECOS splits the rows of Ax + s = b into equalities and the rest, and orders the rows of an exponential cone as
-    (u, w, v) where ours are (u, v, w).
+    (u, w, v) where ours are (u, v, w), a permutation that is its own inverse.
 
     Examples
     --------
     >>> import numpy as np
+    >>> from cvxlayers.cones import Cones
     >>> from cvxlayers.program.structure import Pattern, Structure, Values
     >>> one = np.zeros(1, dtype=int)  # minimize -x subject to x <= b
     >>> structure = Structure(Pattern.of(one[:0], one[:0], (1, 1)), Pattern.of(one, one, (1, 1)), Cones(nonneg=1))
@@ -71,7 +72,7 @@ class ECOS(ElementwiseSolver):
     def __init__(self, structure: Structure, settings: Settings) -> None:
         super().__init__(structure, settings)
         self._native = self.native(settings)
-        self._order = _ecos_order(structure.cones)
+        self._order = row_order(structure.cones, "ECOS")
         pattern, nonzeros = permuted_rows(structure.A, self._order)
         self._equalities = _Rows.of(pattern, nonzeros, 0, structure.cones.zero)
         self._inequalities = _Rows.of(pattern, nonzeros, structure.cones.zero, structure.m)
@@ -100,15 +101,6 @@ class ECOS(ElementwiseSolver):
         y = np.concatenate([answer["y"], answer["z"]])[self._order]
         s = np.concatenate([np.zeros(K.zero), answer["s"]])[self._order]
         return Outcome(STATUSES.get(info["exitFlag"], Status.FAILED), info["iter"], (answer["x"], y, s))
-
-
-def _ecos_order(cones: Cones) -> NDArray[np.intp]:
-    """The permutation, (m,), that turns our rows into ECOS's; it is its own inverse."""
-    order = np.arange(cones.m)
-    for block in cones.blocks:
-        if block.kind == "exponential":
-            order[block.rows] = block.start + np.array([0, 2, 1])
-    return order
 
 
 @dataclass(frozen=True)

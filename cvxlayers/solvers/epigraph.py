@@ -42,7 +42,7 @@ def serves(solver: type[Solver], structure: Structure) -> bool:
     if solver.wraps or not structure.quadratic:
         return False
     lacking = not solver.quadratic or (not structure.m and not solver.unconstrained)
-    able = "second_order" in solver.kinds and structure.cones.kinds() <= solver.kinds
+    able = replace(structure.cones, second_order=(3,)).kinds() | structure.cones.kinds() <= solver.kinds
     return lacking and able and not solver.takes(structure)
 
 

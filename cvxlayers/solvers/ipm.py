@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cvxlayers.errors import EngineError
+from cvxlayers.ipm.cones import KINDS
 from cvxlayers.ipm.kkt.layout import Layout
 from cvxlayers.ipm.kkt.symbolic import analysis_of, quick_analysis_of
 from cvxlayers.ipm.method import INFEASIBLE, SOLVED, UNBOUNDED, Method
@@ -59,7 +60,7 @@ class IPM(Solver):
     name = "IPM"
     package = "numba"
     pip = "numba"
-    kinds = frozenset({"zero", "nonneg", "second_order", "psd", "exponential", "power"})
+    kinds = KINDS
     quadratic = True
     mapped = True
     aliases = {"eps": ("tol",), "max_iters": ("max_iters",)}

@@ -27,8 +27,8 @@ import numpy as np
 
 from cvxlayers.errors import OptionError
 from cvxlayers.program.structure import Structure
+from cvxlayers.solvers import forms
 from cvxlayers.solvers.base import Settings, Solver
-from cvxlayers.solvers.epigraph import serves
 from cvxlayers.solvers.registry import SOLVERS, choose, solver_class
 
 __all__ = ["MODES", "TOLERANCE", "parse", "preferred", "tolerance"]
@@ -111,7 +111,7 @@ def preferred(structure: Structure, solver_args: Mapping[str, Any]) -> type[Solv
     default = choose(structure.cones.kinds(), structure.quadratic)
     for solver in (SOLVERS["IPM"], default, *SOLVERS.values()):
         known = all(name in COMMON or name in solver.options for name in solver_args)
-        if known and solver.installed() and (solver.suits(structure) or serves(solver, structure)):
+        if known and solver.installed() and forms.suits(solver, structure):
             return solver
     return default
 

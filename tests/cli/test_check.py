@@ -28,9 +28,9 @@ def test_every_problem_of_a_file_is_checked_once(run) -> None:
     assert answer.code == 0
     assert [problem["name"] for problem in answer.json["problems"]] == ["ball", "elliptope", "entropy"]
     ball, elliptope, entropy = answer.json["problems"]
-    assert ball["form"]["second_order"] == [5] and ball["form"]["b"]["parametrized"] == 1
-    assert elliptope["form"]["psd"] == [3] and elliptope["form"]["q"]["parametrized"] == 6
-    assert entropy["form"]["exponential"] == 4 and entropy["sense"] == "maximize"
+    assert ball["form"]["cones"]["second_order"] == [5] and ball["form"]["b"]["parametrized"] == 1
+    assert elliptope["form"]["cones"]["psd"] == [3] and elliptope["form"]["q"]["parametrized"] == 6
+    assert entropy["form"]["cones"]["exponential"] == 4 and entropy["sense"] == "maximize"
 
 
 def test_one_problem_by_name(run) -> None:

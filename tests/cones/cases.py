@@ -6,9 +6,9 @@ from math import isqrt
 
 import numpy as np
 
-from cvxlayers.cones import Cones
+from cvxlayers.cones import Cones, dual_derivative
 
-__all__ = ["CURVED", "SINGLE", "outside", "outside_dual", "points", "sharp_points"]
+__all__ = ["CURVED", "SINGLE", "margin", "outside", "outside_dual", "points", "sharp_points"]
 
 SINGLE: dict[str, Cones] = {
     "zero": Cones(zero=3),
@@ -75,6 +75,11 @@ def _power_excess(u: np.ndarray, v: np.ndarray, w: np.ndarray, alpha: float) -> 
     excess = [w - u**alpha * v ** (1 - alpha), (w / v ** (1 - alpha)) ** (1 / alpha) - u]
     excess.append((w / u**alpha) ** (1 / (1 - alpha)) - v)
     return np.min(np.nan_to_num(excess, nan=np.inf), axis=0)
+
+
+def margin(cones: Cones, v: np.ndarray) -> np.ndarray:
+    """How near v (m, B) is to a kink of the projection, relative to its largest entry."""
+    return dual_derivative(cones, v).margin
 
 
 def outside_dual(cones: Cones, y: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,6 @@ from cvxlayers.cones import (
     dual_distance,
     from_scs_order,
     groups,
-    margin,
     pack,
     project,
     project_dual,
@@ -26,21 +26,17 @@ from cvxlayers.cones import (
     unpack,
 )
 from cvxlayers.errors import CvxlayersError, ParameterError
-from tests.cones.cases import points
+from tests.cones.cases import margin, points
 from tests.support.tolerance import assert_close
 
 MIXED = Cones(
-    zero=2, nonneg=3, second_order=(3, 1, 4, 3), psd=(2, 1, 3, 2), exponential=3, power=(0.3, 0.5, 0.3, 0.9)
+    zero=2, nonneg=3, second_order=(3, 1, 4, 3), psd=(2, 1, 3, 2), exponential=3, power=(0.3, 0.5, 0.3, 0.9),
 )  # fmt: skip
 
 
-def one_block(kind: str, data: float) -> Cones:
+def one_block(kind: str, data: Any) -> Cones:
     """The product of this block alone."""
-    if kind in ("zero", "nonneg"):
-        return Cones(**{kind: int(data)})
-    if kind == "exponential":
-        return Cones(exponential=1)
-    return Cones(**{kind: (data,)})
+    return Cones.of([(kind, data)])
 
 
 def test_groups_hold_every_curved_row_once() -> None:
@@ -51,7 +47,7 @@ def test_groups_hold_every_curved_row_once() -> None:
     ]  # fmt: skip
     rows = np.concatenate([group.rows.ravel() for group in found])
     np.testing.assert_array_equal(np.sort(rows), np.arange(MIXED.zero + MIXED.nonneg, MIXED.m))
-    assert found[-1].data.tolist() == [0.3, 0.5, 0.3, 0.9]
+    assert found[-1].exponents is not None and found[-1].exponents.tolist() == [0.3, 0.5, 0.3, 0.9]
     assert groups(MIXED) is found
     assert groups(pickle.loads(pickle.dumps(MIXED))) is found
 
@@ -179,7 +175,8 @@ def test_scs_order_is_the_lower_triangle_by_columns() -> None:
 @given(
     zero=st.integers(0, 2), nonneg=st.integers(0, 2), second_order=st.lists(st.integers(1, 4), max_size=3),
     psd=st.lists(st.integers(1, 3), max_size=3), exponential=st.integers(0, 2),
-    power=st.lists(st.floats(0.01, 0.99), max_size=2), batch=st.integers(0, 3), seed=st.integers(0, 10**6),
+    power=st.lists(st.floats(0.01, 0.99), max_size=2),
+    batch=st.integers(0, 3), seed=st.integers(0, 10**6),
 )  # fmt: skip
 def test_any_product_splits_a_vector_into_complementary_parts(
     zero: int, nonneg: int, second_order: list[int], psd: list[int], exponential: int,

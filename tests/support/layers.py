@@ -14,6 +14,7 @@ from cvxlayers.cones import Cones
 from cvxlayers.layer.layer import Layer
 from cvxlayers.program.structure import Pattern, Structure
 from cvxlayers.solvers import registry
+from cvxlayers.solvers.forms import maker
 from tests.contracts.case import Case
 from tests.contracts.table import CASES, case
 from tests.support import differences, reference
@@ -44,7 +45,8 @@ def takes(row: Case, engine: str) -> bool:
     cones = Cones(**{kind: sizes[kind] for kind in kinds})  # type: ignore[arg-type]
     none, one = np.zeros(0, dtype=int), np.zeros(1, dtype=int)
     here = one if row.quadratic and not rewritten else none
-    return solver.takes(Structure(Pattern.of(here, here, (1, 1)), Pattern.of(none, none, (cones.m, 1)), cones))
+    structure = Structure(Pattern.of(here, here, (1, 1)), Pattern.of(none, none, (cones.m, 1)), cones)
+    return maker(solver, structure) is not None
 
 
 def engines(row: Case) -> list[str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cvxlayers.cones import Cones, margin, project_dual
+from cvxlayers.cones import Cones, dual_derivative, project_dual
 from cvxlayers.program.structure import Array, Structure, Values
 from tests.ipm.problems import structure_of
 
@@ -55,7 +55,7 @@ def regular(rng: np.random.Generator, kinds: frozenset[str], quadratic: bool) ->
         root = rng.normal(size=(n, (n + 1) // 2))
         P = root @ root.T if quadratic else np.zeros((n, n))
         y = project_dual(cones, v[:, None])[:, 0]
-        if condition(cones, P, A, v) <= CONDITION and float(margin(cones, v[:, None])[0]) >= MARGIN:
+        if condition(cones, P, A, v) <= CONDITION and float(dual_derivative(cones, v[:, None]).margin[0]) >= MARGIN:
             structure = structure_of(P, A, cones)
             parts = (
                 P[structure.P.rows, structure.P.columns],

@@ -23,7 +23,10 @@ from cvxlayers.derivative.factor.conic_blocks import ConicBlocks
 from cvxlayers.program.once import once
 from cvxlayers.program.structure import Array, Structure
 
-__all__ = ["Layout", "Projection", "System"]
+__all__ = ["KINDS", "Layout", "Projection", "System"]
+
+KINDS = frozenset({"zero", "nonneg", "second_order", "psd", "exponential"})
+"""The kinds of cone that diffcp knows."""
 
 SINGULAR = 1e-14
 """The reciprocal condition number below which the dense matrix counts as singular."""

@@ -32,7 +32,7 @@ from scipy.linalg import lapack
 from scipy.sparse.linalg import LinearOperator, lsmr, lsqr
 
 from cvxlayers.derivative.base import Derivative, DerivativeReport, Linearization
-from cvxlayers.derivative.diffcp.embedding import Layout, Projection, System
+from cvxlayers.derivative.diffcp.embedding import KINDS, Layout, Projection, System
 from cvxlayers.derivative.exact import ExactDerivative
 from cvxlayers.derivative.rescaled import Rescaled, needs_units, scaled_problem
 from cvxlayers.errors import EngineError, OptionError
@@ -87,8 +87,9 @@ class DiffcpDerivative(Derivative):
     """
 
     def __init__(self, structure: Structure, threads: int = 1, mode: str = "auto") -> None:
-        if structure.quadratic or structure.cones.power:
-            what = "a quadratic objective (P)" if structure.quadratic else "power cones"
+        strange = structure.cones.kinds() - KINDS
+        if structure.quadratic or strange:
+            what = "a quadratic objective (P)" if structure.quadratic else f"cones of the kind {', '.join(strange)}"
             raise EngineError(f"The derivative of DIFFCP cannot take {what}: choose another solver, such as CLARABEL.")
         if mode not in MODES:
             raise OptionError(f"The argument mode must be one of {', '.join(MODES)}, not {mode!r}.")

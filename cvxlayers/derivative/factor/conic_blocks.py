@@ -1,16 +1,17 @@
 """How the block -C of each cone enters the quasi-definite matrix: densely, or diagonally with two unknowns more.
 
-A second-order cone's block is diagonal but for two rank-one terms, with v1, v2 = (1, +-e) / sqrt(2) of length one:
+A cone's block may be diagonal but for a few rank-one terms of orthogonal vectors of length one; that of a second-order
+cone is, with two of them:
 
-    C = c3 I + b1 v1 v1' + b2 v2 v2',    b1 = c1 - c3,    b2 = c2 - c3.
+    C = c I + b1 v1 v1' + b2 v2 v2'.
 
 With one more unknown for each term, the matrix has d nonzeros where it had d^2: with r = sqrt|b| and s = sign b, the
 elimination of the new unknowns takes
 
-    [[-c3 I, r1 v1, r2 v2], [r1 v1', s1, 0], [r2 v2', 0, s2]]    to    -c3 I - b1 v1 v1' - b2 v2 v2'.
+    [[-c I, r1 v1, r2 v2], [r1 v1', s1, 0], [r2 v2', 0, s2]]    to    -c I - b1 v1 v1' - b2 v2 v2'.
 
 It stays quasi-definite: v1 and v2 are orthogonal, and where b < 0 the new unknown belongs to the negative part, which
-is still definite because c3 + b > 0.
+is still definite because c + b > 0.
 """
 
 from __future__ import annotations
@@ -20,18 +21,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cvxlayers.cones.blocks import BlockDerivative
 from cvxlayers.cones.group import Group, groups
 from cvxlayers.cones.product import Cones
 from cvxlayers.cones.projection import DualDerivative
-from cvxlayers.cones.second_order import SecondOrderDerivative
 from cvxlayers.program.structure import Array
 
 __all__ = ["ConicBlocks"]
 
 Index = NDArray[np.intp]
 
-# Second-order cones of this dimension or more get two unknowns more.
-_WIDE = 6
+# Cones told by few terms get an unknown more for each, if they have at least this many rows for each.
+_WIDE = 3
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class ConicBlocks:
         for group in groups(cones):
             if _wide(group):
                 rows, columns, source, size = _expanded(group, cones.m + extra)
-                extra += 2 * group.count
+                extra += group.rank_one_terms * group.count
             else:
                 rows, columns, source, size = _dense(group)
             found.append((rows, columns, source + count))
@@ -73,7 +74,8 @@ class ConicBlocks:
         """The number of entries, without forming them."""
         total = cones.zero + cones.nonneg
         for group in groups(cones):
-            total += group.count * (5 * group.dimension + 2 if _wide(group) else group.dimension**2)
+            d, terms = group.dimension, group.rank_one_terms
+            total += group.count * ((2 * terms + 1) * d + terms if _wide(group) else d**2)
         return total
 
     @staticmethod
@@ -81,7 +83,7 @@ class ConicBlocks:
         """The values, in arrays (., B) to be concatenated."""
         listed = [-C.diagonal[: C.cones.zero + C.cones.nonneg]]
         for group, part in C.parts:
-            if isinstance(part, SecondOrderDerivative) and _wide(group):
+            if _wide(group):
                 listed += _expanded_values(group, part, C.batch)
             else:
                 listed.append(-group.unfold(part.dense(), C.batch).reshape(-1, C.batch))
@@ -89,7 +91,7 @@ class ConicBlocks:
 
 
 def _wide(group: Group) -> bool:
-    return group.kind == "second_order" and group.dimension >= _WIDE
+    return bool(group.rank_one_terms) and group.dimension >= _WIDE * group.rank_one_terms
 
 
 def _dense(group: Group) -> tuple[Index, Index, Index, int]:
@@ -101,27 +103,23 @@ def _dense(group: Group) -> tuple[Index, Index, Index, int]:
 
 
 def _expanded(group: Group, start: int) -> tuple[Index, Index, Index, int]:
-    """The same for -c3 (N), r1 v1 (d, N), r2 v2 (d, N), s1 (N) and s2 (N), with new unknowns from ``start`` on."""
-    d, count = group.dimension, group.count
+    """The same for -c (N), r1 v1 (d, N), r2 v2 (d, N) ... and s1 (N), s2 (N) ..., with new unknowns from ``start``."""
+    d, count, terms = group.dimension, group.count, group.rank_one_terms
     rows = group.rows.T.ravel()
     cone = np.tile(np.arange(count), d)
-    first, second = start + cone, start + count + cone
-    new = start + np.arange(2 * count)
-    in_v1, in_v2 = count + np.arange(d * count), count + d * count + np.arange(d * count)
-    in_s = count + 2 * d * count + np.arange(2 * count)
-    return (
-        np.concatenate([rows, rows, first, rows, second, new]),
-        np.concatenate([rows, first, rows, second, rows, new]),
-        np.concatenate([cone, in_v1, in_v1, in_v2, in_v2, in_s]),
-        count * (2 * d + 3),
-    )
+    new = start + np.arange(terms * count)
+    in_s = count + terms * d * count + np.arange(terms * count)
+    listed = [(rows, rows, cone)]
+    for k in range(terms):
+        unknown, place = start + k * count + cone, count + k * d * count + np.arange(d * count)
+        listed += [(rows, unknown, place), (unknown, rows, place)]
+    first, second, source = zip(*listed, (new, new, in_s), strict=True)
+    size = count * (terms * (d + 1) + 1)
+    return np.concatenate(first), np.concatenate(second), np.concatenate(source), size
 
 
-def _expanded_values(group: Group, part: SecondOrderDerivative, batch: int) -> list[Array]:
-    ones = np.ones((1, part.e.shape[1]))
-    values, signs = [-part.w3[None]], []
-    for weight, sign in ((part.w1, 1.0), (part.w2, -1.0)):
-        b = weight - part.w3
-        values.append(np.sqrt(0.5 * np.abs(b)) * np.concatenate([ones, sign * part.e]))
-        signs.append(np.where(b < 0, -1.0, 1.0)[None])
-    return [group.unfold(value, batch).reshape(-1, batch) for value in (*values, *signs)]
+def _expanded_values(group: Group, part: BlockDerivative, batch: int) -> list[Array]:
+    terms = part.rank_one_terms()
+    vectors = [np.sqrt(np.abs(b)) * v for b, v in zip(terms.weights, terms.vectors, strict=True)]
+    signs = np.where(terms.weights < 0, -1.0, 1.0)
+    return [group.unfold(value, batch).reshape(-1, batch) for value in (-terms.unit[None], *vectors, signs)]

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from cvxlayers.cones.blocks import BlockDerivative
 from cvxlayers.cones.group import Group, groups
 from cvxlayers.cones.projection import DualDerivative
-from cvxlayers.cones.second_order import SecondOrderDerivative
 from cvxlayers.derivative.system.operators import dense, is_shared, stack
 from cvxlayers.derivative.system.system import System
 from cvxlayers.program.structure import Array, Structure
@@ -59,34 +58,30 @@ class DenseNormal:
             A = stack(structure.A, values.A[:, :1] if is_shared(values.A) else values.A)
         W = system.plain_W
         weights = W.diagonal.copy()
-        terms = [_second_order_terms(group, part, weights) for group, part in W.parts if group.kind == "second_order"]
+        terms = [_rank_one_terms(group, part, weights) for group, part in W.parts if group.rank_one_terms]
         H = A.swapaxes(1, 2) @ (np.ascontiguousarray(weights.T)[:, :, None] * A)
         for vectors, scale in terms:
             G = vectors @ A
             H += G.swapaxes(1, 2) @ (scale[:, :, None] * G)
         for group, part in W.parts:
-            if group.kind != "second_order":
+            if not group.rank_one_terms:
                 _add_blocks(H, A, group, part)
         return _with_objective(H, system)
 
 
-def _second_order_terms(group: Group, part: BlockDerivative, weights: Array) -> tuple[Array, Array]:
-    """The rank-one terms of W on the rows of second-order cones: vectors (B, 2 N, m) and their factors (B, 2 N).
+def _rank_one_terms(group: Group, part: BlockDerivative, weights: Array) -> tuple[Array, Array]:
+    """The rank-one terms of W on the rows of a group: vectors (B, terms N, m) and their factors (B, terms N).
 
-    W = w3 I + (w1 - w3) v1 v1' + (w2 - w3) v2 v2', with v1, v2 = (1, +-e) / sqrt(2); the w3 go into ``weights`` (m, B).
+    The multiples of the identity beside them go into ``weights`` (m, B).
     """
-    assert isinstance(part, SecondOrderDerivative)
-    m, batch = weights.shape
-    weights[group.rows.T] = group.unfold(part.w3[None], batch)
-    vectors = np.zeros((batch, 2, group.count, m))
-    cones = np.arange(group.count)[:, None]
-    half = np.sqrt(0.5)
-    e = half * np.moveaxis(group.unfold(part.e, batch), (0, 1, 2), (2, 1, 0))
-    for k, sign in enumerate((1.0, -1.0)):
-        vectors[:, k, cones, group.rows[:, 1:]] = sign * e
-        vectors[:, k, cones[:, 0], group.rows[:, 0]] = half
-    factors = np.stack([part.w1 - part.w3, part.w2 - part.w3])
-    return vectors.reshape(batch, -1, m), np.ascontiguousarray(group.unfold(factors, batch).reshape(-1, batch).T)
+    terms, (m, batch) = part.rank_one_terms(), weights.shape
+    weights[group.rows.T] = group.unfold(terms.unit[None], batch)
+    count = group.rank_one_terms
+    vectors = np.zeros((batch, count, group.count, m))
+    own = np.moveaxis(group.unfold(terms.vectors, batch), (0, 1, 2, 3), (1, 3, 2, 0))
+    np.put_along_axis(vectors, np.broadcast_to(group.rows, own.shape), own, axis=3)
+    factors = group.unfold(terms.weights, batch).reshape(-1, batch)
+    return vectors.reshape(batch, -1, m), np.ascontiguousarray(factors.T)
 
 
 def _add_blocks(H: Array, A: Array, group: Group, part: BlockDerivative) -> None:
@@ -225,8 +220,8 @@ def _count_dense(structure: Structure) -> int:
     m, n = structure.m, structure.n
     total = m * n * n
     for group in groups(structure.cones):
-        if group.kind == "second_order":
-            total += 2 * group.count * (m * n + n * n)
+        if group.rank_one_terms:
+            total += group.rank_one_terms * group.count * (m * n + n * n)
         else:
             total += group.count * group.dimension * n * (group.dimension + n)
     return total

@@ -22,19 +22,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
-
-from cvxlayers.cones import svec
-from cvxlayers.cones.arrays import norm
-from cvxlayers.cones.blocks import BlockDerivative, EigenBlocks
-from cvxlayers.cones.group import Group
+from cvxlayers.cones import smooth
 from cvxlayers.cones.product import Cones
 from cvxlayers.cones.projection import DualDerivative, dual_derivative, project_dual
-from cvxlayers.cones.psd import PsdDerivative
-from cvxlayers.cones.second_order import SecondOrderDerivative
 from cvxlayers.program.structure import Array
 
-__all__ = ["smoothed_derivative", "smoothed_part", "smoothed_projection", "smoothed_rows"]
+__all__ = ["smoothed_derivative", "smoothed_projection", "smoothed_rows"]
 
 
 def smoothed_projection(cones: Cones, v: Array, mu: float) -> Array:
@@ -49,16 +42,18 @@ def smoothed_projection(cones: Cones, v: Array, mu: float) -> Array:
 
     Examples
     --------
+    >>> import numpy as np
     >>> y = smoothed_projection(Cones(nonneg=1), np.array([[1.5]]), mu=1.0)
     >>> y, y - 1.5
     (array([[2.]]), array([[0.5]]))
     """
     y = project_dual(cones, v)
     inequalities = slice(cones.zero, cones.zero + cones.nonneg)
-    y[inequalities] = _phi(v[inequalities], mu)
+    y[inequalities] = smooth.phi(v[inequalities], mu)
     for group, part in dual_derivative(cones, v).parts:
-        if isinstance(part, SecondOrderDerivative | PsdDerivative):
-            y[group.rows.T] = group.unfold(_spectral(group.fold(v), part, mu), v.shape[1])
+        projected = part.smoothed_projection(group.fold(v), mu)
+        if projected is not None:
+            y[group.rows.T] = group.unfold(projected, v.shape[1])
     return y
 
 
@@ -69,6 +64,7 @@ def smoothed_derivative(cones: Cones, v: Array, mu: float) -> DualDerivative:
 
     Examples
     --------
+    >>> import numpy as np
     >>> D = smoothed_derivative(Cones(zero=1, nonneg=2), np.array([[3.0], [1.5], [0.0]]), mu=1.0)
     >>> D.diagonal.ravel()
     array([1. , 0.8, 0.5])
@@ -78,61 +74,10 @@ def smoothed_derivative(cones: Cones, v: Array, mu: float) -> DualDerivative:
     inequalities = slice(cones.zero, cones.zero + cones.nonneg)
     diagonal[inequalities] = smoothed_rows(v[inequalities], mu)
     return replace(
-        D, diagonal=diagonal, parts=tuple((group, smoothed_part(group, part, v, mu)) for group, part in D.parts)
+        D, diagonal=diagonal, parts=tuple((group, part.smoothed(group.fold(v), mu)) for group, part in D.parts)
     )
 
 
 def smoothed_rows(v: Array, mu: float) -> Array:
     """The derivative of Proj_mu in nonnegative rows v, entry by entry."""
-    return _difference(v, v, mu)
-
-
-def smoothed_part(group: Group, part: BlockDerivative, v: Array, mu: float) -> BlockDerivative:
-    """The derivative of Proj_mu on the cones of a group, from that of Proj_{K*}, at v (m, B)."""
-    folded = group.fold(v)
-    if isinstance(part, SecondOrderDerivative):
-        l1, l2 = _second_order_eigenvalues(folded)
-        w1, w2, w3 = _difference(l1, l1, mu), _difference(l2, l2, mu), _difference(l1, l2, mu)
-        return replace(part, w1=w1, w2=w2, w3=w3)
-    if isinstance(part, PsdDerivative):
-        values = _psd_eigenvalues(folded, part)
-        return replace(part, Omega=_difference(values[:, :, None], values[:, None, :], mu))
-    assert isinstance(part, EigenBlocks)
-    return replace(part, eigenvalues=0.5 + (part.eigenvalues - 0.5) * _share(folded, mu))
-
-
-def _spectral(v: Array, part: SecondOrderDerivative | PsdDerivative, mu: float) -> Array:
-    """phi of the eigenvalues of v (d, L), whose eigenvectors ``part`` has."""
-    if isinstance(part, PsdDerivative):
-        values = _phi(_psd_eigenvalues(v, part), mu)
-        return svec.pack(np.moveaxis((part.Q * values[:, None, :]) @ part.Q.swapaxes(1, 2), 0, -1))
-    high, low = (_phi(values, mu) for values in _second_order_eigenvalues(v))
-    return np.concatenate([0.5 * (high + low)[None], 0.5 * (high - low) * part.e])
-
-
-def _second_order_eigenvalues(v: Array) -> tuple[Array, Array]:
-    size = norm(v[1:])
-    return v[0] + size, v[0] - size
-
-
-def _psd_eigenvalues(v: Array, part: PsdDerivative) -> Array:
-    """The eigenvalues (L, k) of the matrices packed in v (d, L), for the eigenvectors of ``part``."""
-    V = np.moveaxis(svec.unpack(v), -1, 0)
-    return np.asarray(np.einsum("lik,lij,ljk->lk", part.Q, V, part.Q, optimize=True))
-
-
-def _phi(a: Array, mu: float) -> Array:
-    """The positive root y of y - mu / y = a, without cancellation for negative a."""
-    root = np.sqrt(a * a + 4.0 * mu)
-    return np.asarray(np.where(a > 0, 0.5 * (a + root), 2.0 * mu / (root - np.minimum(a, 0.0))))
-
-
-def _difference(a: Array, b: Array, mu: float) -> Array:
-    """The divided difference of phi between a and b, its derivative where they are equal."""
-    return np.asarray((_phi(a, mu) + _phi(b, mu)) / (np.sqrt(a * a + 4.0 * mu) + np.sqrt(b * b + 4.0 * mu)))
-
-
-def _share(v: Array, mu: float) -> Array:
-    """|v| / sqrt(|v|^2 + 4 mu), (L,)."""
-    size = norm(v)
-    return np.asarray(size / np.sqrt(size * size + 4.0 * mu))
+    return smooth.divided_difference(v, v, mu)
