@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -246,6 +247,7 @@ def _entropy(value: np.ndarray) -> _Case:
 
 
 _C = np.array([0.9, -0.4, 0.7])
+_U = np.array([0.9, 0.4, 0.7, -1.1])
 _S = np.array([[1.0, 0.8, -0.3], [0.8, -0.5, 0.6], [-0.3, 0.6, 0.2]])
 PROBLEMS: dict[str, Callable[[], _Case]] = {
     "zero": lambda: _projection(lambda x: [cp.sum(x) == 1], _C),
@@ -254,6 +256,7 @@ PROBLEMS: dict[str, Callable[[], _Case]] = {
     "psd": lambda: _projection(lambda x: [x >> 0], _S, symmetric=True),
     "exponential": lambda: _entropy(_C),
     "power": lambda: _projection(lambda x: [cp.PowCone3D(x[0], x[1], x[2], 0.3)], _C),
+    "power_nd": lambda: _projection(lambda x: [cp.PowConeND(x[:3], x[3], np.array([0.2, 0.3, 0.5]))], _U),
 }
 
 
@@ -280,7 +283,9 @@ def _reference(kind: str) -> _Reference:
 
 def _solved(case: _Case, value: np.ndarray) -> np.ndarray:
     case.parameter.value = value
-    case.problem.solve(solver=cp.CLARABEL, tol_gap_abs=1e-9, tol_gap_rel=1e-9, tol_feas=1e-9)
+    with warnings.catch_warnings():  # at n-dimensional power cones Clarabel comes near 1e-9, and says so
+        warnings.filterwarnings("ignore", message="Solution may be inaccurate")
+        case.problem.solve(solver=cp.CLARABEL, tol_gap_abs=1e-9, tol_gap_rel=1e-9, tol_feas=1e-9)
     return np.ravel(case.variable.value)
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import cvxpy as cp
 from cvxpy.atoms.perspective import perspective
-from cvxpy.constraints import SOC, ExpCone, NonNeg, PowCone3D, SvecPSD, Zero
+from cvxpy.constraints import SOC, ExpCone, NonNeg, PowCone3D, PowConeND, SvecPSD, Zero
 from cvxpy.error import DPPError
 from cvxpy.reductions.chain import Chain
 from cvxpy.reductions.dcp2cone.cone_matrix_stuffing import ParamConeProg
@@ -20,7 +22,7 @@ from cvxpy.utilities.psd_utils import TriangleKind
 
 from cvxlayers.compiler.leaves import without_values
 from cvxlayers.compiler.perspective import perspective_canonicalizer
-from cvxlayers.cones.product import Cones
+from cvxlayers.cones import KINDS, Cones
 from cvxlayers.errors import CompileError
 
 __all__ = ["Canonical", "canonicalize"]
@@ -37,14 +39,16 @@ class _StandardForm(ConicSolver):
     It is a target of canonicalization only; nothing is ever solved through it.
     """
 
-    SUPPORTED_CONSTRAINTS = [Zero, NonNeg, SOC, SvecPSD, ExpCone, PowCone3D]
+    SUPPORTED_CONSTRAINTS = [Zero, NonNeg, SOC, SvecPSD, ExpCone, PowCone3D, PowConeND]
     PSD_TRIANGLE_KIND = TriangleKind.UPPER
     PSD_SQRT2_SCALING = True
     EXP_CONE_ORDER = [0, 1, 2]
 
-    def __init__(self, quadratic: bool) -> None:
+    def __init__(self, quadratic: bool, power_nd: bool = True) -> None:
         super().__init__()
         self._quadratic = quadratic
+        if not power_nd:
+            self.SUPPORTED_CONSTRAINTS = [kind for kind in self.SUPPORTED_CONSTRAINTS if kind is not PowConeND]
 
     def name(self) -> str:
         return "CVXLAYERS"
@@ -73,18 +77,18 @@ class Canonical:
 
 def canonicalize(problem: cp.Problem, gp: bool, quadratic: bool) -> Canonical:
     """Canonicalize a validated problem, once, without looking at any variable's or parameter's value."""
-    target = _StandardForm(quadratic)
     with warnings.catch_warnings(), without_values(problem):
         for message in _HARMLESS:
             warnings.filterwarnings("ignore", message=message)
         try:
-            stuffed, reductions = _cone_form(problem, target, gp)
-            program = target.format_constraints(stuffed, target.EXP_CONE_ORDER)
+            stuffed, reductions = _with_power_cones(problem, quadratic, gp)
+            program = _StandardForm.format_constraints(stuffed, _StandardForm.EXP_CONE_ORDER)
         except (cp.SolverError, DPPError, NotImplementedError, AssertionError) as exc:
             kinds = ", ".join(sorted({type(constraint).__name__ for constraint in problem.constraints})) or "none"
+            titles = ", ".join(kind.title for kind in KINDS.values())
             raise CompileError(
-                f"problem: CVXPY {cp.__version__} cannot bring it to zero, nonnegative, second-order, PSD, exponential "
-                f"and 3-d power cones ({type(exc).__name__}); its constraints are of the kinds {kinds}: write the one "
+                f"problem: CVXPY {cp.__version__} cannot bring it to {titles} cones "
+                f"({type(exc).__name__}); its constraints are of the kinds {kinds}: write the one "
                 "that it stops at, or the expression, with other atoms."
             ) from exc
     dims = program.cone_dims
@@ -95,8 +99,26 @@ def canonicalize(problem: cp.Problem, gp: bool, quadratic: bool) -> Canonical:
         psd=tuple(dims.psd),
         exponential=dims.exp,
         power=tuple(float(alpha) for alpha in dims.p3d),
+        power_nd=tuple(_exponents(alpha) for alpha in dims.pnd),
     )
     return Canonical(program, reductions, cones)
+
+
+def _with_power_cones(problem: cp.Problem, quadratic: bool, gp: bool) -> tuple[ParamConeProg, tuple[Reduction, ...]]:
+    """The cone form with n-dimensional power cones as they are, where CVXPY can list them.
+
+    CVXPY 1.9.3 raises a ValueError over such cones of different dimensions; they are then split into 3-d ones by it.
+    """
+    try:
+        return _cone_form(problem, _StandardForm(quadratic), gp)
+    except ValueError:
+        return _cone_form(problem, _StandardForm(quadratic, power_nd=False), gp)
+
+
+def _exponents(alpha: Sequence[float]) -> tuple[float, ...]:
+    """Those of an n-dimensional power cone, with the sum 1 that CVXPY asks for up to 1e-6."""
+    total = math.fsum(alpha)
+    return tuple(float(one) / total for one in alpha)
 
 
 def _cone_form(problem: cp.Problem, target: _StandardForm, gp: bool) -> tuple[ParamConeProg, tuple[Reduction, ...]]:

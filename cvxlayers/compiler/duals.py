@@ -5,7 +5,7 @@ from __future__ import annotations
 import cvxpy as cp
 import numpy as np
 import scipy.sparse as sp
-from cvxpy.constraints import PSD, SOC, ExpCone, PowCone3D
+from cvxpy.constraints import PSD, SOC, ExpCone, PowCone3D, PowConeND
 
 from cvxlayers.compiler.canonicalize import Canonical
 from cvxlayers.compiler.prepare import Prepared, dual_owners
@@ -79,9 +79,22 @@ def _dual_places(
         inside = 1 + np.arange(dimension - 1)
         by_column = cone[None, :] + inside[:, None]  # (dimension - 1, cones)
         return [[((by_column if constraint.axis == 0 else by_column.T).ravel(order="F"), ones)]]
+    if isinstance(constraint, PowConeND):
+        return [_power_places(constraint, position)]
     if isinstance(constraint, ExpCone | PowCone3D):
         return [[(3 * np.arange(variable.size) + position, ones)]]
     return [[(np.arange(variable.size), ones)]]
+
+
+def _power_places(constraint: PowConeND, position: int) -> _Places:
+    """Each cone's rows are those of W and then the one of z; the cones are W's columns, or with axis 1 its rows."""
+    dimension, count = constraint.cone_sizes()[0], constraint.num_cones()
+    cone = np.arange(count) * dimension
+    if position == 1:
+        return [(cone + dimension - 1, np.ones(count))]
+    by_column = cone[None, :] + np.arange(dimension - 1)[:, None]
+    places = (by_column if constraint.axis == 0 else by_column.T).ravel(order="F")
+    return [(places, np.ones(places.size))]
 
 
 def _psd_places(constraint: PSD, final: cp.Constraint) -> list[_Places]:

@@ -20,7 +20,19 @@ import cvxpy as cp
 import numpy as np
 import scipy.sparse as sp
 from cvxpy.atoms.quad_form import QuadForm
-from cvxpy.constraints import PSD, SOC, Equality, ExpCone, Inequality, NonNeg, NonPos, PowCone3D, SvecPSD, Zero
+from cvxpy.constraints import (
+    PSD,
+    SOC,
+    Equality,
+    ExpCone,
+    Inequality,
+    NonNeg,
+    NonPos,
+    PowCone3D,
+    PowConeND,
+    SvecPSD,
+    Zero,
+)
 from cvxpy.constraints.exponential import OpRelEntrConeQuad
 from cvxpy.reductions.cone2cone.approx import OpRelEntrConeQuad_canon
 from cvxpy.transforms.partial_optimize import PartialProblem
@@ -28,7 +40,7 @@ from cvxpy.transforms.partial_optimize import PartialProblem
 __all__ = ["Part", "Prepared", "dual_owners", "plain_objective", "prepare"]
 
 # Constraints that canonicalization keeps as one block of rows in an order that is known.
-_READABLE = (Zero, Equality, NonNeg, NonPos, Inequality, SOC, PSD, SvecPSD, ExpCone, PowCone3D)
+_READABLE = (Zero, Equality, NonNeg, NonPos, Inequality, SOC, PSD, SvecPSD, ExpCone, PowCone3D, PowConeND)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ class Block:
     """One cone of the product: its kind, its rows ``start:stop`` and its own data.
 
     ``data`` is what the field of ``Cones`` holds of it (see ``Kind``): the order of a PSD cone, the exponent of a power
-    cone, and the dimension of every other kind.
+    cone, the exponents of an n-dimensional one, and the dimension of every other kind.
     """
 
     kind: str
@@ -38,7 +38,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Cones:
-    """K = {0}^zero x R_+^nonneg x SOC... x PSD... x EXP^exponential x POW(alpha)..., always in this order.
+    """K = {0}^zero x R_+^nonneg x SOC... x PSD... x EXP^exponential x POW(alpha)... x POW(alpha, ...), in this order.
 
     Parameters
     ----------
@@ -53,6 +53,9 @@ class Cones:
         Number of exponential cones {(u, v, w): v exp(u / v) <= w, v > 0} and their closure.
     power : tuple of float
         Exponents alpha in (0, 1) of the cones {(u, v, w): u^alpha v^(1 - alpha) >= |w|, u, v >= 0}.
+    power_nd : tuple of tuples of float
+        Exponents of the n-dimensional power cones {(u_1, ..., u_k, w): prod u_i^alpha_i >= |w|, u >= 0}, of each two
+        or more positive ones that add up to 1.
 
     Examples
     --------
@@ -66,13 +69,14 @@ class Cones:
     psd: tuple[int, ...] = ()
     exponential: int = 0
     power: tuple[float, ...] = ()
+    power_nd: tuple[tuple[float, ...], ...] = ()
 
     @classmethod
     def of(cls, blocks: Iterable[tuple[str, Any]]) -> Cones:
         """The product of cones given by their kinds and data (see ``Block``), in the order of their kinds.
 
         >>> Cones.of([("second_order", 3), ("nonneg", 2), ("second_order", 4)])
-        Cones(zero=0, nonneg=2, second_order=(3, 4), psd=(), exponential=0, power=())
+        Cones(zero=0, nonneg=2, second_order=(3, 4), psd=(), exponential=0, power=(), power_nd=())
         """
         listed: dict[str, list[Any]] = {name: [] for name in KINDS}
         for name, data in blocks:
@@ -105,7 +109,7 @@ class Cones:
         return self.zero + self.nonneg
 
     def kinds(self) -> frozenset[str]:
-        """The kinds of cone that occur: a subset of zero, nonneg, second_order, psd, exponential, power."""
+        """The kinds of cone that occur: a subset of zero, nonneg, second_order, psd, exponential, power, power_nd."""
         return frozenset(kind.name for kind, _ in self._listed())
 
     def count_rows(self) -> int:

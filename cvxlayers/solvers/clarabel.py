@@ -63,7 +63,7 @@ class Clarabel(ElementwiseSolver):
     name = "CLARABEL"
     package = "clarabel"
     pip = "clarabel"
-    kinds = frozenset({"zero", "nonneg", "second_order", "psd", "exponential", "power"})
+    kinds = frozenset({"zero", "nonneg", "second_order", "psd", "exponential", "power", "power_nd"})
     quadratic = True
     aliases = {"eps": ("tol_gap_abs", "tol_gap_rel", "tol_feas"), "max_iters": ("max_iter",)}
     defaults = {"tol_gap_abs": 1e-10, "tol_gap_rel": 1e-10, "tol_feas": 1e-10}
@@ -185,6 +185,7 @@ class Clarabel(ElementwiseSolver):
             "psd": clarabel.PSDTriangleConeT,
             "exponential": lambda _: clarabel.ExponentialConeT(),
             "power": clarabel.PowerConeT,
+            "power_nd": lambda alpha: clarabel.GenPowerConeT(list(alpha), 1),
         }
         return [make[block.kind](block.data) for block in self.structure.cones.blocks]
 

@@ -1,4 +1,4 @@
-"""Which solver takes which problem, as it is or in another form: with its objective linear."""
+"""Which solver takes which problem, as it is or in another form: with its objective linear, or its cones split."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from cvxlayers.program.structure import Structure
-from cvxlayers.solvers import epigraph
+from cvxlayers.solvers import epigraph, split
 from cvxlayers.solvers.base import Settings, Solver
 
 __all__ = ["maker", "suits"]
@@ -27,9 +27,11 @@ def maker(solver: type[Solver], structure: Structure) -> Callable[[Structure, Se
         return solver
     if epigraph.serves(solver, structure):
         return partial(epigraph.Epigraph, behind=solver)
+    if split.serves(solver, structure):
+        return partial(split.Split, behind=solver)
     return None
 
 
 def suits(solver: type[Solver], structure: Structure) -> bool:
     """Whether the solver is a good choice for the problem, as it is or in another form."""
-    return solver.suits(structure) or epigraph.serves(solver, structure)
+    return solver.suits(structure) or epigraph.serves(solver, structure) or split.serves(solver, structure, well=True)

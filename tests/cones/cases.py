@@ -23,6 +23,9 @@ SINGLE: dict[str, Cones] = {
     "power_0.5": Cones(power=(0.5,)),
     "power_0.3": Cones(power=(0.3,)),
     "power_0.95": Cones(power=(0.95,)),
+    "power_nd_2": Cones(power_nd=((0.3, 0.7),)),
+    "power_nd_3": Cones(power_nd=((0.2, 0.3, 0.5),)),
+    "power_nd_5": Cones(power_nd=((0.04, 0.06, 0.1, 0.1, 0.7),)),
 }
 CURVED = {name: cones for name, cones in SINGLE.items() if not cones.polyhedral}
 
@@ -59,6 +62,8 @@ def outside(cones: Cones, s: np.ndarray) -> np.ndarray:
         return np.sqrt((s[1:] ** 2).sum(axis=0)) - s[0]
     if block.kind == "psd":
         return -np.linalg.eigvalsh(matrices(s))[:, 0]
+    if block.kind == "power_nd":
+        return np.max([_power_nd_excess(s, np.array(block.data)), *-s[:-1]], axis=0)
     u, v, w = s
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         if block.kind == "power":
@@ -77,6 +82,17 @@ def _power_excess(u: np.ndarray, v: np.ndarray, w: np.ndarray, alpha: float) -> 
     return np.min(np.nan_to_num(excess, nan=np.inf), axis=0)
 
 
+def _power_nd_excess(s: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """The least change of one entry that gives prod u_i^alpha_i >= |w|; negative where it holds."""
+    u, w = np.maximum(s[:-1], 0.0), np.abs(s[-1])
+    excess = [w - (u ** alpha[:, None]).prod(axis=0)]
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        for i, share in enumerate(alpha):
+            others = np.delete(u ** alpha[:, None], i, axis=0).prod(axis=0)
+            excess.append((w / others) ** (1 / share) - u[i])
+    return np.min(np.nan_to_num(excess, nan=np.inf), axis=0)
+
+
 def margin(cones: Cones, v: np.ndarray) -> np.ndarray:
     """How near v (m, B) is to a kink of the projection, relative to its largest entry."""
     return dual_derivative(cones, v).margin
@@ -90,6 +106,8 @@ def outside_dual(cones: Cones, y: np.ndarray) -> np.ndarray:
         return np.zeros(y.shape[1])
     if block.kind == "power":
         return outside(cones, np.stack([u / block.data, v / (1 - block.data), w]))
+    if block.kind == "power_nd":
+        return outside(cones, y / np.array([*block.data, 1.0])[:, None])
     if block.kind == "exponential":
         with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
             excess_w = np.where(u < 0, -u * np.exp(v / u - 1) - w, np.inf)

@@ -31,6 +31,7 @@ from tests.support.tolerance import assert_close
 
 MIXED = Cones(
     zero=2, nonneg=3, second_order=(3, 1, 4, 3), psd=(2, 1, 3, 2), exponential=3, power=(0.3, 0.5, 0.3, 0.9),
+    power_nd=((0.2, 0.3, 0.5), (0.1, 0.1, 0.3, 0.5), (0.6, 0.3, 0.1)),
 )  # fmt: skip
 
 
@@ -44,10 +45,12 @@ def test_groups_hold_every_curved_row_once() -> None:
     assert [(group.kind, group.rows.shape) for group in found] == [
         ("second_order", (2, 3)), ("second_order", (1, 1)), ("second_order", (1, 4)),
         ("psd", (2, 3)), ("psd", (1, 1)), ("psd", (1, 6)), ("exponential", (3, 3)), ("power", (4, 3)),
+        ("power_nd", (2, 4)), ("power_nd", (1, 5)),
     ]  # fmt: skip
     rows = np.concatenate([group.rows.ravel() for group in found])
     np.testing.assert_array_equal(np.sort(rows), np.arange(MIXED.zero + MIXED.nonneg, MIXED.m))
-    assert found[-1].exponents is not None and found[-1].exponents.tolist() == [0.3, 0.5, 0.3, 0.9]
+    assert found[-3].exponents is not None and found[-3].exponents.tolist() == [0.3, 0.5, 0.3, 0.9]
+    assert found[-2].exponents is not None and found[-2].exponents.T.tolist() == [[0.2, 0.3, 0.5], [0.6, 0.3, 0.1]]
     assert groups(MIXED) is found
     assert groups(pickle.loads(pickle.dumps(MIXED))) is found
 
@@ -176,13 +179,15 @@ def test_scs_order_is_the_lower_triangle_by_columns() -> None:
     zero=st.integers(0, 2), nonneg=st.integers(0, 2), second_order=st.lists(st.integers(1, 4), max_size=3),
     psd=st.lists(st.integers(1, 3), max_size=3), exponential=st.integers(0, 2),
     power=st.lists(st.floats(0.01, 0.99), max_size=2),
+    shares=st.lists(st.lists(st.floats(0.1, 1.0), min_size=2, max_size=4), max_size=2),
     batch=st.integers(0, 3), seed=st.integers(0, 10**6),
 )  # fmt: skip
 def test_any_product_splits_a_vector_into_complementary_parts(
     zero: int, nonneg: int, second_order: list[int], psd: list[int], exponential: int,
-    power: list[float], batch: int, seed: int,
+    power: list[float], shares: list[list[float]], batch: int, seed: int,
 ) -> None:  # fmt: skip
-    cones = Cones(zero, nonneg, tuple(second_order), tuple(psd), exponential, tuple(power))
+    power_nd = tuple(tuple(share / sum(own) for share in own) for own in shares)
+    cones = Cones(zero, nonneg, tuple(second_order), tuple(psd), exponential, tuple(power), power_nd)
     v = np.random.default_rng(seed).standard_normal((cones.m, batch))
     y, s = project_dual(cones, v), project(cones, -v)
     assert_close(y - s, v, 1e-14, "v = y - s")

@@ -152,6 +152,32 @@ def _power_solution(gain: np.ndarray) -> Sample:
     return (share / share.sum(),)
 
 
+def _cobb_douglas_nd() -> Built:
+    """Maximal prod W_i^alpha_i on a budget for each of two consumers, with the cones written out."""
+    W, z = cp.Variable((3, 2)), cp.Variable(2)
+    prices, budget = cp.Parameter(3, pos=True), cp.Parameter(2, pos=True)
+    cone = cp.PowConeND(W, z, _SHARES)
+    problem = cp.Problem(cp.Maximize(cp.sum(z)), [cone, prices @ W <= budget])
+    return Built(problem, [prices, budget], [W, z, *cone.dual_variables])
+
+
+_SHARES = np.array([[0.2, 0.6], [0.3, 0.3], [0.5, 0.1]])
+
+
+def _cobb_douglas_nd_solution(p: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Shares alpha of the budget; the dual of (W, z) is (alpha z / W, -1)."""
+    W = _SHARES * w / p[:, None]
+    z = (W**_SHARES).prod(axis=0)
+    return W, z, _SHARES * z / W, -np.ones(2)
+
+
+def _geometric_mean() -> Built:
+    """A point near c in the simplex, with a geometric mean that is bounded below."""
+    x, c, least = cp.Variable(4), cp.Parameter(4), cp.Parameter(pos=True)
+    constraints = [cp.sum(x) == 1, cp.geo_mean(x, approx=False) >= least]
+    return Built(cp.Problem(cp.Minimize(cp.sum_squares(x - c)), constraints), [c, least], [x])
+
+
 def _all_cones() -> Built:
     """Every kind of cone in one problem, each of them active."""
     x, X = cp.Variable(5), cp.Variable((2, 2), symmetric=True)
@@ -185,6 +211,12 @@ CASES = (
     Case("cobb_douglas", _cobb_douglas, lambda rng: (rng.uniform(0.5, 2.0, 2), np.array(1.5)), {"nonneg", "power"},
          closed_form=_cobb_douglas_solution),
     Case("power", _power, lambda rng: (rng.uniform(0.5, 2.0, 3),), {"nonneg", "power"}, closed_form=_power_solution),
+    Case("cobb_douglas_nd", _cobb_douglas_nd,
+         lambda rng: (rng.uniform(0.5, 2.0, 3), rng.uniform(0.5, 2.0, 2)), {"nonneg", "power_nd"},
+         closed_form=_cobb_douglas_nd_solution),
+    Case("geometric_mean", _geometric_mean,
+         lambda rng: (np.array([0.9, 0.3, -0.2, 0.1]) + 0.1 * rng.normal(size=4), rng.uniform(0.15, 0.2)),
+         {"zero", "nonneg", "power_nd"}, quadratic=True),
     Case("all_cones", _all_cones, _all_cones_sample,
          {"zero", "nonneg", "second_order", "psd", "exponential", "power"}, quadratic=True),
 )  # fmt: skip

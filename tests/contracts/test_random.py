@@ -44,6 +44,7 @@ def cones_of(kinds: frozenset[str]) -> st.SearchStrategy[Cones]:
         "psd": st.lists(st.integers(1, 4), max_size=2).map(tuple),
         "exponential": st.integers(0, 2),
         "power": st.lists(st.sampled_from([0.2, 0.5, 0.7]), max_size=2).map(tuple),
+        "power_nd": st.lists(st.sampled_from([(0.3, 0.7), (0.2, 0.3, 0.5)]), max_size=2).map(tuple),
     }
     return st.builds(Cones, **{kind: size for kind, size in sizes.items() if kind in kinds})
 

@@ -43,6 +43,7 @@ CASES: dict[str, tuple[int, Cones, bool]] = {
     "semidefinite": (14, Cones(zero=1, nonneg=2, psd=(3, 2)), True),
     "exponential": (9, Cones(zero=1, nonneg=2, exponential=2), True),
     "power": (9, Cones(nonneg=2, power=(0.3, 0.6)), True),
+    "power_nd": (11, Cones(nonneg=2, power_nd=((0.3, 0.7), (0.2, 0.2, 0.6))), True),
     "all": (24, Cones(zero=2, nonneg=4, second_order=(3, 5), psd=(3,), exponential=1, power=(0.4,)), True),
     "unconstrained": (5, Cones(), True),
     "single_variable": (1, Cones(), True),

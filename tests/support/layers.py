@@ -41,7 +41,8 @@ def takes(row: Case, engine: str) -> bool:
         return False
     rewritten = row.quadratic and not solver.quadratic
     kinds = row.kinds | ({"nonneg", "second_order"} if rewritten else set())
-    sizes = {"zero": 1, "nonneg": 1, "second_order": (3,), "psd": (3,), "exponential": 1, "power": (0.5,)}
+    sizes = {"zero": 1, "nonneg": 1, "second_order": (3,), "psd": (3,), "exponential": 1, "power": (0.5,),
+             "power_nd": ((0.2, 0.3, 0.5),)}  # fmt: skip
     cones = Cones(**{kind: sizes[kind] for kind in kinds})  # type: ignore[arg-type]
     none, one = np.zeros(0, dtype=int), np.zeros(1, dtype=int)
     here = one if row.quadratic and not rewritten else none

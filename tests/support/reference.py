@@ -125,6 +125,10 @@ def _outside(dims: Any, s: np.ndarray, y: np.ndarray, upper: bool) -> float:
         u, v = y[at] / alpha, y[at + 1] / (1 - alpha)
         worst = max(worst, _outside_power(*s[at : at + 3], alpha), _outside_power(u, v, y[at + 2], alpha))
         at += 3
+    for shares in map(np.array, dims.pnd):
+        rows, dual = slice(at, at + shares.size + 1), y[at : at + shares.size + 1] / np.append(shares, 1.0)
+        worst = max(worst, _outside_power_nd(s[rows], shares), _outside_power_nd(dual, shares))
+        at += shares.size + 1
     assert at == s.size
     return float(worst)
 
@@ -156,3 +160,8 @@ def _outside_dual_exponential(y: np.ndarray) -> float:
 def _outside_power(u: float, v: float, w: float, alpha: float) -> float:
     """|w| <= u^alpha v^(1 - alpha), u and v >= 0."""
     return max(-u, -v, abs(w) - max(u, 0.0) ** alpha * max(v, 0.0) ** (1 - alpha))
+
+
+def _outside_power_nd(s: np.ndarray, shares: np.ndarray) -> float:
+    """|w| <= prod u_i^alpha_i, u >= 0."""
+    return float(max(-s[:-1].min(), abs(s[-1]) - np.prod(np.maximum(s[:-1], 0.0) ** shares)))

@@ -38,6 +38,7 @@ def random_cones(rng: np.random.Generator, kinds: frozenset[str]) -> Cones:
         "psd": tuple(rng.integers(1, 5, rng.integers(0, 3)).tolist()),
         "exponential": int(rng.integers(0, 3)),
         "power": tuple(rng.choice([0.2, 0.5, 0.7], rng.integers(0, 3)).tolist()),
+        "power_nd": ((0.2, 0.3, 0.5), (0.4, 0.6))[: rng.integers(0, 3)],
     }
     return Cones(**{kind: size for kind, size in sizes.items() if kind in kinds})  # type: ignore[arg-type]
 

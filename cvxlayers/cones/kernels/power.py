@@ -9,7 +9,7 @@ import math
 from typing import Any
 
 from cvxlayers.cones.kernels.numbers import cross, direction, increasing_root, kernel, length, size_of
-from cvxlayers.cones.power import NEAREST, REACH, TINY
+from cvxlayers.cones.power_nd import NEAREST, REACH, TINY
 
 __all__ = ["linearize", "moreau"]
 
