@@ -10,6 +10,7 @@ from cvxlayers.layer.layer import Layer
 from cvxlayers.layer.packing import refuse_enlarged
 from cvxlayers.layer.report import Info
 from cvxlayers.program.compiled import CompiledProblem, ParameterSpec
+from cvxlayers.program.summary import Rows, Summarized
 
 if TYPE_CHECKING:
     from cvxpy import Parameter, Problem, Variable
@@ -19,7 +20,7 @@ __all__ = ["Adapter", "batch_shape", "leading_shapes"]
 Shape = TypeVar("Shape", bound=Sequence[Any])
 
 
-class Adapter:
+class Adapter(Summarized):
     """A framework's layer around a NumPy layer, ``core``; to be inherited from before the framework's own base class.
 
     ``info`` is the report of this thread's last call. In compiled code a framework may run the solver in a thread of
@@ -99,6 +100,9 @@ class Adapter:
 
     def _adopt(self, core: Layer) -> None:
         self.core = core
+
+    def summary_rows(self) -> Rows:
+        return self.core.summary_rows()
 
     @property
     def compiled(self) -> CompiledProblem:

@@ -12,15 +12,16 @@ from cvxlayers.errors import DerivativeError
 from cvxlayers.program.compiled import CompiledProblem
 from cvxlayers.program.solution import Solution
 from cvxlayers.program.structure import Array, Structure, Values
+from cvxlayers.program.summary import Rows, Summarized, counted
 
 __all__ = ["Derivative", "DerivativeReport", "Linearization"]
 
 
 @dataclass(frozen=True, repr=False)
-class DerivativeReport:
+class DerivativeReport(Summarized):
     """How trustworthy the derivative of each element is; all (B,), the same on every engine.
 
-    Printed, it is a summary of all elements.
+    Printed, it is a summary of all elements; in a notebook, a table.
 
     Attributes
     ----------
@@ -43,7 +44,12 @@ class DerivativeReport:
     Examples
     --------
     >>> DerivativeReport(np.array([1e-16, 2e-15]), np.array([0.0, 0.5]), np.ones(2), np.array([False, True]))
-    DerivativeReport(2 elements; residual <= 2.0e-15; margin >= 1.0e+00; fallback in 1; unserved <= 5.0e-01)
+    DerivativeReport
+      elements  2
+      residual  at most 2.0e-15
+      margin    at least 1.0e+00
+      fallback  in 1 element
+      unserved  at most 5.0e-01
     """
 
     residual: Array
@@ -51,13 +57,23 @@ class DerivativeReport:
     margin: Array
     fallback: NDArray[np.bool_]
 
-    def __repr__(self) -> str:
+    def summary_rows(self) -> Rows:
         size, fallen = self.fallback.size, int(self.fallback.sum())
-        said = [f"{size} element{'' if size == 1 else 's'}"]
-        if size:
-            said += [f"residual <= {self.residual.max():.1e}", f"margin >= {self.margin.min():.1e}"]
-            said += [f"fallback in {fallen}", f"unserved <= {self.unserved.max():.1e}"] if fallen else ["no fallback"]
-        return f"DerivativeReport({'; '.join(said)})"
+        rows = [("elements", str(size))]
+        if not size:
+            return rows
+        return [
+            *rows,
+            ("residual", f"at most {self.residual.max():.1e}"),
+            ("margin", f"at least {self.margin.min():.1e}"),
+            ("fallback", f"in {counted(fallen, 'element')}" if fallen else "none"),
+            ("unserved", f"at most {self.unserved.max():.1e}"),
+        ]
+
+    @property
+    def brief(self) -> str:
+        """The summary in a few words."""
+        return "; ".join(f"{name} {value}" for name, value in self.summary_rows())
 
 
 class Linearization(ABC):

@@ -14,6 +14,7 @@ from cvxlayers.keras.config import Weight, decode, encode
 from cvxlayers.layer.layer import Layer
 from cvxlayers.layer.packing import refuse_enlarged
 from cvxlayers.program.compiled import CompiledProblem
+from cvxlayers.program.summary import Rows
 
 if TYPE_CHECKING:
     from cvxpy import Parameter, Problem, Variable
@@ -116,6 +117,9 @@ class CvxpyLayer(Adapter, keras.layers.Layer):
     def from_compiled(cls, compiled: CompiledProblem, **options: Any) -> CvxpyLayer:
         """A layer of an already compiled problem."""
         return cls(compiled, **options)
+
+    def summary_rows(self) -> Rows:
+        return [*super().summary_rows(), ("weights", ", ".join(self._own) or "none")]
 
     @property
     def input_names(self) -> list[str]:

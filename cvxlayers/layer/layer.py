@@ -21,7 +21,9 @@ from cvxlayers.program.compiled import CompiledProblem
 from cvxlayers.program.linear import alike
 from cvxlayers.program.solution import Residuals, Solution, Status
 from cvxlayers.program.structure import Array, Values
+from cvxlayers.program.summary import Rows, Summarized
 from cvxlayers.solvers import registry
+from cvxlayers.solvers.options import preferred
 from cvxlayers.verify import verification
 
 if TYPE_CHECKING:
@@ -32,8 +34,10 @@ __all__ = ["Layer", "Record"]
 POLICIES = ("raise", "nan", "zero_grad")
 
 
-class Layer:
+class Layer(Summarized):
     """A compiled problem with a solver: arrays of parameters in, arrays of solutions out, derivatives on request.
+
+    Printed, it is a summary; in a notebook, a table.
 
     Parameters
     ----------
@@ -142,6 +146,17 @@ class Layer:
     def info(self) -> Info | None:
         """The report of this thread's last call; None before the first."""
         return getattr(self._local, "info", None)
+
+    def summary_rows(self) -> Rows:
+        chosen = self.solver or self.solver_args.get("solve_method")
+        smoothing = [] if self.smoothing is None else [("smoothing", f"{self.smoothing:g}")]
+        return [
+            *self.compiled.signature,
+            ("solver", chosen or f"{preferred(self.compiled.structure, self.solver_args).name}, by default"),
+            ("on failure", self.on_failure),
+            *smoothing,
+            ("last call", "none" if self.info is None else self.info.brief),
+        ]
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name not in ("_local", "_workshop")}

@@ -26,8 +26,9 @@ from cvxlayers.layer.report import Info
 from cvxlayers.program.affine import AffineMap
 from cvxlayers.program.compiled import CompiledProblem, Feature, OutputSpec, ParameterSpec
 from cvxlayers.program.structure import Pattern, Structure
+from cvxlayers.program.summary import Rows, Summarized
 
-__all__ = ["QP", "Form", "Matrix", "compile_qp", "read_form", "read_patterns"]
+__all__ = ["QP", "Form", "Matrix", "compile_qp", "qp_rows", "read_form", "read_patterns"]
 
 ARGUMENTS = ("Q", "p", "G", "h", "A", "b")
 MATRICES = ("Q", "G", "A")
@@ -113,7 +114,7 @@ class Form:
         return shapes
 
 
-class QP:
+class QP(Summarized):
     """Batches of quadratic programs on NumPy arrays; ``cvxlayers.torch.QPLayer`` is the same for PyTorch.
 
         minimize  1/2 z'Qz + p'z    subject to  G z <= h,  A z = b
@@ -163,6 +164,9 @@ class QP:
     def _begin(self) -> None:
         self._local = threading.local()
         self._layer = lru_cache(CACHED)(self._make)
+
+    def summary_rows(self) -> Rows:
+        return qp_rows(self.patterns, self.duals, self.solver, self.info)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name not in ("_local", "_layer")}
@@ -219,6 +223,16 @@ class QP:
         layer = self._layer(form)
         self._local.layer = layer
         return layer.solve([given[name] for name in form.present], solver_args)
+
+
+def qp_rows(patterns: Mapping[str, Matrix], duals: bool, solver: str | None, info: Info | None) -> Rows:
+    """The summary of a layer of quadratic programs, on any framework."""
+    return [
+        ("patterns", ", ".join(f"{name}: {matrix.nnz} nonzeros" for name, matrix in patterns.items()) or "dense"),
+        ("duals", "returned" if duals else "not returned"),
+        ("solver", solver or "by default"),
+        ("last call", "none" if info is None else info.brief),
+    ]
 
 
 def read_patterns(patterns: Mapping[str, Any] | None) -> dict[str, Matrix]:

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cvxlayers.derivative.base import DerivativeReport, Linearization
-from cvxlayers.program.solution import Residuals
+from cvxlayers.program.solution import Residuals, Status
 from cvxlayers.program.structure import Array
+from cvxlayers.program.summary import Rows, Summarized, span, tally
 
 __all__ = ["Info", "Seconds", "Stopwatch"]
 
@@ -64,9 +65,11 @@ class _Watch:
         vars(self._seconds)[self._part] += perf_counter() - self._start
 
 
-@dataclass
-class Info:
+@dataclass(repr=False)
+class Info(Summarized):
     """The report of one call, as ``layer.info`` gives it to the thread that made the call.
+
+    Printed, it is a summary of the batch; in a notebook, a table.
 
     Attributes
     ----------
@@ -97,11 +100,21 @@ class Info:
         """How trustworthy the derivative is, for the verified elements in order; None until a gradient was computed."""
         return None if self.linearization is None else self.linearization.report
 
-    def __str__(self) -> str:
-        counts = ", ".join(
-            f"{n} {status}" for status, n in zip(*np.unique(self.statuses, return_counts=True), strict=True)
-        )
-        engines = ", ".join(sorted(set(self.engines.tolist())))
-        worst = float(np.nanmax(self.residuals.worst, initial=0.0))
-        parts = ", ".join(f"{name} {value * 1e3:.2f} ms" for name, value in vars(self.seconds).items())
-        return f"{counts or 'empty batch'}; engine {engines or 'none'}; worst residual {worst:.1e}; {parts}"
+    @property
+    def brief(self) -> str:
+        """How many elements there are of each status."""
+        return tally(self.statuses, [str(status) for status in Status]) or "empty batch"
+
+    def summary_rows(self) -> Rows:
+        worst, objective = span(self.residuals.worst, ".1e"), span(self.objective, ".4g")
+        parts = {name: value for name, value in vars(self.seconds).items() if value}
+        spent = ", ".join(f"{name} {1e3 * value:.2f}" for name, value in parts.items())
+        return [
+            ("statuses", self.brief),
+            ("engines", tally([name for name in self.engines.tolist() if name]) or "none"),
+            ("iterations", span(self.iterations, "d") or "none"),
+            ("residuals", worst or "no point"),
+            ("objective", objective or "unknown"),
+            ("milliseconds", spent or "not measured"),
+            ("derivative", "not computed" if self.derivative is None else self.derivative.brief),
+        ]

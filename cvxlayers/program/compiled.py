@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -13,12 +14,17 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from cvxlayers.cones.product import Cones
 from cvxlayers.program.affine import AffineMap
 from cvxlayers.program.linear import LinearMap, repeat
 from cvxlayers.program.packed_maps import Stack
 from cvxlayers.program.structure import Array, Structure, Values
+from cvxlayers.program.summary import Rows, Summarized, counted
 
 __all__ = ["CompiledProblem", "Evaluation", "Feature", "OutputSpec", "ParameterSpec"]
+
+LISTED = 10
+"""How many parameters or variables a summary names."""
 
 
 @dataclass(frozen=True)
@@ -106,9 +112,11 @@ class Evaluation:
         ]
 
 
-@dataclass(frozen=True)
-class CompiledProblem:
+@dataclass(frozen=True, repr=False)
+class CompiledProblem(Summarized):
     """A parametrized problem in standard form; made by ``cvxlayers.compile``, frozen and picklable.
+
+    Printed, it is a summary; in a notebook, a table.
 
     Attributes
     ----------
@@ -151,6 +159,24 @@ class CompiledProblem:
     save: ClassVar[Callable[[CompiledProblem, str | os.PathLike[str]], None]]
     """Write it to a file that ``cvxlayers.load`` reads without CVXPY. The format is written in terms of this class, so
     it is ``cvxlayers.program.artefact`` that attaches this method."""
+
+    @property
+    def signature(self) -> Rows:
+        """What goes in and what comes out, with shapes."""
+        return [("parameters", _shaped(self.parameters)), ("variables", _shaped(self.outputs))]
+
+    def summary_rows(self) -> Rows:
+        structure = self.structure
+        task = ["maximize" if self.maximize else "minimize", "quadratic" if structure.quadratic else "linear"]
+        sizes = [counted(structure.n, "variable"), counted(structure.m, "row")]
+        varying = ", ".join(name for name, part in self._maps if part.varies)
+        return [
+            *self.signature,
+            ("objective", ", ".join([*task, "in logarithms"] if self.gp else task)),
+            ("standard form", f"{', '.join(sizes)}; nonzeros: P {structure.P.nnz}, A {structure.A.nnz}"),
+            ("cones", _cones(structure.cones)),
+            ("depends on parameters", varying or "nothing"),
+        ]
 
     @property
     def k(self) -> int:
@@ -304,6 +330,23 @@ class CompiledProblem:
             cost = cost + self.offset.constant[0]
         cost = -cost if self.maximize else cost
         return np.exp(cost) if self.gp else cost
+
+
+def _shaped(specs: Sequence[ParameterSpec] | Sequence[OutputSpec]) -> str:
+    """Names and shapes; where there are many, of the first."""
+    said = [f"{spec.name} {spec.shape}" for spec in specs[:LISTED]]
+    more = [f"{len(specs) - LISTED} more"] if len(specs) > LISTED else []
+    return ", ".join([*said, *more]) or "none"
+
+
+def _cones(cones: Cones) -> str:
+    """The rows of each kind of cone, and where there are several of a kind how many."""
+    rows, blocks = Counter[str](), Counter[str]()
+    for block in cones.blocks:
+        rows[block.kind] += block.stop - block.start
+        blocks[block.kind] += 1
+    said = [f"{kind} {rows[kind]}" + (f" ({many} cones)" if many > 1 else "") for kind, many in blocks.items()]
+    return ", ".join(said) or "none"
 
 
 def _in_C_order(shape: tuple[int, ...]) -> NDArray[np.intp]:

@@ -10,6 +10,7 @@ import torch
 from cvxlayers.adapters.base import Adapter
 from cvxlayers.errors import ParameterError
 from cvxlayers.layer.layer import Layer
+from cvxlayers.program.summary import as_text
 from cvxlayers.torch import handles
 from cvxlayers.torch.eager import solve
 from cvxlayers.torch.operators import encode
@@ -81,10 +82,9 @@ class CvxpyLayer(Adapter, torch.nn.Module):
 
     def extra_repr(self) -> str:
         """Shown by ``print(layer)``."""
-        compiled = self.compiled
-        given = ", ".join(f"{p.name}{list(p.shape)}" for p in compiled.parameters)
-        returned = ", ".join(f"{v.name}{list(v.shape)}" for v in compiled.outputs)
-        return f"{given or 'no parameters'} -> {returned}; solver={self.core.solver or 'default'}"
+        return as_text(self.summary_rows())
+
+    __repr__ = torch.nn.Module.__repr__  # which indents what stands inside of other modules
 
 
 def _tensor(value: Any) -> torch.Tensor:

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 from cvxlayers.errors import OptionError, ParameterError
-from cvxlayers.layer.qp import ARGUMENTS, CACHED, Form, Matrix, compile_qp, read_form, read_patterns
+from cvxlayers.layer.qp import ARGUMENTS, CACHED, Form, Matrix, compile_qp, qp_rows, read_form, read_patterns
 from cvxlayers.layer.report import Info
+from cvxlayers.program.summary import Rows, Summarized, as_text
 from cvxlayers.torch.layer import CvxpyLayer
 
 __all__ = ["QPFunction", "QPLayer", "QPSolution", "solve_qp"]
@@ -40,7 +41,7 @@ class QPSolution(NamedTuple):
     equality_duals: torch.Tensor | None
 
 
-class QPLayer(torch.nn.Module):
+class QPLayer(Summarized, torch.nn.Module):
     """Batches of quadratic programs, differentiable in all six arguments.
 
         minimize  1/2 z'Qz + p'z    subject to  G z <= h,  A z = b          (z: n)
@@ -162,8 +163,12 @@ class QPLayer(torch.nn.Module):
 
     def extra_repr(self) -> str:
         """Shown by ``print(layer)``."""
-        patterns = "".join(f"{name}: {matrix.nnz} nonzeros, " for name, matrix in self.patterns.items())
-        return f"{patterns}duals={self.duals}, solver={self.solver or 'default'}"
+        return as_text(self.summary_rows())
+
+    def summary_rows(self) -> Rows:
+        return qp_rows(self.patterns, self.duals, self.solver, self.info)
+
+    __repr__ = torch.nn.Module.__repr__
 
 
 def solve_qp(

@@ -22,7 +22,7 @@ _INACCURATE = 1e3
 _FAR = 1e12
 
 
-@dataclass
+@dataclass(repr=False)
 class NodeInfo(Info):
     """The report of one call of a declarative layer, as ``layer.info`` gives it to the thread that made the call.
 
