@@ -1,13 +1,15 @@
-"""What the site takes from elsewhere: pages from files of the repository, tables from the code, notebooks into the
-navigation. MkDocs calls the functions ``on_...`` (mkdocs.yml names this file)."""
+"""What the site takes from elsewhere: pages from files of the repository, tables from the code, notebooks with their
+outputs. MkDocs calls the functions ``on_...`` (mkdocs.yml names this file)."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import notebook_outputs
+from notebook_pages import NotebookPage
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = "notebooks"
@@ -21,31 +23,42 @@ FROM_REPOSITORY: Mapping[str, str] = {
 }
 """Pages of the site that are files at the repository's top."""
 
+PAGES: dict[str, NotebookPage] = {}
+"""The notebooks of this build, by the names of their pages."""
+
 
 def on_config(config: Any) -> Any:
     """Put the notebooks into the navigation, and take no text for HTML."""
-    add_notebooks(config["nav"], Path(config["docs_dir"]) / NOTEBOOKS)
+    add_notebooks(config["nav"], notebook_outputs.scripts())
     config["markdown_extensions"].append(without_html())
     return config
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Add the pages that are files at the repository's top."""
+    """Add the pages that are files at the repository's top, and the notebooks.
+
+    Those without outputs run in their short mode.
+    """
     from mkdocs.structure.files import File
 
     for page, source in FROM_REPOSITORY.items():
         text = (ROOT / source).read_text(encoding="utf-8")
         files.append(File.generated(config, page, content=relinked(text, page)))
+    for name, content in notebook_files(notebook_outputs.scripts()).items():
+        files.append(File.generated(config, name, content=content))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Fill in the tables that come from the code, ``<!-- table: NAME -->``."""
-    return with_tables(markdown)
+    """Fill in the tables that come from the code, ``<!-- table: NAME -->``; lead links to scripts to their pages."""
+    return with_tables(re.sub(rf"\]\(({NOTEBOOKS}/\w+)\.py\)", r"](\1.md)", markdown))
 
 
 def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
-    """Let names of the package lead to their place among the API pages; leave no dash before an empty description."""
+    """Let names of the package lead to their place among the API pages; leave no dash before an empty description; put
+    formulas and outputs into notebooks."""
+    if page.file.src_uri in PAGES:
+        html = PAGES[page.file.src_uri].filled(html)
     return re.sub(r'\s*–\s*<div class="doc-md-description">\s*</div>', "", linked(html))
 
 
@@ -61,19 +74,31 @@ def without_html() -> Any:
     return WithoutHtml()
 
 
-def add_notebooks(nav: list[Any], folder: Path) -> None:
-    """Every notebook of a folder, by its title, at the end of the section of examples."""
+def add_notebooks(nav: list[Any], scripts: Sequence[Path]) -> None:
+    """Every notebook, by its title, at the end of the section of examples."""
     for section in nav:
         if EXAMPLES in section:
-            section[EXAMPLES] += [{title(path): f"{NOTEBOOKS}/{path.name}"} for path in sorted(folder.glob("*.ipynb"))]
+            section[EXAMPLES] += [{title(script): f"{NOTEBOOKS}/{script.stem}.md"} for script in scripts]
 
 
-def title(notebook: Path) -> str:
+def title(script: Path) -> str:
     """The first heading of a notebook, or its name."""
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
-    heading = re.search(r"^# (.+)$", text, re.MULTILINE)
-    return heading[1].strip() if heading else notebook.stem.replace("_", " ")
+    heading = re.search(r"^# # (.+)$", script.read_text(encoding="utf-8"), re.MULTILINE)
+    return heading[1].strip() if heading else script.stem.replace("_", " ")
+
+
+def notebook_files(scripts: Sequence[Path]) -> dict[str, str | bytes]:
+    """The pages and the pictures of notebooks, by their places in the site."""
+    notebook_outputs.execute_all([script for script in scripts if notebook_outputs.stored(script) is None], short=True)
+    found: dict[str, str | bytes] = {}
+    for script in scripts:
+        notebook = notebook_outputs.stored(script)
+        assert notebook is not None
+        place = f"{NOTEBOOKS}/{script.stem}.md"
+        page = PAGES[place] = NotebookPage(script.stem, notebook)
+        found[place] = page.markdown()
+        found |= {f"{NOTEBOOKS}/{picture}": content for picture, content in page.pictures.items()}
+    return found
 
 
 def relinked(text: str, page: str) -> str:
