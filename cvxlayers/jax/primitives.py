@@ -182,6 +182,11 @@ def _stack(
     return results
 
 
+def _shaped(values: Sequence[Any]) -> list[Any]:
+    """Arrays and tracers as they are; JAX hands numbers of Python, as in ``grad(f)(2.0)``, on as numbers."""
+    return [value if hasattr(value, "shape") else jnp.asarray(value) for value in values]
+
+
 def _register(
     primitive: Primitive,
     avals: Callable[..., list[ShapedArray]],
@@ -205,7 +210,8 @@ def _register(
         return results
 
     primitive.def_abstract_eval(avals)
-    primitive.def_impl(eager or now)
+    evaluate = eager or now
+    primitive.def_impl(lambda *arrays, **static: evaluate(*_shaped(arrays), **static))
     mlir.register_lowering(primitive, lower, cacheable=False)
 
 
@@ -228,9 +234,10 @@ _register(
 def _solve_jvp(
     primals: Sequence[Any], tangents: Sequence[Any], *, core: Layer, options: Options
 ) -> tuple[list[Any], list[Any]]:
+    primals = _shaped(primals)
     results = solve_p.bind(*primals, core=core, options=options)
     point = results[-1]
-    given = [ad.instantiate_zeros(tangent) for tangent in tangents]
+    given = _shaped([ad.instantiate_zeros(tangent) for tangent in tangents])
     changes = tangent_p.bind(*primals, point, *given, core=core, options=options, stacked=()) if primals else []
     return results, [*changes, ad.Zero(jax.typeof(point).to_tangent_aval())]
 

@@ -86,7 +86,7 @@ twin.set_ylabel("squared error", color="tab:orange")
 
 given = test.given[0].reshape(NUMBERS, NUMBERS, NUMBERS).sum(-1)
 found = answers[0].reshape(NUMBERS, NUMBERS, NUMBERS)
-right.imshow(found.amax(-1), cmap="Blues", vmin=0, vmax=1.6)
+right.imshow(found.amax(-1).numpy(), cmap="Blues", vmin=0, vmax=1.6)
 for i, j in itertools.product(range(NUMBERS), repeat=2):
     colour = "black" if given[i, j] else "tab:red"
     right.text(

@@ -45,6 +45,18 @@ def test_both_modes_against_finite_differences(name: str) -> None:
     check_grads(jax_layer(name), case(name).point(), order=1, modes=("fwd", "rev"), eps=1e-3, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("transform", [jax.grad, jax.jacfwd, jax.jacrev, lambda f: jax.jit(jax.grad(f))])
+def test_the_derivative_in_a_number_of_python_is_that_in_an_array(transform: Any) -> None:
+    layer, values = jax_layer("scalar"), case("scalar").point()
+    assert len(values) == 1
+
+    def output(value: Any) -> Any:
+        return layer(value)[0]
+
+    number = float(values[0])
+    np.testing.assert_allclose(transform(output)(number), transform(output)(jnp.asarray(number)))
+
+
 @pytest.mark.parametrize("row", adapters.ROWS, ids=str)
 def test_jvp_is_the_numpy_layers_and_the_adjoint_of_vjp(row: Case) -> None:
     layer, values = jax_layer(row.name), adapters.batch(row)
