@@ -17,7 +17,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types docs docs-serve bench clean
+.PHONY: help demo test lint types docs docs-serve notebooks bench clean
 .DELETE_ON_ERROR:
 
 help:  ## show this list
@@ -44,12 +44,18 @@ types: $(STAMP)dev  ## check the types with mypy
 ADDRESS ?= localhost:8000
 MKDOCS := NO_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs
 
+# Notebooks without outputs run in their short mode, a minute or so for all of them; make notebooks runs them in full.
 docs: $(STAMP)docs  ## build the documentation site in out/site, strictly: a broken link is an error
+	@$(BIN)/cvxlayers doctor --warm  # once for all of the notebooks that run
 	$(MKDOCS) build --strict --site-dir $(OUT)/site
 	@echo "The site: $(OUT)/site/index.html"
 
 docs-serve: $(STAMP)docs  ## show the documentation site, built anew whenever a file changes
 	$(MKDOCS) serve --dev-addr $(ADDRESS)
+
+notebooks: $(STAMP)docs  ## run the notebooks in full, for make docs to show (one: make notebooks ARGS=sudoku)
+	@$(BIN)/cvxlayers doctor --warm
+	$(BIN)/python docs/notebook_outputs.py $(ARGS)
 
 bench: $(STAMP)bench  ## run the benchmarks (options: make bench ARGS='...')
 	$(BIN)/python -m benchmarks.run $(ARGS)

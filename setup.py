@@ -66,13 +66,22 @@ EXTRAS = {
         *FAST,
         "cvxpylayers>=1.2",  # its answers are compared with ours
     ],
-    # The site. It reads the package's sources, and imports only what needs no framework.
+    # The site, and the notebooks in it, which run when it is built.
     "docs": [
         "mkdocs>=1.6",
         "mkdocs-material>=9.6",
         "mkdocstrings[python]>=1.0",
-        "mkdocs-jupyter>=0.25",
         "ruff>=0.17",  # lays out the signatures of the API pages
+        "jupytext>=1.16",
+        "nbclient>=0.10",
+        "nbformat>=5.10",
+        "ipykernel>=6.29",
+        "latex2mathml>=3.77",
+        *TORCH,
+        *JAX,
+        "keras>=3",
+        *PLOT,
+        *FAST,
     ],
     "bench": ["cvxpylayers>=1.2", "proxsuite>=0.7", "threadpoolctl>=3.5", *TORCH, *PLOT, *FAST],
     "all": [*TORCH, *TENSORFLOW, *JAX, *PLOT, *FAST],

@@ -38,7 +38,8 @@ Weights = dict[str, jax.Array]
 
 def allocation() -> CvxpyLayer:
     """The layer: demand (..., n) and stock (...) -> shipped amounts (..., n)."""
-    x, demand, stock = cp.Variable(GOODS), cp.Parameter(GOODS, name="demand"), cp.Parameter(pos=True, name="stock")
+    x, demand = cp.Variable(GOODS, name="shipped"), cp.Parameter(GOODS, name="demand")
+    stock = cp.Parameter(pos=True, name="stock")
     problem = cp.Problem(cp.Minimize(cp.sum_squares(x - demand)), [x >= 0, cp.sum(x) <= stock])
     return CvxpyLayer(problem, [demand, stock], [x])
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import doctest
 import importlib
-import importlib.util
-import json
 import pkgutil
 import re
 from pathlib import Path
@@ -19,6 +17,7 @@ import cvxlayers
 from cvxlayers.cones import KINDS
 from cvxlayers.solvers.options import COMMON
 from cvxlayers.solvers.registry import SOLVERS
+from tests.support.site import docs_module
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -192,12 +191,7 @@ def test_every_public_name_is_on_an_api_page(module: str) -> None:
 
 
 def hooks() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("hooks", DOCS / "hooks.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return docs_module("hooks")
 
 
 def test_the_site_takes_the_options_of_each_solver_from_the_code() -> None:
@@ -220,13 +214,36 @@ def test_the_site_links_the_repository_s_own_documents() -> None:
 
 
 def test_the_site_picks_up_notebooks(tmp_path: Path) -> None:
-    cell = {"cell_type": "markdown", "source": ["# A title\n", "and more"]}
-    (tmp_path / "b.ipynb").write_text(json.dumps({"cells": [cell]}), encoding="utf-8")
-    (tmp_path / "a_name.ipynb").write_text(json.dumps({"cells": []}), encoding="utf-8")
+    (tmp_path / "a_name.py").write_text("# %%\n1\n", encoding="utf-8")
+    (tmp_path / "b.py").write_text("# %% [markdown]\n# # A title\n# and more\n", encoding="utf-8")
     nav = [{"Start": ["index.md"]}, {"Examples": ["examples.md"]}]
-    hooks().add_notebooks(nav, tmp_path)
-    pages = ["examples.md", {"a name": "notebooks/a_name.ipynb"}, {"A title": "notebooks/b.ipynb"}]
+    hooks().add_notebooks(nav, [tmp_path / "a_name.py", tmp_path / "b.py"])
+    pages = ["examples.md", {"a name": "notebooks/a_name.md"}, {"A title": "notebooks/b.md"}]
     assert nav == [{"Start": ["index.md"]}, {"Examples": pages}]
+
+
+def test_links_to_scripts_lead_to_their_pages() -> None:
+    text = "[one](notebooks/sudoku.py), [other](other.py)"
+    assert hooks().on_page_markdown(text, None, None, None) == "[one](notebooks/sudoku.md), [other](other.py)"
+
+
+def test_notebooks_without_outputs_run_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site, ran = hooks(), []
+    (tmp_path / "done.py").touch()
+    (tmp_path / "new.py").touch()
+    notebook = {"metadata": {}, "cells": [{"cell_type": "markdown", "source": "# Title"}]}
+    known = {"done": notebook}
+
+    def execute_all(paths: list[Path], short: bool) -> None:
+        ran.append(([path.stem for path in paths], short))
+        known.update({path.stem: notebook for path in paths})
+
+    monkeypatch.setattr(site.notebook_outputs, "execute_all", execute_all)
+    monkeypatch.setattr(site.notebook_outputs, "stored", lambda script: known.get(script.stem))
+    files = site.notebook_files([tmp_path / "done.py", tmp_path / "new.py"])
+    assert ran == [(["new"], True)]
+    assert set(files) == {"notebooks/done.md", "notebooks/new.md"}
+    assert str(files["notebooks/new.md"]).startswith("# Title")
 
 
 def test_no_text_of_the_site_is_taken_for_html() -> None:

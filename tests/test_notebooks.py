@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import importlib.util
 import json
 import os
 import re
 import runpy
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+
+from tests.support.site import docs_module
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "docs" / "notebooks"
@@ -27,22 +26,6 @@ BACKEND = {"keras_fit": "jax"}
 """Those that choose something once for a whole process, and so get one of their own."""
 
 every = pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
-Run = Callable[[Path], None]
-
-
-def module(name: str) -> ModuleType:
-    """One of the files in docs/ that make the site; they find each other."""
-    sys.path.insert(0, str(ROOT / "docs"))
-    try:
-        spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
-        assert spec is not None
-        assert spec.loader is not None
-        found = importlib.util.module_from_spec(spec)
-        sys.modules[name] = found  # for its dataclasses
-        spec.loader.exec_module(found)
-        return found
-    finally:
-        sys.path.remove(str(ROOT / "docs"))
 
 
 def cells(script: Path) -> list[tuple[str, str]]:
@@ -141,7 +124,7 @@ NOTEBOOK = {
 def test_a_notebook_becomes_a_page() -> None:
     markdown = pytest.importorskip("markdown")
     pytest.importorskip("latex2mathml")
-    page = module("notebook_pages").NotebookPage("name", NOTEBOOK)
+    page = docs_module("notebook_pages").NotebookPage("name", NOTEBOOK)
     text = page.markdown()
     assert text.startswith("# A title\nwith ")
     assert "<" not in text.replace("a < b", "")  # it waits until Markdown is done
@@ -165,7 +148,7 @@ def test_more_pieces_than_ten_keep_apart() -> None:
     pytest.importorskip("latex2mathml")
     source = "\n\n".join(f"$x_{{{number}}}$" for number in range(25))
     notebook = {"metadata": {}, "cells": [{"cell_type": "markdown", "source": source}]}
-    page = module("notebook_pages").NotebookPage("name", notebook)
+    page = docs_module("notebook_pages").NotebookPage("name", notebook)
     html = page.filled(page.markdown())
     assert re.findall(r"<mn>(\d+)</mn>", html) == [str(number) for number in range(25)]
 
@@ -173,7 +156,7 @@ def test_more_pieces_than_ten_keep_apart() -> None:
 def test_outputs_are_kept_until_the_notebook_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for package in ("jupytext", "nbclient", "ipykernel"):
         pytest.importorskip(package)
-    outputs = module("notebook_outputs")
+    outputs = docs_module("notebook_outputs")
     monkeypatch.setattr(outputs, "OUTPUTS", tmp_path / "outputs")
     monkeypatch.setattr(outputs, "SCRIPTS", tmp_path)
     script = tmp_path / "one.py"

@@ -86,18 +86,16 @@ for circle, style, label in [
     (plain, "0.6", "least squares"),
 ]:
     cx, cy, r = circle.tolist()
-    left.plot(
-        cx + r * np.cos(turn),
-        cy + r * np.sin(turn),
-        color=style,
-        label=label,
-    )
+    left.plot(cx + r * np.cos(turn), cy + r * np.sin(turn), color=style, label=label)
 dots = left.scatter(*seen.T, c=size, cmap="magma_r", s=25, zorder=3, edgecolors="0.5", lw=0.4)
 left.set(
-    aspect="equal", xlabel="first coordinate", ylabel="second coordinate", title="A circle"
+    aspect="equal",
+    xlabel="first coordinate",
+    ylabel="second coordinate",
+    title="A circle",
 )
 left.legend(loc="upper left", fontsize=8)
-figure.colorbar(dots, label="influence on the radius")
+figure.colorbar(dots, label="influence on the radius", location="bottom", shrink=0.8)
 far = ((seen - truth[0, :2]).norm(dim=-1) - truth[0, 2]).abs()
 right.loglog(far, size, "o", ms=4)
 right.set(

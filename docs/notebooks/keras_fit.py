@@ -33,14 +33,16 @@ layer
 # %% [markdown]
 # In `denoiser` the price is declared a weight, with a start and a constraint, and the signal stays an input:
 #
-#     learned = {"initializer": 0.05, "constraint": keras.constraints.NonNeg()}
-#     CvxpyLayer(problem, [signal, price], [x], weights={price: learned})
+# ```python
+# learned = {"initializer": 0.05, "constraint": keras.constraints.NonNeg()}
+# CvxpyLayer(problem, [signal, price], [x], weights={price: learned})
+# ```
 #
 # ## Fit
 
 # %%
 noisy, clean = signals(64 if short else 256, noise=0.3, seed=0)
-model.compile(keras.optimizers.Adam(0.05), "mse")
+model.compile(keras.optimizers.Adam(0.03), "mse")
 prices = [float(keras.ops.convert_to_numpy(model.weights[0]))]
 remember = keras.callbacks.LambdaCallback(
     on_epoch_end=lambda epoch, logs: prices.append(
@@ -48,7 +50,7 @@ remember = keras.callbacks.LambdaCallback(
     )
 )
 history = model.fit(
-    noisy, clean, epochs=10 if short else 30, batch_size=32, verbose=0, callbacks=[remember]
+    noisy, clean, epochs=20 if short else 40, batch_size=32, verbose=0, callbacks=[remember]
 ).history["loss"]
 print(
     f"on {keras.backend.backend()}: loss {history[0]:.4f} in the first epoch, {history[-1]:.4f} in the last"

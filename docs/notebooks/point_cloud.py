@@ -91,12 +91,8 @@ plt.show()
 
 # %%
 place = shares.index(0.3)
-print(
-    ", ".join(
-        f"{pool}: {row[0]:.0f} % clean, {row[place]:.0f} % with outliers"
-        for pool, row in table.items()
-    )
-)
+for pool, row in table.items():
+    print(f"{pool:7} {row[0]:4.0f} % clean, {row[place]:3.0f} % with outliers")
 
 assert table["max"][0] > 80
 assert table["welsch"][place] > table["max"][place] + 5

@@ -47,7 +47,7 @@ print(
 # puzzles of a batch share $A$: its gradient is summed over them.
 
 # %%
-steps = 40 if short else 500
+steps = 60 if short else 500
 optimizer = torch.optim.Adam(solver.parameters(), lr=0.1)
 schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
 generator = torch.Generator().manual_seed(0)
