@@ -44,7 +44,8 @@ types: $(STAMP)dev  ## check the types with mypy
 ADDRESS ?= localhost:8000
 MKDOCS := NO_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs
 
-# Notebooks without outputs run in their short mode, a minute or so for all of them; make notebooks runs them in full.
+# Notebooks that were not run since they were changed run first, a minute or so for all of them; with
+# CVXLAYERS_NOTEBOOKS=short in their short mode. make notebooks runs all of them anew.
 docs: $(STAMP)docs  ## build the documentation site in out/site, strictly: a broken link is an error
 	@$(BIN)/cvxlayers doctor --warm  # once for all of the notebooks that run
 	$(MKDOCS) build --strict --site-dir $(OUT)/site
@@ -53,7 +54,7 @@ docs: $(STAMP)docs  ## build the documentation site in out/site, strictly: a bro
 docs-serve: $(STAMP)docs  ## show the documentation site, built anew whenever a file changes
 	$(MKDOCS) serve --dev-addr $(ADDRESS)
 
-notebooks: $(STAMP)docs  ## run the notebooks in full, for make docs to show (one: make notebooks ARGS=sudoku)
+notebooks: $(STAMP)docs  ## run the notebooks anew, for make docs to show (one of them: make notebooks ARGS=sudoku)
 	@$(BIN)/cvxlayers doctor --warm
 	$(BIN)/python docs/notebook_outputs.py $(ARGS)
 

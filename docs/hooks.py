@@ -3,6 +3,7 @@ outputs. MkDocs calls the functions ``on_...`` (mkdocs.yml names this file)."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -37,7 +38,7 @@ def on_config(config: Any) -> Any:
 def on_files(files: Any, config: Any) -> Any:
     """Add the pages that are files at the repository's top, and the notebooks.
 
-    Those without outputs run in their short mode.
+    Those without outputs run first, where CVXLAYERS_NOTEBOOKS=short in their short mode.
     """
     from mkdocs.structure.files import File
 
@@ -89,7 +90,8 @@ def title(script: Path) -> str:
 
 def notebook_files(scripts: Sequence[Path]) -> dict[str, str | bytes]:
     """The pages and the pictures of notebooks, by their places in the site."""
-    notebook_outputs.execute_all([script for script in scripts if notebook_outputs.stored(script) is None], short=True)
+    missing = [script for script in scripts if notebook_outputs.stored(script) is None]
+    notebook_outputs.execute_all(missing, notebook_outputs.SHORT.items() <= os.environ.items())
     found: dict[str, str | bytes] = {}
     for script in scripts:
         notebook = notebook_outputs.stored(script)

@@ -13,6 +13,7 @@ import argparse
 import hashlib
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -76,7 +77,8 @@ def execute(script: Path, short: bool) -> None:
         extra_arguments=["--IPKernelApp.log_level=ERROR"],
     )  # fmt: skip
     environment = {name: value for name, value in os.environ.items() if name not in (*SHORT, "MPLBACKEND")}
-    client.execute(env={**environment, **(SHORT if short else {}), "OMP_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"})
+    environment |= {**(SHORT if short else {}), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    client.execute(env=environment, stderr=subprocess.DEVNULL)  # where libraries of other languages write
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]

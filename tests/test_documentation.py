@@ -229,6 +229,7 @@ def test_links_to_scripts_lead_to_their_pages() -> None:
 
 def test_notebooks_without_outputs_run_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     site, ran = hooks(), []
+    monkeypatch.delenv("CVXLAYERS_NOTEBOOKS", raising=False)
     (tmp_path / "done.py").touch()
     (tmp_path / "new.py").touch()
     notebook = {"metadata": {}, "cells": [{"cell_type": "markdown", "source": "# Title"}]}
@@ -241,8 +242,12 @@ def test_notebooks_without_outputs_run_first(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(site.notebook_outputs, "execute_all", execute_all)
     monkeypatch.setattr(site.notebook_outputs, "stored", lambda script: known.get(script.stem))
     files = site.notebook_files([tmp_path / "done.py", tmp_path / "new.py"])
-    assert ran == [(["new"], True)]
+    assert ran == [(["new"], False)]
     assert set(files) == {"notebooks/done.md", "notebooks/new.md"}
+    del known["new"]
+    monkeypatch.setenv("CVXLAYERS_NOTEBOOKS", "short")
+    site.notebook_files([tmp_path / "new.py"])
+    assert ran[1:] == [(["new"], True)]
     assert str(files["notebooks/new.md"]).startswith("# Title")
 
 

