@@ -35,8 +35,9 @@ class NotebookPage:
                 parts.append(FORMULA.sub(self._formula, source))
             elif cell["cell_type"] == "code":
                 parts += [f"```python\n{source}\n```", *map(self._output, cell["outputs"])]
-        mode = "in its short mode" if self.notebook["metadata"].get("cvxlayers", {}).get("short") else "in full"
-        parts.append(f"*This page is `docs/notebooks/{self.name}.py`, run {mode}; `make notebooks` runs it in full.*")
+        short = self.notebook["metadata"].get("cvxlayers", {}).get("short")
+        mode = "run in its short mode; `make notebooks` runs it in full" if short else "run in full"
+        parts.append(f"*This page is `docs/notebooks/{self.name}.py`, {mode}.*")
         return "\n\n".join(part for part in parts if part)
 
     def filled(self, html: str) -> str:
@@ -44,7 +45,10 @@ class NotebookPage:
         for number, piece in enumerate(self.pieces):
             for form in (f"<p>{mark(number)}</p>", mark(number)):
                 html = html.replace(form, piece)
-        return html.replace('<img alt="Figure ', '<img class="nb-figure" alt="Figure ')
+        for number, picture in enumerate(self.pictures.values(), start=1):
+            kind = "nb-figure nb-wide" if is_wide(picture) else "nb-figure"
+            html = html.replace(f'<img alt="Figure {number} ', f'<img class="{kind}" alt="Figure {number} ')
+        return html
 
     def _piece(self, html: str) -> str:
         self.pieces.append(html)
@@ -79,3 +83,9 @@ class NotebookPage:
 def mark(number: int) -> str:
     """What stands for a piece in the Markdown: letters and digits, which no rule of Markdown touches."""
     return f"notebookpiece{number}ofthispage"
+
+
+def is_wide(picture: bytes) -> bool:
+    """Whether a PNG file shows several things side by side, which a narrow screen would make too small."""
+    width, height = (int.from_bytes(picture[at : at + 4]) for at in (16, 20))  # big end first
+    return width > 1.9 * height

@@ -140,8 +140,14 @@ def test_a_notebook_becomes_a_page() -> None:
     assert "<p><div" not in html
     assert "array([1])" in html
     assert "&lt;Figure&gt;" not in html
-    assert '<img class="nb-figure"' in html
+    assert '<img class="nb-figure" alt="Figure 1 ' in html
     assert "notebookpiece" not in html
+
+
+@pytest.mark.parametrize(("shape", "wide"), [((38, 90), True), ((38, 70), False), ((40, 40), False)])
+def test_pictures_of_several_things_are_wide(shape: tuple[int, int], wide: bool, tmp_path: Path) -> None:
+    plt.imsave(tmp_path / "picture.png", np.zeros(shape))
+    assert docs_module("notebook_pages").is_wide((tmp_path / "picture.png").read_bytes()) == wide
 
 
 def test_more_pieces_than_ten_keep_apart() -> None:
