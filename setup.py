@@ -37,6 +37,7 @@ JAX = ["jax>=0.8.1"]
 # ECOS is licensed under the GPL, version 3. It is installed only where it is asked for by name (and by those who
 # work on cvxlayers), so `all` leaves it out.
 ECOS = ["ecos>=2.0.14"]
+PIQP = ["piqp>=0.6"]
 PLOT = ["matplotlib>=3.9"]
 FAST = ["numba>=0.61"]
 
@@ -45,6 +46,7 @@ EXTRAS = {
     "tensorflow": TENSORFLOW,
     "jax": JAX,
     "ecos": ECOS,
+    "piqp": PIQP,
     "plot": PLOT,
     "fast": FAST,
     "dev": [
@@ -62,6 +64,7 @@ EXTRAS = {
         "keras>=3",
         *JAX,
         *ECOS,
+        *PIQP,
         *PLOT,
         *FAST,
         "cvxpylayers>=1.2",  # its answers are compared with ours
@@ -84,7 +87,7 @@ EXTRAS = {
         *FAST,
     ],
     "bench": ["cvxpylayers>=1.2", "proxsuite>=0.7", "threadpoolctl>=3.5", *TORCH, *PLOT, *FAST],
-    "all": [*TORCH, *TENSORFLOW, *JAX, *PLOT, *FAST],
+    "all": [*TORCH, *TENSORFLOW, *JAX, *PIQP, *PLOT, *FAST],
 }
 
 setup(

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from cvxlayers.program import artefact
     from cvxlayers.program.artefact import load
     from cvxlayers.program.compiled import CompiledProblem
+    from cvxlayers.solvers.registry import register_solver, unregister_solver
 
 __all__ = [
     "ArtefactError",
@@ -60,6 +61,8 @@ __all__ = [
     "artefact",
     "compile",
     "load",
+    "register_solver",
+    "unregister_solver",
 ]
 
 
@@ -70,6 +73,8 @@ _LAZY = {
     "Layer": "cvxlayers.layer.layer",
     "QP": "cvxlayers.layer.qp",
     "load": "cvxlayers.program.artefact",
+    "register_solver": "cvxlayers.solvers.registry",
+    "unregister_solver": "cvxlayers.solvers.registry",
 }
 
 

@@ -51,7 +51,7 @@ ROOMS: dict[str, set[str]] = {
     "jax": {"errors", "layer", "adapters"},
     "keras": {"errors", "program", "layer", "adapters", "torch", "tensorflow", "jax"},
     "nodes": {"errors", "kernels", "program", "derivative", "layer"},
-    "__init__": {"_version", "errors", "program", "compiler", "layer"},
+    "__init__": {"_version", "errors", "program", "compiler", "solvers", "layer"},
     "cli": {"_version", "errors", "files", "cones", "program", "compiler", "solvers", "derivative", "layer"},
     "__main__": {"cli"},
     "benchmarks": {"errors", "cones", "program", "verify", "solvers", "layer", "torch", "tensorflow", "jax", "keras",

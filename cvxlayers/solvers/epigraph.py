@@ -20,6 +20,7 @@ from cvxlayers.errors import EngineError
 from cvxlayers.program.solution import Solution, Status
 from cvxlayers.program.structure import Array, Pattern, Structure, Values
 from cvxlayers.solvers.base import Settings, Solver
+from cvxlayers.solvers.outside import Guard
 
 __all__ = ["Epigraph", "serves"]
 
@@ -66,7 +67,7 @@ class Epigraph(Solver):
     array([[0.5, 1. ]])
     """
 
-    def __init__(self, structure: Structure, settings: Settings, behind: type[Solver]) -> None:
+    def __init__(self, structure: Structure, settings: Settings, behind: type[Solver] | Guard) -> None:
         self.structure = structure
         self._groups = _groups(structure.P)
         self._form = _Form.of(structure, self._groups)

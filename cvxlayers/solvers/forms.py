@@ -8,6 +8,8 @@ from functools import partial
 from cvxlayers.program.structure import Structure
 from cvxlayers.solvers import epigraph, split
 from cvxlayers.solvers.base import Settings, Solver
+from cvxlayers.solvers.outside import Guard
+from cvxlayers.solvers.registry import from_outside
 
 __all__ = ["maker", "suits"]
 
@@ -23,12 +25,13 @@ def maker(solver: type[Solver], structure: Structure) -> Callable[[Structure, Se
     >>> maker(ECOS, Structure(Pattern.of(one, one, (1, 1)), Pattern.of(one, one, (1, 1)), Cones(nonneg=1))) is ECOS
     False
     """
+    own = Guard(solver) if from_outside(solver) else solver
     if solver.takes(structure):
-        return solver
+        return own
     if epigraph.serves(solver, structure):
-        return partial(epigraph.Epigraph, behind=solver)
+        return partial(epigraph.Epigraph, behind=own)
     if split.serves(solver, structure):
-        return partial(split.Split, behind=solver)
+        return partial(split.Split, behind=own)
     return None
 
 

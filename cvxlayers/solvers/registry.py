@@ -1,12 +1,16 @@
-"""The solvers by name, the default one, and which can step in for another."""
+"""The solvers by name, those from outside among them, the default one, and which can step in for another."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
+from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
 from typing import Any
 
+from cvxlayers.cones import KINDS
 from cvxlayers.errors import EngineError, OptionError
 from cvxlayers.program.structure import Structure
 from cvxlayers.solvers.base import Solver
@@ -14,27 +18,192 @@ from cvxlayers.solvers.clarabel import Clarabel
 from cvxlayers.solvers.diffcp import Diffcp
 from cvxlayers.solvers.ecos import ECOS
 from cvxlayers.solvers.ipm import IPM
+from cvxlayers.solvers.piqp import PIQP
 from cvxlayers.solvers.scs import SCS
 
-__all__ = ["SOLVERS", "choose", "fallbacks", "names", "solver_class", "solver_for", "unfit"]
+__all__ = [
+    "GROUP",
+    "SOLVERS",
+    "choose",
+    "fallbacks",
+    "from_outside",
+    "names",
+    "register_solver",
+    "solver_class",
+    "solver_for",
+    "unfit",
+    "unregister_solver",
+]
 
-SOLVERS: Mapping[str, type[Solver]] = MappingProxyType(
-    {solver.name: solver for solver in (Clarabel, SCS, ECOS, Diffcp, IPM)}
-)
+GROUP = "cvxlayers.solvers"
+"""The group of entry points by which packages bring solvers: the values are classes, as for ``register_solver``."""
+
+LONGEST_NAME = 16
+
+
+class _Solvers(Mapping[str, type[Solver]]):
+    """The solvers by name. A change makes a new dictionary, so that whoever goes through an old one may go on."""
+
+    def __init__(self, own: tuple[type[Solver], ...]) -> None:
+        self.own = frozenset(solver.name for solver in own)
+        self._all = {solver.name: solver for solver in own}
+        self._lock = threading.RLock()
+        self.discovered = False
+
+    def __getitem__(self, name: str) -> type[Solver]:
+        return self._all[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all)
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def add(self, solver: type[Solver]) -> None:
+        """Take in a solver of a new name."""
+        with self._lock:
+            if solver.name in self._all and self._all[solver.name] is not solver:
+                whose = "of cvxlayers" if solver.name in self.own else "registered already"
+                raise EngineError(
+                    f"There is a solver {solver.name} {whose}: give yours another name, or take a registered one back "
+                    f"with `cvxlayers.unregister_solver({solver.name!r})`."
+                )
+            self._all = {**self._all, solver.name: solver}
+
+    def remove(self, name: str) -> None:
+        """Forget a solver from outside."""
+        with self._lock:
+            if name in self.own or name not in self._all:
+                others = ", ".join(other for other in self._all if other not in self.own) or "none"
+                raise EngineError(f"{name!r} is not the name of a registered solver; those that are: {others}.")
+            self._all = {other: solver for other, solver in self._all.items() if other != name}
+
+    def discover(self) -> None:
+        """Take in the solvers that installed packages bring, once in each process; one that is broken is left out."""
+        with self._lock:
+            if self.discovered:
+                return
+            self.discovered = True
+            for entry in entry_points(group=GROUP):
+                try:
+                    register_solver(entry.load())
+                except Exception as exc:  # noqa: BLE001 - it may be any
+                    warnings.warn(
+                        f"The solver {entry.name!r} of the package {_package(entry)} is left out: "
+                        f"{type(exc).__name__}: {exc}",
+                        RuntimeWarning,
+                        stacklevel=4,
+                    )
+
+
+SOLVERS = _Solvers((Clarabel, SCS, ECOS, Diffcp, IPM, PIQP))
 """Every solver by its name; the first installed one that can take a problem is its default."""
 
-FALLBACKS = ("CLARABEL", "SCS", "ECOS")
-"""In which order solvers step in. DIFFCP is not among them: it only calls these."""
+FALLBACKS = ("PIQP", "CLARABEL", "SCS", "ECOS")
+"""In which order solvers step in, if they suit the problem: on quadratic programs of which the factors stay sparse,
+PIQP is 2 to 3 times faster than Clarabel (``benchmarks.large_qp``). DIFFCP is not among them: it only calls others."""
 
-FALLBACK_OPTIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType({"SCS": {"time_limit_secs": 15.0}})
-"""What they are told as fallbacks: a first-order method may take very long for what others have failed on."""
+FALLBACK_OPTIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {"SCS": {"time_limit_secs": 15.0}, "PIQP": {"max_iter": 100}}
+)
+"""What they are told as fallbacks: a first-order method may take very long for what others have failed on, and PIQP
+goes on for 250 iterations."""
 
 FOREIGN = frozenset({
     "CBC", "COPT", "COSMO", "CPLEX", "CUCLARABEL", "CUOPT", "CVXOPT", "DAQP", "GLOP", "GLPK", "GLPK_MI", "GUROBI",
-    "HIGHS", "IPOPT", "KNITRO", "MOREAU", "MOSEK", "MPAX", "NAG", "OSQP", "PDLP", "PIQP", "PROXQP", "QOCO", "QPALM",
+    "HIGHS", "IPOPT", "KNITRO", "MOREAU", "MOSEK", "MPAX", "NAG", "OSQP", "PDLP", "PROXQP", "QOCO", "QPALM",
     "QTQP", "SCIP", "SCIPY", "SDPA", "UNO", "XPRESS",
 })  # fmt: skip
 """Solvers that CVXPY or cvxpylayers know and that cvxlayers does not have."""
+
+
+def register_solver(solver: type[Solver]) -> type[Solver]:
+    """Make a solver of your own known, so that ``solver="ITS NAME"`` finds it everywhere in this process.
+
+    Its answers are verified like all others, and differentiated; it never is a default where another one serves. A
+    package brings solvers to every process by an entry point of the group ``cvxlayers.solvers``.
+
+    Parameters
+    ----------
+    solver : subclass of ``cvxlayers.solvers.Solver``
+        The class itself: the function can stand above it, as a decorator.
+
+    Returns
+    -------
+    The class.
+
+    Raises
+    ------
+    EngineError
+        It is no such class, lacks something (the message says what), or its name is taken.
+
+    Examples
+    --------
+    >>> import cvxlayers, cvxlayers.solvers
+    >>> class Mine(cvxlayers.solvers.Solver):
+    ...     name = "MINE"
+    >>> cvxlayers.register_solver(Mine)
+    Traceback (most recent call last):
+    cvxlayers.errors.EngineError: The solver Mine lacks package, pip, kinds, quadratic, options, aliases, solve: see
+    cvxlayers.solvers.Solver, which says what each of them is.
+    """
+    if not (isinstance(solver, type) and issubclass(solver, Solver)):
+        raise EngineError(
+            f"The argument solver must be a subclass of cvxlayers.solvers.Solver, not {solver!r}: pass the class, and "
+            "not an object of it."
+        )
+    if lacking := _lacking(solver):
+        raise EngineError(
+            f"The solver {solver.__name__} lacks {', '.join(lacking)}: see cvxlayers.solvers.Solver, which says what "
+            "each of them is."
+        )
+    if wrong := _wrong(solver):
+        raise EngineError(f"The solver {solver.__name__} cannot be registered: {wrong}.")
+    SOLVERS.add(solver)
+    return solver
+
+
+def unregister_solver(name: str) -> None:
+    """Take back ``register_solver``.
+
+    Raises
+    ------
+    EngineError
+        No solver of this name was registered.
+    """
+    SOLVERS.remove(name)
+
+
+def from_outside(solver: type[Solver]) -> bool:
+    """Whether it was registered, rather than being one of ours."""
+    return solver.name not in SOLVERS.own
+
+
+def _lacking(solver: type[Solver]) -> list[str]:
+    needed = ("name", "package", "pip", "kinds", "quadratic", "options", "aliases")
+    missing = [name for name in needed if not hasattr(solver, name)]
+    return missing + sorted(name for name in getattr(solver, "__abstractmethods__", ()) if name != "__init__")
+
+
+def _wrong(solver: type[Solver]) -> str:
+    """What is wrong with the attributes of a class that has them all; empty if nothing is."""
+    name = solver.name
+    if not (isinstance(name, str) and name.isidentifier() and name == name.upper() and len(name) <= LONGEST_NAME):
+        return f"its name is {name!r}, expected up to {LONGEST_NAME} capital letters, digits and underscores"
+    if not (isinstance(solver.kinds, frozenset) and solver.kinds and solver.kinds <= set(KINDS)):
+        return f"its kinds are {solver.kinds!r}, expected a frozenset of some of {', '.join(KINDS)}"
+    if not isinstance(solver.quadratic, bool):
+        return f"its attribute quadratic is {solver.quadratic!r}, expected True or False"
+    if set(solver.aliases) != {"eps", "max_iters"}:
+        return f"its aliases are {solver.aliases!r}, expected a mapping with the keys 'eps' and 'max_iters'"
+    named = {option for options in solver.aliases.values() for option in options} | set(solver.types)
+    if strange := named - set(solver.options):
+        return f"its aliases or types name {', '.join(sorted(strange))}, which its options do not have"
+    return "it wraps other solvers, which only DIFFCP does" if solver.wraps else ""
+
+
+def _package(entry: EntryPoint) -> str:
+    return entry.dist.name if entry.dist is not None else entry.value
 
 
 def names(installed: bool = False) -> tuple[str, ...]:
@@ -43,6 +212,7 @@ def names(installed: bool = False) -> tuple[str, ...]:
     >>> names()[0]
     'CLARABEL'
     """
+    SOLVERS.discover()
     return tuple(name for name, solver in SOLVERS.items() if solver.installed() or not installed)
 
 
@@ -60,6 +230,8 @@ def solver_class(name: str) -> type[Solver]:
     if not isinstance(name, str):
         raise EngineError(f"The argument solver must be the name of a solver ({_listed()}), not {name!r}.")
     key = name.upper()
+    if key not in SOLVERS:
+        SOLVERS.discover()
     if key not in SOLVERS:
         raise EngineError(_unknown(name))
     solver = SOLVERS[key]
@@ -137,7 +309,7 @@ def unfit(solver: type[Solver], structure: Structure) -> str:
 def fallbacks(name: str, structure: Structure) -> list[type[Solver]]:
     """The installed solvers that can try an element on which the solver ``name`` failed, best first."""
     others = [SOLVERS[other] for other in FALLBACKS if other != name.upper() and other in SOLVERS]
-    return [solver for solver in others if solver.installed() and solver.takes(structure)]
+    return [solver for solver in others if solver.installed() and solver.suits(structure)]
 
 
 def _listed() -> str:
@@ -152,4 +324,7 @@ def _unknown(name: str) -> str:
         )
     near = difflib.get_close_matches(name.upper(), list(SOLVERS), n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]}?" if near else ""
-    return f"There is no solver {name!r}.{hint} Those that exist: {_listed()}."
+    return (
+        f"There is no solver {name!r}.{hint} Those that exist: {_listed()}. One of your own has to be registered "
+        "first, in each process: see cvxlayers.register_solver."
+    )

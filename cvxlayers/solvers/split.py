@@ -20,6 +20,7 @@ from cvxlayers.errors import EngineError
 from cvxlayers.program.solution import Solution
 from cvxlayers.program.structure import Pattern, Structure, Values, is_shared
 from cvxlayers.solvers.base import Settings, Solver
+from cvxlayers.solvers.outside import Guard
 
 __all__ = ["Split", "serves"]
 
@@ -61,7 +62,7 @@ class Split(Solver):
     4
     """
 
-    def __init__(self, structure: Structure, settings: Settings, behind: type[Solver]) -> None:
+    def __init__(self, structure: Structure, settings: Settings, behind: type[Solver] | Guard) -> None:
         self.structure = structure
         self._form = _Form.of(structure)
         if not behind.takes(self._form.structure):

@@ -26,7 +26,8 @@ def layer(engine: str, on_failure: str) -> Layer:
     """
     x = cp.Variable(3)
     c, low, high, factor = cp.Parameter(name="c"), cp.Parameter(), cp.Parameter(), cp.Parameter()
-    constraints = [factor * x[0] >= low, x[0] <= high, cp.norm(x[1:]) <= 2]
+    norm = 2 if "second_order" in registry.solver_class(engine).kinds else 1
+    constraints = [factor * x[0] >= low, x[0] <= high, cp.norm(x[1:], norm) <= 2]
     problem = cp.Problem(cp.Minimize(c * x[0] + c * x[1] + 0.5 * x[2]), constraints)
     return Layer.from_problem(problem, [c, low, high, factor], [x], engine, on_failure=on_failure)
 

@@ -45,7 +45,8 @@ def alone(solver: Solver, values: Values, i: int) -> Solution:
 
 def limit(name: str) -> str:
     """The name of the option that limits the iterations."""
-    return "max_iter" if name in ("CLARABEL", "DIFFCP") else "max_iters"
+    (option,) = SOLVERS[name].aliases["max_iters"] or ("max_iter",)
+    return option
 
 
 WITHOUT_RAYS = ("DIFFCP",)
@@ -111,7 +112,7 @@ def assert_identical(found: Solution, expected: Solution) -> None:
 
 def curved(name: str, batch: int) -> Problem:
     """Problems that the engine takes, as difficult as can be."""
-    return make(family("exponential-linear" if name == "ECOS" else "all-linear"), batch)
+    return make(family({"ECOS": "exponential-linear", "PIQP": "QP"}.get(name, "all-linear")), batch)
 
 
 @pytest.mark.parametrize("name", [name for name in ENGINES if name != "IPM"])
@@ -159,7 +160,7 @@ def test_shared_values_are_those_written_out(name: str) -> None:
 
 @pytest.mark.parametrize("name", ENGINES)
 def test_constant_parts_are_kept_from_call_to_call(name: str) -> None:
-    problem = make(family("SOCP-linear"), 1)
+    problem = make(family("SOCP-linear" if "second_order" in SOLVERS[name].kinds else "LP"), 1)
     rng = np.random.default_rng(2)
     one = problem.values.select(np.zeros(3, dtype=int))
     structure = Structure(problem.structure.P, problem.structure.A, problem.structure.cones, frozenset("q"))

@@ -124,5 +124,6 @@ def test_who_is_served() -> None:
     structures = {name: make(family(name), 1).structure for name in ("LP", "QP", "SDP3", "unconstrained", "power")}
     served = {name: [kind for kind, s in structures.items() if serves(solver, s)] for name, solver in SOLVERS.items()}
     assert served == {
-        "ECOS": ["QP", "unconstrained"], "SCS": ["unconstrained"], "CLARABEL": [], "DIFFCP": [], "IPM": []
+        "ECOS": ["QP", "unconstrained"], "SCS": ["unconstrained"], "CLARABEL": [], "DIFFCP": [], "IPM": [],
+        "PIQP": [],
     }  # fmt: skip

@@ -25,13 +25,13 @@ def missing(monkeypatch: pytest.MonkeyPatch) -> Missing:
 
 
 def test_names() -> None:
-    assert names() == ("CLARABEL", "SCS", "ECOS", "DIFFCP", "IPM")
+    assert names() == ("CLARABEL", "SCS", "ECOS", "DIFFCP", "IPM", "PIQP")
     assert all(SOLVERS[name].name == name for name in names())
 
 
 def test_names_of_installed_solvers(missing: Missing) -> None:
     missing("SCS")
-    assert names() == ("CLARABEL", "SCS", "ECOS", "DIFFCP", "IPM")
+    assert names() == ("CLARABEL", "SCS", "ECOS", "DIFFCP", "IPM", "PIQP")
     assert "SCS" not in names(installed=True)
 
 
@@ -103,7 +103,8 @@ def test_fallbacks(missing: Missing) -> None:
     assert found("ECOS", linear) == ["CLARABEL", "SCS"]
     assert found("DIFFCP", linear) == ["CLARABEL", "SCS", "ECOS"]
     assert found("clarabel", power) == ["SCS"]
-    assert found("CLARABEL", make(family("unconstrained"), 1).structure) == []
+    assert found("CLARABEL", make(family("unconstrained"), 1).structure) == ["PIQP"]
+    assert found("IPM", make(family("QP"), 1).structure) == ["PIQP", "CLARABEL", "SCS"]
     missing("SCS")
     assert found("CLARABEL", power) == []
 
