@@ -23,7 +23,7 @@ def read_version() -> str:
 REQUIRES = [
     "cvxpy>=1.9",
     "diffcp>=1.1",
-    "scs>=3.2.4",
+    "scs>=3.2.4.post1",
     "clarabel>=0.10",
     "numpy>=2.0",
     "scipy>=1.13",

@@ -11,6 +11,7 @@ from cvxlayers.cones.group import groups
 from cvxlayers.cones.product import Cones
 from cvxlayers.derivative.base import DerivativeReport
 from cvxlayers.derivative.exact import ExactDerivative
+from cvxlayers.derivative.factor.choice import WAYS
 from cvxlayers.program.structure import Structure, Values
 from tests.derivative.problems import (
     PARTS,
@@ -23,7 +24,7 @@ from tests.derivative.problems import (
     pseudoinverse,
     relative,
 )
-from tests.derivative.test_exact import PATHS, derivative
+from tests.derivative.test_exact import derivative
 from tests.derivative.test_kernel_path import kernels
 
 CONES = {
@@ -33,7 +34,7 @@ CONES = {
     "exponential": Cones(zero=1, nonneg=2, exponential=3),
     "power": Cones(nonneg=2, power=(0.3, 0.3, 0.7)),
 }
-WAYS = [*PATHS, "kernels"]
+ALL_WAYS = [*WAYS, "kernels"]
 
 
 def singular(name: str, batch: int = 9, seed: int = 3) -> Problem:
@@ -64,7 +65,7 @@ def way(structure: Structure, name: str) -> ExactDerivative:
     return kernels(structure) if name == "kernels" else derivative(structure, name)
 
 
-@pytest.mark.parametrize("how", WAYS)
+@pytest.mark.parametrize("how", ALL_WAYS)
 @pytest.mark.parametrize("name", CONES)
 def test_it_is_the_pseudoinverse(name: str, how: str, rng: np.random.Generator) -> None:
     problem = singular(name)
@@ -80,7 +81,7 @@ def test_it_is_the_pseudoinverse(name: str, how: str, rng: np.random.Generator) 
     assert report.residual.max() < 1e-10
 
 
-@pytest.mark.parametrize("how", WAYS)
+@pytest.mark.parametrize("how", ALL_WAYS)
 @pytest.mark.parametrize("name", CONES)
 def test_forward_and_backward_are_adjoints(name: str, how: str, rng: np.random.Generator) -> None:
     problem = singular(name)
@@ -208,7 +209,7 @@ def test_other_elements_do_not_matter(part: str, rng: np.random.Generator) -> No
         assert relative(getattr(found, part), getattr(together, part)[:, index]) < 1e-7
 
 
-@pytest.mark.parametrize("how", WAYS)
+@pytest.mark.parametrize("how", ALL_WAYS)
 def test_a_right_side_that_is_not_finite_spoils_no_other(how: str, rng: np.random.Generator) -> None:
     problem = singular("polyhedral")
     gx, gy, gs = cotangents(problem, rng)

@@ -61,7 +61,8 @@ def pairs(*names: str) -> Iterator[Any]:
 
 
 @cache
-def _compiled(name: str, quadratic: bool) -> cvxlayers.CompiledProblem:
+def compiled_as(name: str, quadratic: bool) -> cvxlayers.CompiledProblem:
+    """The problem, compiled with or without a quadratic objective."""
     row = case(name)
     built = row.build()
     return cvxlayers.compile(built.problem, built.parameters, built.variables, gp=row.gp, quadratic=quadratic)
@@ -69,7 +70,7 @@ def _compiled(name: str, quadratic: bool) -> cvxlayers.CompiledProblem:
 
 def compiled(row: Case, engine: str = "CLARABEL") -> cvxlayers.CompiledProblem:
     """The problem, compiled in the form that the engine takes."""
-    return _compiled(row.name, registry.solver_class(engine).quadratic)
+    return compiled_as(row.name, registry.solver_class(engine).quadratic)
 
 
 @cache

@@ -110,6 +110,10 @@ class DiffcpLinearization(Linearization):
         self._own = _embedded(derivative, values, solution)
 
     @property
+    def kept(self) -> int:
+        return self._own.kept
+
+    @property
     def report(self) -> DerivativeReport:
         own, exact = self._own.report, self._exact.report
         taken = exact.fallback | own.fallback
@@ -151,6 +155,10 @@ class _Embedded(Linearization):
         self._entries = derivative.layout.entries(solution.y - solution.s) if sparse else None
         self._keep = solution.batch * derivative.layout.order**2 * 16 <= KEPT
         self._systems: dict[int, System] = {}
+
+    @property
+    def kept(self) -> int:
+        return len(self._systems)
 
     @property
     def report(self) -> DerivativeReport:

@@ -19,9 +19,9 @@ from cvxlayers.program.structure import Array, Values
 __all__ = ["Factors"]
 
 # The predicted nanoseconds of work for which another thread is started.
-_THREAD = 1e7
+THREAD = 1e7
 # Bytes that the factors of one part of the batch may take, and all that are kept for later applications.
-_PART, _KEPT = 2**23, 2**30
+PART, KEPT = 2**23, 2**30
 
 
 class Factors:
@@ -37,6 +37,11 @@ class Factors:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
+
+    @property
+    def kept(self) -> int:
+        """How many parts of batches are kept factorized."""
+        return len(self._parts)
 
     def solve(self, values: Values, point: Point, units: Units, f: Array, g: Array, key: bytes = b"") -> Solved:
         """Solve J (dx, dv) = (f, g) at solutions of these values.
@@ -54,9 +59,9 @@ class Factors:
         batch = f.shape[1]
         path = self._paths.fastest(batch)
         # A thread is worth its while only for much work, since small array operations hold Python's lock.
-        threads = int(np.clip(path.cost(batch) // _THREAD, 1, self._threads))
+        threads = int(np.clip(path.cost(batch) // THREAD, 1, self._threads))
         slices = _slices(batch, path.bytes_per_element, threads)
-        keep = batch * path.bytes_per_element <= _KEPT
+        keep = batch * path.bytes_per_element <= KEPT
         solved = Solved.room(f.shape[0], g.shape[0], batch)
 
         def task(i: int) -> None:
@@ -96,7 +101,7 @@ def _spread(task: Callable[[int], None], count: int, threads: int) -> None:
 
 def _slices(batch: int, bytes_per_element: int, threads: int) -> list[slice]:
     """Parts of the batch of equal size, small enough for the memory and enough for the threads."""
-    largest = max(1, _PART // max(bytes_per_element, 1))
+    largest = max(1, PART // max(bytes_per_element, 1))
     parts = max(-(-batch // largest), min(threads, batch))
     bounds = [batch * k // max(parts, 1) for k in range(parts + 1)]
     return [slice(low, high) for low, high in pairwise(bounds)]

@@ -7,6 +7,7 @@ import pytest
 
 from cvxlayers.cones.product import Cones
 from cvxlayers.derivative.exact import ExactDerivative
+from cvxlayers.derivative.factor.choice import WAYS, Paths
 from cvxlayers.derivative.factor.condensed import CondensedPath
 from cvxlayers.derivative.factor.conic_blocks import ConicBlocks
 from cvxlayers.derivative.factor.lanes import LanesPath
@@ -17,7 +18,6 @@ from cvxlayers.derivative.factor.symbolic import count_pairs, eliminate
 from cvxlayers.derivative.system.system import Layout, System
 from cvxlayers.program.structure import Structure
 from tests.derivative.problems import Problem, pattern, random_problem
-from tests.derivative.test_exact import PATHS
 
 ALL = Cones(zero=2, nonneg=4, second_order=(1, 3, 8, 3), psd=(3,), exponential=1, power=(0.4,))
 
@@ -64,12 +64,12 @@ def test_functions_of_D(rng: np.random.Generator) -> None:
         )
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", WAYS)
 def test_every_path_solves_with_a_near_neighbour_of_the_system(path: str, rng: np.random.Generator) -> None:
     problem = random_problem(rng, ALL.m + 1, ALL, batch=3)
     system = system_of(problem)
     f, g = rng.standard_normal((ALL.m + 1, 3)), rng.standard_normal((ALL.m, 3))
-    factor = PATHS[path](problem.structure).factorize(system)
+    factor = Paths.of(Layout.of(problem.structure), path).fastest(3).factorize(system)
     assert factor.usable.all()
     rest_f, rest_g, error = system.residual(*factor.solve(f, g, np.arange(3)), f, g)
     assert error.max() < 1e-5
