@@ -16,6 +16,9 @@ import setuptools
 
 ROOT = Path(__file__).resolve().parents[2]
 KEPT = {"torch"}  # at the tested version
+# Likewise: they are no part of the package.
+# Likewise: they are no part of the package.
+TOOLS = ("pytest", "pytest-xdist", "hypothesis", "packaging", "threadpoolctl")
 
 
 def metadata() -> dict[str, Any]:
@@ -27,6 +30,13 @@ def metadata() -> dict[str, Any]:
     finally:
         setuptools.setup = right
     return caught
+
+
+def pin(name: str, pins: str) -> str:
+    found = re.search(rf"^{re.escape(name)}==(.+)$", pins, re.MULTILINE)
+    if found is None:
+        raise ValueError(f"constraints.txt does not pin {name}, which is used at that version only: pin it there.")
+    return found[1]
 
 
 def lowest(texts: list[str], pins: str) -> list[str]:
@@ -44,10 +54,7 @@ def lowest(texts: list[str], pins: str) -> list[str]:
             raise ValueError(f"The requirement {text!r} of setup.py has no lower bound: write it as NAME>=VERSION.")
         name, version = match.groups()
         if name in KEPT:
-            pinned = re.search(rf"^{re.escape(name)}==(.+)$", pins, re.MULTILINE)
-            if pinned is None:
-                raise ValueError(f"constraints.txt does not pin {name}, which is tested at the pinned version only.")
-            version = pinned[1]
+            version = pin(name, pins)
         found[name] = f"{name}=={version}"
     return list(found.values())
 
@@ -56,4 +63,6 @@ if __name__ == "__main__":
     known = metadata()
     wanted = [text for extra in sys.argv[1:] for text in known["extras_require"][extra]]
     pinned = (ROOT / "constraints.txt").read_text(encoding="utf-8")
-    sys.stdout.write("\n".join(lowest([*known["install_requires"], *wanted], pinned)) + "\n")
+    lines = lowest([*known["install_requires"], *wanted], pinned)
+    lines += [f"{name}=={pin(name, pinned)}" for name in TOOLS]
+    sys.stdout.write("\n".join(lines) + "\n")
