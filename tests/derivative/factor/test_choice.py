@@ -16,6 +16,7 @@ from cvxlayers.derivative.factor.quasidefinite import QuasiDefinite
 from cvxlayers.derivative.factor.sparse import SparsePath
 from cvxlayers.derivative.factor.symbolic import count_pairs, eliminate
 from cvxlayers.derivative.system.system import Layout, System
+from cvxlayers.errors import OptionError
 from cvxlayers.program.structure import Structure
 from tests.derivative.problems import Problem, pattern, random_problem
 
@@ -118,6 +119,21 @@ def test_wide_cones_take_few_nonzeros() -> None:
 def test_the_entries_of_the_blocks_are_counted() -> None:
     for cones in (ALL, Cones(), Cones(zero=3), Cones(second_order=(2, 9, 30, 9), psd=(4, 4))):
         assert ConicBlocks.count(cones) == ConicBlocks.of(cones).rows.size
+
+
+def test_a_way_that_is_preferred_takes_every_batch() -> None:
+    dense = arrow(50)
+    kinds = {"condensed": CondensedPath, "sparse": SparsePath, "lanes": LanesPath}
+    for way in WAYS:
+        exact = ExactDerivative(dense, prefer=way)
+        assert exact.fused_for(1) is exact.fused_for(4096) is None
+        assert {type(exact.paths.fastest(batch)) for batch in (1, 256, 4096)} == {kinds[way]}
+    arrays, kernels = ExactDerivative(dense, prefer="arrays"), ExactDerivative(dense, prefer="kernels")
+    assert arrays.fused_for(1) is arrays.fused_for(4096) is None
+    assert len(arrays.paths.candidates) > 1
+    assert kernels.fused_for(1) is kernels.fused_for(4096) is kernels.fused
+    with pytest.raises(OptionError, match="prefer is 'dense', but must be one of 'kernels', 'arrays', 'condensed'"):
+        ExactDerivative(dense, prefer="dense")
 
 
 def test_the_choice_of_a_path() -> None:
