@@ -24,6 +24,8 @@ from tests.support.tolerance import assert_all_close, assert_close, say
         for form in (True, False)[: 2 - row.only_quadratic]
     ],
 )
+@pytest.mark.filterwarnings("ignore:The problem has an expression with dimension")  # what CVXPY does about it is right
+@pytest.mark.filterwarnings("ignore:Reading from a sparse CVXPY expression")  # CVXPY does so itself
 def test_values_are_those_that_cvxpy_hands_to_clarabel(row: Case, quadratic: bool) -> None:
     """P, q, A and b for one point, to rounding: the same canonicalization without parameters."""
     built = row.build()

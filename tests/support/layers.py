@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -52,12 +52,10 @@ def engines(row: Case) -> list[str]:
     return [name for name in registry.names(installed=True) if takes(row, name)]
 
 
-def pairs(*names: str) -> Iterator[Any]:
+def pairs(*names: str) -> list[Any]:
     """A pytest parameter (row, engine) for each engine that takes a row of the table, or one of the named rows."""
-    for row in CASES:
-        if not names or row.name in names:
-            for engine in engines(row):
-                yield pytest.param(row, engine, id=f"{row.name}-{engine}")
+    rows = [row for row in CASES if not names or row.name in names]
+    return [pytest.param(row, engine, id=f"{row.name}-{engine}") for row in rows for engine in engines(row)]
 
 
 @cache
