@@ -77,7 +77,7 @@ def test_where_huber_is_flat_the_middle_is_taken_with_its_derivative() -> None:
     (gradient,) = torch.autograd.grad(y, x)
     assert gradient.tolist() == [[0.5, 0.5, 0.0, 0.0]]
     single = robust_pool(x.float() / 10, "huber", 0.01)  # sums of 0.01 do not cancel exactly
-    assert float(single) == pytest.approx(0.5)
+    assert single.item() == pytest.approx(0.5)
 
 
 def test_far_outliers_and_offsets_do_no_harm() -> None:
