@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from cvxlayers.derivative.base import Derivative, DerivativeReport, Linearization
 from cvxlayers.derivative.factor.choice import WAYS, Paths
-from cvxlayers.derivative.factor.factors import Factors
+from cvxlayers.derivative.factor.factors import Factors, Limits
 from cvxlayers.derivative.factor.part import ACCEPTED, Quality, Solved
 from cvxlayers.derivative.kernel_path import Fused
 from cvxlayers.derivative.pairing import cotangents, right_hand_side
@@ -61,6 +61,8 @@ class ExactDerivative(Derivative):
         What takes the batches whatever their size: the compiled kernels where they serve, the array operations in the
         way that is the fastest for the batch, or in this one (see ``factor.choice``). Default: what is predicted to be
         the fastest.
+    limits : Limits, optional
+        How the array operations cut a batch into parts, and what is kept of them.
 
     Raises
     ------
@@ -86,7 +88,12 @@ class ExactDerivative(Derivative):
     """
 
     def __init__(
-        self, structure: Structure, threads: int = 1, smoothing: float | None = None, prefer: str | None = None
+        self,
+        structure: Structure,
+        threads: int = 1,
+        smoothing: float | None = None,
+        prefer: str | None = None,
+        limits: Limits | None = None,
     ) -> None:
         if smoothing is not None and not 0 < smoothing < np.inf:
             raise OptionError(
@@ -99,7 +106,7 @@ class ExactDerivative(Derivative):
                 "predicted to be the fastest: pass one of these."
             )
         self.smoothing = smoothing
-        self.prefer = prefer
+        self.prefer, self.limits = prefer, limits
         self.structure = structure
         self.threads = threads
         self.layout = Layout.of(structure)
@@ -150,8 +157,8 @@ class ExactLinearization(Linearization):
 
     @once
     def _factors(self) -> Factors:
-        derivative = self._derivative
-        return Factors(derivative.layout, derivative.paths, derivative.smoothing, derivative.threads)
+        given = self._derivative
+        return Factors(given.layout, given.paths, given.smoothing, given.threads, given.limits)
 
     @once
     def _units(self) -> Units:

@@ -12,6 +12,7 @@ import pytest
 from cvxlayers.cones.product import Cones
 from cvxlayers.derivative.exact import ExactDerivative
 from cvxlayers.derivative.factor.choice import WAYS
+from cvxlayers.derivative.factor.factors import Limits
 from cvxlayers.program.structure import Structure, Values
 from tests.derivative.problems import (
     PARTS,
@@ -43,8 +44,8 @@ CASES: dict[str, tuple[int, Cones, bool]] = {
 }
 
 
-def derivative(structure: Structure, path: str, threads: int = 1) -> ExactDerivative:
-    return ExactDerivative(structure, threads, prefer=path)
+def derivative(structure: Structure, path: str, threads: int = 1, limits: Limits | None = None) -> ExactDerivative:
+    return ExactDerivative(structure, threads, prefer=path, limits=limits)
 
 
 def made(name: str, batch: int = 3, seed: int = 1, **options: object) -> Problem:
@@ -95,13 +96,10 @@ def test_paths_agree(name: str, rng: np.random.Generator) -> None:
 @pytest.mark.parametrize("path", WAYS)
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("threads", [1, 3])
-def test_a_batch_is_its_elements(
-    path: str, shared: bool, threads: int, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("cvxlayers.derivative.factor.factors.THREAD", 1.0)
+def test_a_batch_is_its_elements(path: str, shared: bool, threads: int, rng: np.random.Generator) -> None:
     problem = made("all", batch=7, shared=shared)
     cotangent, tangent = cotangents(problem, rng), noise(rng, problem)
-    exact = derivative(problem.structure, path, threads)
+    exact = derivative(problem.structure, path, threads, Limits(thread=1.0))
     linearization = exact.linearize(problem.values, problem.solution)
     backward, forward = linearization.vjp(*cotangent), linearization.jvp(tangent)
     for i in range(7):
@@ -222,11 +220,11 @@ def test_copies_and_pickles(path: str, rng: np.random.Generator) -> None:
 
 
 @pytest.mark.parametrize("path", WAYS)
-def test_two_threads_may_apply_it_at_once(path: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cvxlayers.derivative.factor.factors.THREAD", 1.0)
+def test_two_threads_may_apply_it_at_once(path: str, rng: np.random.Generator) -> None:
     problem = made("all", batch=16)
     cotangent = cotangents(problem, rng)
-    linearization = derivative(problem.structure, path, threads=2).linearize(problem.values, problem.solution)
+    exact = derivative(problem.structure, path, threads=2, limits=Limits(thread=1.0))
+    linearization = exact.linearize(problem.values, problem.solution)
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda _: linearization.vjp(*cotangent), range(8)))
     expected = derivative(problem.structure, path).linearize(problem.values, problem.solution).vjp(*cotangent)
@@ -258,14 +256,20 @@ def test_the_report_tells_the_margin() -> None:
     assert margin[1] < 1e-8
 
 
-def test_large_batches_are_worked_in_parts(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_batches_are_worked_in_parts(rng: np.random.Generator) -> None:
     problem = made("second_order", batch=50)
     cotangent = cotangents(problem, rng)
     exact = derivative(problem.structure, "condensed")
-    expected = exact.linearize(problem.values, problem.solution).vjp(*cotangent)
-    monkeypatch.setattr("cvxlayers.derivative.factor.factors.PART", 4 * exact.paths.candidates[0].bytes_per_element)
-    monkeypatch.setattr("cvxlayers.derivative.factor.factors.KEPT", 0)
-    parted = exact.linearize(problem.values, problem.solution)
+    whole = exact.linearize(problem.values, problem.solution)
+    expected, four = whole.vjp(*cotangent), 4 * exact.paths.candidates[0].bytes_per_element
+    assert whole.kept == 1
+    several = derivative(problem.structure, "condensed", limits=Limits(part=four))
+    kept = several.linearize(problem.values, problem.solution)
+    for found, part in zip(_parts(kept.vjp(*cotangent)), _parts(expected), strict=True):
+        assert relative(found, part) < 1e-11
+    assert kept.kept == 13  # of 50 elements, four each at most
+    forgetful = derivative(problem.structure, "condensed", limits=Limits(part=four, kept=0))
+    parted = forgetful.linearize(problem.values, problem.solution)
     for _ in range(2):
         for found, part in zip(_parts(parted.vjp(*cotangent)), _parts(expected), strict=True):
             assert relative(found, part) < 1e-11

@@ -17,7 +17,6 @@ import setuptools
 ROOT = Path(__file__).resolve().parents[2]
 KEPT = {"torch"}  # at the tested version
 # Likewise: they are no part of the package.
-# Likewise: they are no part of the package.
 TOOLS = ("pytest", "pytest-xdist", "hypothesis", "packaging", "threadpoolctl")
 
 
