@@ -17,11 +17,11 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types docs docs-serve notebooks bench clean
+.PHONY: help demo test lint test-lowest test-py313 types docs docs-serve notebooks bench clean
 .DELETE_ON_ERROR:
 
 help:  ## show this list
-	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)$$/make \1|\2/p' Makefile | awk -F '|' '{ printf "%-16s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z0-9-]*\):.*  ## \(.*\)$$/make \1|\2/p' Makefile | awk -F '|' '{ printf "%-16s %s\n", $$1, $$2 }'
 
 demo: $(STAMP)torch-plot  ## check a problem's gradients, then train a network that ends in it; plots in out/
 	@mkdir -p $(OUT)
@@ -31,7 +31,33 @@ demo: $(STAMP)torch-plot  ## check a problem's gradients, then train a network t
 
 test: $(STAMP)dev  ## run the tests (some of them: make test ARGS='tests/cones -k psd')
 	@$(BIN)/cvxlayers doctor --warm  # once for all of the processes that run tests
-	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 $(ARGS)
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --durations=25 $(ARGS)
+
+# What tells most of the package without a framework; whatever else is installed there (JAX) is tested in it as well.
+TELLING := tests/contracts tests/layer tests/compiler tests/program tests/solvers
+TOOLS := pytest pytest-xdist hypothesis packaging threadpoolctl
+
+# The kernels of another Numba are kept beside its environment, not among those of the usual one.
+test-lowest: .venv-lowest/.installed  ## run what tells most with the oldest versions that setup.py admits, and Numba's oldest
+	NUMBA_CACHE_DIR=$(CURDIR)/.venv-lowest/kernels $(ONE_THREAD) .venv-lowest/bin/python -m pytest -n 2 $(or $(ARGS),$(TELLING))
+
+# Without Numba, so that the other engines and the array operations carry the whole.
+test-py313: .venv-py313/.installed  ## run what tells most with Python 3.13, and without Numba
+	$(ONE_THREAD) .venv-py313/bin/python -m pytest -n 2 $(or $(ARGS),$(TELLING))
+
+.venv-lowest/.installed: setup.py constraints.txt tests/support/lowest.py
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python tests/support/lowest.py ecos fast > .venv-lowest/lowest.txt
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) -c .venv-lowest/lowest.txt -e '.[ecos,fast]' $(TOOLS)
+	@touch $@
+
+# ECOS stays out: there is no build of it for Python 3.13, and one from its sources crashes.
+PYTHON313 ?= $(shell python3.13 -c '' 2>/dev/null && echo python3.13 || ls $(HOME)/.pyenv/versions/3.13*/bin/python3.13 2>/dev/null | tail -n 1)
+.venv-py313/.installed: setup.py constraints.txt
+	@test -n "$(PYTHON313)" || { echo "No Python 3.13 found: name one with make test-py313 PYTHON313=/path/to/python3.13"; exit 1; }
+	$(PYTHON313) -m venv .venv-py313
+	.venv-py313/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) -c constraints.txt -e '.[jax]' $(TOOLS)
+	@touch $@
 
 lint: $(STAMP)dev  ## check style and formatting with ruff
 	$(BIN)/ruff check .

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import setuptools
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from cvxlayers.cones import KINDS
+from tests.support import lowest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "cvxlayers"
@@ -378,11 +378,7 @@ def test_every_folder_with_code_is_a_package() -> None:
 @pytest.fixture(scope="module")
 def metadata() -> dict[str, Any]:
     """The keywords that setup.py hands to setuptools."""
-    caught: dict[str, Any] = {}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(setuptools, "setup", caught.update)
-        runpy.run_path(str(ROOT / "setup.py"))
-    return caught
+    return lowest.metadata()
 
 
 def requirements(metadata: dict[str, Any]) -> list[Requirement]:
@@ -432,6 +428,19 @@ def test_every_requirement_is_pinned_to_a_version_that_it_admits(metadata: dict[
         assert requirement.specifier.contains(pin), f"{requirement} does not admit the tested version {pin}."
 
 
+def test_the_oldest_versions_are_those_of_the_bounds(metadata: dict[str, Any]) -> None:
+    """All but PyTorch's, which stays as it is pinned."""
+    texts = [*metadata["install_requires"], *metadata["extras_require"]["dev"]]
+    tested = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    found = lowest.lowest([text.split(";")[0] for text in texts], tested)
+    bounds = {Requirement(text).name: Requirement(text).specifier for text in texts}
+    assert len(found) == len(bounds)
+    for line in found:
+        name, version = line.split("==")
+        assert bounds[name].contains(version)
+        assert str(bounds[name]) == f">={version}" or (name == "torch" and version == pins()["torch"])
+
+
 def test_setup_finds_every_room_and_ships_the_types_marker(metadata: dict[str, Any]) -> None:
     folders = {str(file.parent.relative_to(ROOT)).replace("/", ".") for file in FILES}
     assert set(metadata["packages"]) == folders
@@ -450,7 +459,7 @@ def test_every_pip_call_of_the_makefile_is_held_to_the_tested_versions() -> None
     lines = (ROOT / "Makefile").read_text(encoding="utf-8").splitlines()
     calls = [line for line in lines if re.search(r"\bpip install\b", line) and not line.lstrip().startswith("#")]
     assert calls
-    assert all("-c constraints.txt" in line for line in calls)
+    assert all("-c constraints.txt" in line or "-c .venv-lowest/lowest.txt" in line for line in calls)
 
 
 def test_the_site_is_built_strictly_and_in_ci() -> None:

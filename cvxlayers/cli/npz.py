@@ -99,10 +99,12 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     try:
-        found = np.load(path, allow_pickle=False)
-        if not isinstance(found, np.lib.npyio.NpzFile):
-            raise MisuseError(f"--params {path}: a single array; expected an npz file with one array per parameter.")
-        with found:
+        with path.open("rb") as file:  # np.load would leave a damaged one open
+            found = np.load(file, allow_pickle=False)
+            if not isinstance(found, np.lib.npyio.NpzFile):
+                raise MisuseError(
+                    f"--params {path}: a single array; expected an npz file with one array per parameter."
+                )
             return {name: found[name] for name in found.files}
     except FileNotFoundError as exc:
         raise MisuseError(f"--params {path}: there is no such file.") from exc

@@ -1,11 +1,9 @@
 """From the caller's parameters to the columns of CVXPY's tensors: attributes, complex parts and logarithms.
 
 Each reduction of CVXPY may replace a parameter by others: a complex one by its parts, one of a log-log convex program
-by its
-logarithm, a symmetric, diagonal or sparse one by its free entries. All but the logarithm are linear, so the columns
-of the
-stuffed program are  S phi  for a sparse S and the features phi: the parameters' flattened entries, elementwise
-transformed.
+by its logarithm, a symmetric, diagonal or sparse one by its free entries. All but the logarithm are linear, so the
+columns of the stuffed program are  S phi  for a sparse S and the features phi: the parameters' flattened entries,
+elementwise transformed.
 """
 
 from __future__ import annotations

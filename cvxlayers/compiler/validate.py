@@ -69,14 +69,12 @@ def _check_parameters(problem: cp.Problem, parameters: Sequence[cp.Parameter] | 
         if isinstance(parameter, CallbackParam):
             raise UnknownLeafError(
                 f"parameters: '{parameter.name()}' is a cvxpy.CallbackParam, whose value is computed by CVXPY and "
-                "cannot be "
-                "differentiated here; replace it by a cvxpy.Parameter and hand in the computed value."
+                "cannot be differentiated here; replace it by a cvxpy.Parameter and hand in the computed value."
             )
         if parameter._has_dim_reducing_attr and len(parameter.shape) > 2:
             raise CompileError(
                 f"parameters: '{parameter.name()}' of shape {parameter.shape} is a stack of symmetric, diagonal or "
-                "sparse matrices, "
-                "which CVXPY cannot canonicalize; use one parameter for each matrix."
+                "sparse matrices, which CVXPY cannot canonicalize; use one parameter for each matrix."
             )
     for constraint in problem.constraints:
         exponents = getattr(constraint, "alpha", None)
@@ -122,9 +120,8 @@ def _check_variables(problem: cp.Problem, variables: Sequence[cp.Variable] | Non
         if variable.id not in known:
             raise UnknownLeafError(
                 f"variables[{position}]: '{variable.name()}' is neither a variable of the problem "
-                f"({_names(present)}) nor a dual "
-                "variable of one of its constraints (constraint.dual_variables[0]); remove it, or use it in the "
-                "problem."
+                f"({_names(present)}) nor a dual variable of one of its constraints (constraint.dual_variables[0]); "
+                "remove it, or use it in the problem."
             )
     return listed
 
@@ -134,9 +131,8 @@ def _check_continuous(problem: cp.Problem) -> None:
     if discrete:
         raise MixedIntegerError(
             f"problem: its variables {_names(discrete)} are boolean or integer, and the solution of a mixed-integer "
-            "problem is "
-            "piecewise constant in its parameters, so it has no useful derivative; relax them: drop the attribute and "
-            "add bounds such as 0 <= x <= 1, then round or sample after the layer."
+            "problem is piecewise constant in its parameters, so it has no useful derivative; relax them: drop the "
+            "attribute and add bounds such as 0 <= x <= 1, then round or sample after the layer."
         )
     for constraint in problem.constraints:
         if isinstance(constraint, FiniteSet):

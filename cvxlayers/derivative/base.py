@@ -96,6 +96,11 @@ class Linearization(ABC):
         """Tangents of x, y and s for tangents of the values."""
 
     @property
+    def kept(self) -> int:
+        """How many factorizations are kept for later applications."""
+        return 0
+
+    @property
     def twice(self) -> bool:
         """Whether ``multipliers`` are at hand, so that there is a second derivative (see ``second``)."""
         return False

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cvxlayers.derivative.base import Derivative, DerivativeReport, Linearization
-from cvxlayers.derivative.factor.choice import Paths
-from cvxlayers.derivative.factor.factors import Factors
+from cvxlayers.derivative.factor.choice import WAYS, Paths
+from cvxlayers.derivative.factor.factors import Factors, Limits
 from cvxlayers.derivative.factor.part import ACCEPTED, Quality, Solved
 from cvxlayers.derivative.kernel_path import Fused
 from cvxlayers.derivative.pairing import cotangents, right_hand_side
@@ -40,6 +40,8 @@ __all__ = ["ExactDerivative", "ExactLinearization"]
 # Nanoseconds that the array operations of a solution by other means take besides its factors.
 _ARRAYS = 2e5
 
+_PREFERENCES = ("kernels", "arrays", *WAYS)
+
 _UNKNOWN = np.zeros((0, 1))
 
 
@@ -55,13 +57,17 @@ class ExactDerivative(Derivative):
         With mu > 0, the derivative of the solution map smoothed along the central path instead (see ``smoothing``): it
         is that of the program with a barrier of weight mu, at values that differ by O(mu) from those given, and tells
         at a vertex or a kink where the solution would go. It tends to the exact derivative where there is one.
-    paths : Paths, optional
-        The ways to factorize, where those that the structure suggests are not wanted.
+    prefer : {"kernels", "arrays", "condensed", "sparse", "lanes"}, optional
+        What takes the batches whatever their size: the compiled kernels where they serve, the array operations in the
+        way that is the fastest for the batch, or in this one (see ``factor.choice``). Default: what is predicted to be
+        the fastest.
+    limits : Limits, optional
+        How the array operations cut a batch into parts, and what is kept of them.
 
     Raises
     ------
     OptionError
-        Where ``smoothing`` is not positive.
+        Where ``smoothing`` is not positive, or ``prefer`` none of these.
 
     Examples
     --------
@@ -82,25 +88,36 @@ class ExactDerivative(Derivative):
     """
 
     def __init__(
-        self, structure: Structure, threads: int = 1, smoothing: float | None = None, paths: Paths | None = None
+        self,
+        structure: Structure,
+        threads: int = 1,
+        smoothing: float | None = None,
+        prefer: str | None = None,
+        limits: Limits | None = None,
     ) -> None:
         if smoothing is not None and not 0 < smoothing < np.inf:
             raise OptionError(
                 f"smoothing is {smoothing!r}, but must be a positive number, or None for the exact derivative: pass "
                 "what the product of s and y is to be on the smoothed solutions, say 1e-4."
             )
+        if prefer is not None and prefer not in _PREFERENCES:
+            raise OptionError(
+                f"prefer is {prefer!r}, but must be one of {', '.join(map(repr, _PREFERENCES))}, or None for what is "
+                "predicted to be the fastest: pass one of these."
+            )
         self.smoothing = smoothing
+        self.prefer, self.limits = prefer, limits
         self.structure = structure
         self.threads = threads
         self.layout = Layout.of(structure)
-        self.paths = paths or Paths.of(self.layout)
-        self.fused = Fused.of(self.layout, smoothing) if paths is None else None
+        self.paths = Paths.of(self.layout, prefer if prefer in WAYS else None)
+        self.fused = Fused.of(self.layout, smoothing) if prefer in (None, "kernels") else None
         self._serves: dict[int, bool] = {}  # what is predicted for the sizes of batch that have occurred
 
     def fused_for(self, batch: int) -> Fused | None:
-        """The kernels, where they are there and predicted to be the fastest for this size of the batch."""
-        if self.fused is None:
-            return None
+        """The kernels, where they are there and preferred or predicted to be the fastest for this size of the batch."""
+        if self.fused is None or self.prefer == "kernels":
+            return self.fused
         serves = self._serves.get(batch)
         if serves is None:
             serves = self.fused.cost(batch) <= _ARRAYS + self.paths.fastest(batch).cost(batch)
@@ -133,10 +150,15 @@ class ExactLinearization(Linearization):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
 
+    @property
+    def kept(self) -> int:
+        """How many parts of the batch are kept factorized; the kernels keep none."""
+        return self._factors.kept
+
     @once
     def _factors(self) -> Factors:
-        derivative = self._derivative
-        return Factors(derivative.layout, derivative.paths, derivative.smoothing, derivative.threads)
+        given = self._derivative
+        return Factors(given.layout, given.paths, given.smoothing, given.threads, given.limits)
 
     @once
     def _units(self) -> Units:

@@ -68,6 +68,10 @@ class Rescaled(Linearization):
         return self._found.back(*self._inner.jvp(self._found.scaled(self._structure, dvalues)))
 
     @property
+    def kept(self) -> int:
+        return self._inner.kept
+
+    @property
     def twice(self) -> bool:
         return self._inner.twice
 

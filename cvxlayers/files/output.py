@@ -46,7 +46,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     >>> path = os.path.join(tempfile.mkdtemp(), "numbers")
     >>> with replacing(path) as file:
     ...     found = file.write(b"1 2 3")
-    >>> open(path, "rb").read()
+    >>> with open(path, "rb") as file:
+    ...     file.read()
     b'1 2 3'
     """
     path = os.fspath(path)

@@ -118,8 +118,8 @@ def _broken(array: np.ndarray, spec: ParameterSpec) -> Iterator[tuple[str, NDArr
 def _conditions(spec: ParameterSpec) -> Iterator[tuple[str, Condition]]:
     """What a value must not do: (attribute, where an array breaks it)."""
     for attribute in sorted(spec.attributes):
-        if attribute in _BROKEN:
-            yield attribute, _BROKEN[attribute]
+        if attribute in BROKEN:
+            yield attribute, BROKEN[attribute]
     if spec.bounds is not None:
         lower, upper = (np.reshape(bound, spec.shape, order="F") for bound in spec.bounds)
         low, high = (_RELATIVE * np.where(np.isfinite(bound), np.abs(bound), 0) for bound in (lower, upper))
@@ -140,7 +140,7 @@ def _off_diagonal(array: np.ndarray) -> NDArray[np.bool_]:
     return (array != 0) & ~np.eye(array.shape[-1], dtype=bool)
 
 
-_BROKEN: dict[str, Condition] = {
+BROKEN: dict[str, Condition] = {
     "nonneg": lambda a: a < 0,
     "nonpos": lambda a: a > 0,
     "pos": lambda a: a <= 0,

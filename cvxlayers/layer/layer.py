@@ -49,16 +49,15 @@ class Layer(Summarized):
     solver_args : mapping, optional
         Options for every call; a call's own options go before them. Those of cvxpylayers are understood (``eps``,
         ``max_iters``, ``acceleration_lookback``, ``solve_method``, ``mode``, ``n_jobs_forward``, ``n_jobs_backward``)
-        and
-        the solver's own.
+        and the solver's own.
     verbose : bool
         Whether the solver prints its log.
     on_failure : "raise", "nan" or "zero_grad"
         What becomes of elements without a verified solution. "raise": SolveError, which lists them. "nan": their
-        outputs
-        are NaN, and so are their gradients unless the incoming ones are zero. "zero_grad": the best point found (if
-        there is none zeros, or with ``gp=True`` ones) with zero gradient. Elements whose parameters are not finite, or
-        break an attribute, are not solved: with "raise" ParameterError names the parameter, otherwise they have failed.
+        outputs are NaN, and so are their gradients unless the incoming ones are zero. "zero_grad": the best point found
+        (if there is none zeros, or with ``gp=True`` ones) with zero gradient. Elements whose parameters are not finite,
+        or break an attribute, are not solved: with "raise" ParameterError names the parameter, otherwise they have
+        failed.
     check_parameters : bool
         Whether values are checked against their parameters' attributes (PSD, nonneg, ...).
     polish : bool, optional
@@ -310,8 +309,7 @@ class Layer(Summarized):
                 f"warm: got a solution of {warm.x.shape[0]} variables, {warm.y.shape[0]} rows and batch "
                 f"{warm.batch}, expected "
                 f"{structure.n} variables, {structure.m} rows and batch {batch}; hand in the record.solution of a "
-                "call of "
-                "this layer with as many elements."
+                "call of this layer with as many elements."
             )
         return warm if elements is None else warm.select(elements)
 

@@ -277,8 +277,8 @@ def _as_array(value: Any, spec: ParameterSpec) -> np.ndarray:
     if not _ends_in(array, spec.shape):
         raise ParameterError(
             f"parameter '{spec.name}': got an array of shape {array.shape}, expected {spec.shape} or "
-            f"{_batched(spec.shape)} with any "
-            "batch dimensions in front; reshape it, or check the order in which the parameters are handed in."
+            f"{_batched(spec.shape)} with any batch dimensions in front; reshape it, or check the order in which the "
+            "parameters are handed in."
         )
     return array
 

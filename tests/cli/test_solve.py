@@ -14,6 +14,11 @@ import numpy as np
 import pytest
 
 
+def read(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as file:
+        return dict(file)
+
+
 @pytest.fixture
 def values(tmp_path: Path) -> Path:
     path = tmp_path / "p.npz"
@@ -28,8 +33,8 @@ def test_a_batch_is_solved_in_chunks(run, values: Path, tmp_path: Path) -> None:
     answer = run(*command, "--broadcast")
     assert answer.code == 0
     assert "optimal 35" in answer.said and "x 5 x 7 x 3 float64" in answer.said
-    found, given = np.load(tmp_path / "x.npz", allow_pickle=False), np.load(values)
-    assert set(found.files) == {
+    found, given = read(tmp_path / "x.npz"), read(values)
+    assert set(found) == {
         "x", "status", "objective", "engine", "iterations",
         "residual_primal", "residual_dual", "residual_gap", "residual_cone",
     }  # fmt: skip
@@ -52,11 +57,11 @@ def test_without_a_batch_and_with_an_empty_one(run, tmp_path: Path) -> None:
     values, out = tmp_path / "p.npz", tmp_path / "x.npz"
     np.savez(values, c=[2.0, 3.0])
     assert run("solve", "infeasible.py:sometimes", "--params", values, "--out", out).code == 0
-    np.testing.assert_allclose(np.load(out)["x"], [1.0, 1.0], atol=1e-6)
-    assert np.load(out)["status"].shape == ()
+    np.testing.assert_allclose(read(out)["x"], [1.0, 1.0], atol=1e-6)
+    assert read(out)["status"].shape == ()
     np.savez(values, c=np.zeros((0, 2)))
     assert run("solve", "infeasible.py:sometimes", "--params", values, "--out", out).code == 0
-    assert np.load(out)["x"].shape == (0, 2)
+    assert read(out)["x"].shape == (0, 2)
 
 
 def test_names_that_collide_get_suffixes(run, tmp_path: Path) -> None:
@@ -69,7 +74,7 @@ def test_names_that_collide_get_suffixes(run, tmp_path: Path) -> None:
 
     write_npz(values, {"file": np.array([1.0, 2.0]), "file_2": np.array([3.0, 4.0])})
     assert run("solve", "same_names.py", "--params", values, "--out", out).code == 0
-    found = np.load(out)
+    found = read(out)
     np.testing.assert_allclose(found["status_2"], [1.0, 2.0], atol=1e-6)
     np.testing.assert_allclose(found["y"], [3.0, 4.0], atol=1e-6)
     assert found["y_2"].shape == () and str(found["status"]) == "optimal"
@@ -79,7 +84,7 @@ def test_a_geometric_program(run, tmp_path: Path) -> None:
     values, out = tmp_path / "p.npz", tmp_path / "x.npz"
     np.savez(values, wall=[10.0, 20.0], floor=5.0)
     assert run("solve", "geometric.py", "--gp", "--params", values, "--out", out).code == 0
-    found = np.load(out)
+    found = read(out)
     np.testing.assert_allclose(found["objective"], found["h"] * found["w"] * found["d"], rtol=1e-6)
 
 
@@ -91,11 +96,11 @@ def test_failures_follow_the_policy(run, tmp_path: Path) -> None:
     assert answer.code == 1 and not out.exists()
     assert "element [1, 1] is infeasible" in answer.said and "Nothing was written" in answer.said
     assert run(*command, "--on-failure", "nan").code == 0
-    found = np.load(out)
+    found = read(out)
     assert found["status"].tolist() == [["optimal", "optimal"], ["optimal", "infeasible"]]
     assert np.isnan(found["x"][1, 1]).all() and np.isfinite(found["x"][0]).all()
     assert run(*command, "--on-failure", "zero_grad").code == 0
-    assert np.isfinite(np.load(out)["x"]).all()
+    assert np.isfinite(read(out)["x"]).all()
 
 
 def test_values_that_are_not_finite(run, tmp_path: Path) -> None:
@@ -104,7 +109,7 @@ def test_values_that_are_not_finite(run, tmp_path: Path) -> None:
     answer = run("solve", "infeasible.py:sometimes", "--params", values, "--out", out)
     assert answer.code == 1 and "parameter 'c': it has NaN or infinite entries" in answer.said
     assert run("solve", "infeasible.py:sometimes", "--params", values, "--out", out, "--on-failure", "nan").code == 0
-    assert np.load(out)["status"].tolist() == ["optimal", "failed"]
+    assert read(out)["status"].tolist() == ["optimal", "failed"]
 
 
 def test_values_that_break_an_attribute_follow_the_policy(run, tmp_path: Path) -> None:
@@ -113,7 +118,7 @@ def test_values_that_break_an_attribute_follow_the_policy(run, tmp_path: Path) -
     answer = run("solve", "lasso.py", "--params", values, "--out", out)
     assert answer.code == 1 and "parameter 'weight': it was declared nonneg" in answer.said and not out.exists()
     assert run("solve", "lasso.py", "--params", values, "--out", out, "--on-failure", "nan").code == 0
-    found = np.load(out)
+    found = read(out)
     assert found["status"].tolist() == ["optimal", "failed", "optimal"]
     np.testing.assert_allclose(found["x"], [[2.0] * 3, [np.nan] * 3, [1.0] * 3], atol=1e-6)
     np.savez(values, wall=[10.0, 20.0], floor=[5.0, -5.0])
@@ -121,7 +126,7 @@ def test_values_that_break_an_attribute_follow_the_policy(run, tmp_path: Path) -
     answer = run(*command)
     assert answer.code == 1 and "parameter 'floor'" in answer.said and "positive" in answer.said
     assert run(*command, "--on-failure", "zero_grad").code == 0
-    assert np.load(out)["status"].tolist() == ["optimal", "failed"]
+    assert read(out)["status"].tolist() == ["optimal", "failed"]
 
 
 @pytest.mark.parametrize(
@@ -213,7 +218,7 @@ def test_a_link_and_the_permissions_stay(run, tmp_path: Path) -> None:
     link.symlink_to("x.npz")
     assert run("solve", "infeasible.py:sometimes", "--params", values, "--out", link).code == 0
     assert link.is_symlink() and stat.S_IMODE(target.stat().st_mode) == 0o606
-    assert np.load(target)["x"].shape == (2,)
+    assert read(target)["x"].shape == (2,)
 
 
 def test_a_device_stays(run, tmp_path: Path) -> None:

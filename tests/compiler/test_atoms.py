@@ -12,6 +12,7 @@ import pytest
 from cvxpy.transforms.partial_optimize import partial_optimize
 
 import cvxlayers
+from cvxlayers.compiler.leaves import parameters_of
 from cvxlayers.errors import NotDPPError
 from cvxlayers.layer.layer import Layer
 from tests.support.tolerance import assert_all_close, assert_close
@@ -162,7 +163,7 @@ def problem_of(name: str, place: str) -> cp.Problem:
 def test_compiles_before_and_after_a_solve(name: str, place: str) -> None:
     problem = problem_of(name, place)
     assert problem.is_dpp()
-    parameters = cvxlayers.compiler.leaves.parameters_of(problem)
+    parameters = parameters_of(problem)
     variables = problem.variables()
     values = [POINT[parameter.name()] for parameter in parameters]
 

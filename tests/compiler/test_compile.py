@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import cvxpy as cp
 import numpy as np
 import pytest
@@ -26,6 +24,8 @@ from tests.support.tolerance import assert_all_close, assert_close, say
         for form in (True, False)[: 2 - row.only_quadratic]
     ],
 )
+@pytest.mark.filterwarnings("ignore:The problem has an expression with dimension")  # what CVXPY does about it is right
+@pytest.mark.filterwarnings("ignore:Reading from a sparse CVXPY expression")  # CVXPY does so itself
 def test_values_are_those_that_cvxpy_hands_to_clarabel(row: Case, quadratic: bool) -> None:
     """P, q, A and b for one point, to rounding: the same canonicalization without parameters."""
     built = row.build()
@@ -48,7 +48,7 @@ def test_values_are_those_that_cvxpy_hands_to_clarabel(row: Case, quadratic: boo
 def test_both_forms_have_the_same_solution(row: Case) -> None:
     if row.only_quadratic or not row.quadratic:
         return
-    one, other = (Layer(layers._compiled(row.name, quadratic)) for quadratic in (True, False))
+    one, other = (Layer(layers.compiled_as(row.name, quadratic)) for quadratic in (True, False))
     assert not other.compiled.structure.quadratic
     primal = [i for i, spec in enumerate(one.compiled.outputs) if spec.kind == "primal"]
     found, expected = other(*row.point()), one(*row.point())
@@ -130,15 +130,12 @@ def test_a_large_parameter_matrix_compiles_sparsely() -> None:
     n = 200
     x, A, b = cp.Variable(n), cp.Parameter((n, n)), cp.Parameter(n)
     problem = cp.Problem(cp.Minimize(cp.sum_squares(A @ x - b)), [x >= 0])
-    start = time.perf_counter()
     compiled = cvxlayers.compile(problem, [A, b], [x])
-    elapsed = time.perf_counter() - start
     stored = sum(part.linear.nnz for part in (compiled.P, compiled.q, compiled.A, compiled.b))
-    say(f"compiled in {elapsed:.2f} s, {stored} nonzeros stored")
+    say(f"{stored} nonzeros stored")
     assert compiled.A.linear.nnz == n * n
     assert stored <= n * n + 2 * n
     assert compiled.structure.A.nnz <= n * n + 3 * n
-    assert elapsed < 5.0
     assert A.value is None
     assert b.value is None
     assert x.value is None

@@ -11,6 +11,7 @@ from scipy.special import logsumexp
 
 import cvxlayers
 from cvxlayers.layer.layer import Layer
+from tests.support.kernels import needs_kernels
 from tests.support.tolerance import assert_close
 
 RELATIVE = 1e-8
@@ -75,6 +76,7 @@ def _problem(n: int, eps: float, more: str) -> tuple[cp.Problem, list[cp.Paramet
     return cp.Problem(cp.Minimize(objective), constraints), [cost, rows, columns], p
 
 
+@needs_kernels
 @pytest.mark.parametrize("more", ["nothing", "p >= 0", "attribute", "2 p >= -1", "p <= 1"])
 @pytest.mark.parametrize(("n", "eps"), [(8, 0.3), (12, 0.12), (16, 0.06)])
 def test_entropic_transport(n: int, eps: float, more: str) -> None:

@@ -39,8 +39,7 @@ DECADES, MILD, COMMON = 6, 3, 12
 @cache
 def right(name: str, quadratic: bool, seed: int = 0) -> Reference:
     """A family's answer in its own units, in the form with or without P."""
-    engine = "CLARABEL" if quadratic else "ECOS"
-    compiled = layers.compiled(case(name), engine)
+    compiled = layers.compiled_as(name, quadratic)
     return reference(compiled, packing.pack(compiled, case(name).point(seed)).theta[:, 0])
 
 

@@ -17,7 +17,7 @@ SEEDS = (0, 1, 2)
 TOLERANCE = 1e-6
 
 
-@pytest.mark.parametrize(("row", "engine"), list(layers.pairs()))
+@pytest.mark.parametrize(("row", "engine"), layers.pairs())
 def test_solution_is_the_reference(row: Case, engine: str) -> None:
     reference = layers.expected(row)
     record = layers.layer(row, engine).solve(row.point())
@@ -25,7 +25,7 @@ def test_solution_is_the_reference(row: Case, engine: str) -> None:
     assert_close(record.info.objective, np.array([reference.objective]), 1e-7, "objective")
 
 
-@pytest.mark.parametrize(("row", "engine"), list(layers.pairs()))
+@pytest.mark.parametrize(("row", "engine"), layers.pairs())
 def test_report_of_a_solution(row: Case, engine: str) -> None:
     info = layers.layer(row, engine).solve(row.point()).info
     assert info.statuses.tolist() == ["optimal"]
@@ -35,7 +35,7 @@ def test_report_of_a_solution(row: Case, engine: str) -> None:
     assert info.engines.tolist() == [engine]
 
 
-@pytest.mark.parametrize(("row", "engine"), list(layers.pairs()))
+@pytest.mark.parametrize(("row", "engine"), layers.pairs())
 def test_batch_equals_single_calls(row: Case, engine: str) -> None:
     points = [row.point(seed) for seed in SEEDS]
     batch = [np.stack(values) for values in zip(*points, strict=True)]

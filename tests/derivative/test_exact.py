@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -12,13 +11,8 @@ import pytest
 
 from cvxlayers.cones.product import Cones
 from cvxlayers.derivative.exact import ExactDerivative
-from cvxlayers.derivative.factor.choice import Path, Paths
-from cvxlayers.derivative.factor.condensed import CondensedPath
-from cvxlayers.derivative.factor.lanes import LanesPath
-from cvxlayers.derivative.factor.quasidefinite import QuasiDefinite
-from cvxlayers.derivative.factor.sparse import SparsePath
-from cvxlayers.derivative.factor.symbolic import eliminate
-from cvxlayers.derivative.system.system import Layout
+from cvxlayers.derivative.factor.choice import WAYS
+from cvxlayers.derivative.factor.factors import Limits
 from cvxlayers.program.structure import Structure, Values
 from tests.derivative.problems import (
     PARTS,
@@ -49,19 +43,10 @@ CASES: dict[str, tuple[int, Cones, bool]] = {
     "single_variable": (1, Cones(), True),
     "single_row": (1, Cones(nonneg=1), True),
 }
-PATHS: dict[str, Callable[[Structure], Path]] = {
-    "condensed": CondensedPath,
-    "sparse": lambda structure: SparsePath(QuasiDefinite.of(Layout.of(structure)), 0),
-    "lanes": lambda structure: _lanes(QuasiDefinite.of(Layout.of(structure))),
-}
 
 
-def _lanes(matrix: QuasiDefinite) -> LanesPath:
-    return LanesPath(matrix, eliminate(matrix.structures()))
-
-
-def derivative(structure: Structure, path: str, threads: int = 1) -> ExactDerivative:
-    return ExactDerivative(structure, threads, paths=Paths((PATHS[path](structure),)))
+def derivative(structure: Structure, path: str, threads: int = 1, limits: Limits | None = None) -> ExactDerivative:
+    return ExactDerivative(structure, threads, prefer=path, limits=limits)
 
 
 def made(name: str, batch: int = 3, seed: int = 1, **options: object) -> Problem:
@@ -69,7 +54,7 @@ def made(name: str, batch: int = 3, seed: int = 1, **options: object) -> Problem
     return random_problem(np.random.default_rng(seed), n, cones, batch, quadratic=quadratic, **options)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", WAYS)
 @pytest.mark.parametrize("name", CASES)
 def test_jvp_is_the_finite_difference(name: str, path: str, rng: np.random.Generator) -> None:
     problem = made(name)
@@ -82,7 +67,7 @@ def test_jvp_is_the_finite_difference(name: str, path: str, rng: np.random.Gener
     assert linearization.report.residual.max() < 1e-13
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", WAYS)
 @pytest.mark.parametrize("name", CASES)
 def test_vjp_is_the_adjoint_of_jvp(name: str, path: str, rng: np.random.Generator) -> None:
     problem = made(name)
@@ -101,7 +86,7 @@ def test_paths_agree(name: str, rng: np.random.Generator) -> None:
     problem = made(name)
     cotangent, tangent = cotangents(problem, rng), noise(rng, problem)
     answers = []
-    for path in PATHS:
+    for path in WAYS:
         linearization = derivative(problem.structure, path).linearize(problem.values, problem.solution)
         answers.append([*_parts(linearization.vjp(*cotangent)), *linearization.jvp(tangent)])
     for other in answers[1:]:
@@ -109,16 +94,13 @@ def test_paths_agree(name: str, rng: np.random.Generator) -> None:
             assert relative(left, right) < 1e-9
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", WAYS)
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("threads", [1, 3])
-def test_a_batch_is_its_elements(
-    path: str, shared: bool, threads: int, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("cvxlayers.derivative.factor.factors._THREAD", 1.0)
+def test_a_batch_is_its_elements(path: str, shared: bool, threads: int, rng: np.random.Generator) -> None:
     problem = made("all", batch=7, shared=shared)
     cotangent, tangent = cotangents(problem, rng), noise(rng, problem)
-    exact = derivative(problem.structure, path, threads)
+    exact = derivative(problem.structure, path, threads, Limits(thread=1.0))
     linearization = exact.linearize(problem.values, problem.solution)
     backward, forward = linearization.vjp(*cotangent), linearization.jvp(tangent)
     for i in range(7):
@@ -133,7 +115,7 @@ def test_a_batch_is_its_elements(
             assert relative(found, expected[:, index]) < 1e-10
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", WAYS)
 def test_without_a_quadratic_objective(path: str, rng: np.random.Generator) -> None:
     # A linear program at a vertex: as many active rows as variables.
     n, cones = 4, Cones(zero=1, nonneg=6)
@@ -181,7 +163,7 @@ def _project_simplex(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.maximum(z - tau, 0.0), tau
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", WAYS)
 @pytest.mark.parametrize("name", ["all", "unconstrained", "equalities"])
 def test_an_empty_batch(name: str, path: str) -> None:
     problem = made(name, batch=0)
@@ -226,7 +208,7 @@ def test_the_factorization_is_made_once(rng: np.random.Generator, monkeypatch: p
     assert calls == first
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", WAYS)
 def test_copies_and_pickles(path: str, rng: np.random.Generator) -> None:
     problem, cotangent = made("all"), None
     cotangent = cotangents(problem, rng)
@@ -238,12 +220,12 @@ def test_copies_and_pickles(path: str, rng: np.random.Generator) -> None:
         assert twin.report.residual.shape == (3,)
 
 
-@pytest.mark.parametrize("path", PATHS)
-def test_two_threads_may_apply_it_at_once(path: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cvxlayers.derivative.factor.factors._THREAD", 1.0)
+@pytest.mark.parametrize("path", WAYS)
+def test_two_threads_may_apply_it_at_once(path: str, rng: np.random.Generator) -> None:
     problem = made("all", batch=16)
     cotangent = cotangents(problem, rng)
-    linearization = derivative(problem.structure, path, threads=2).linearize(problem.values, problem.solution)
+    exact = derivative(problem.structure, path, threads=2, limits=Limits(thread=1.0))
+    linearization = exact.linearize(problem.values, problem.solution)
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda _: linearization.vjp(*cotangent), range(8)))
     expected = derivative(problem.structure, path).linearize(problem.values, problem.solution).vjp(*cotangent)
@@ -257,7 +239,7 @@ def test_values_are_never_written_to(rng: np.random.Generator) -> None:
     cotangent, tangent = cotangents(problem, rng), noise(rng, problem)
     inputs = [*_parts(problem.values), *_parts(tangent), *cotangent, problem.solution.x, problem.solution.y]
     before = [part.copy() for part in inputs]
-    for path in PATHS:
+    for path in WAYS:
         linearization = derivative(problem.structure, path).linearize(problem.values, problem.solution)
         linearization.vjp(*cotangent)
         linearization.jvp(tangent)
@@ -275,18 +257,24 @@ def test_the_report_tells_the_margin() -> None:
     assert margin[1] < 1e-8
 
 
-def test_large_batches_are_worked_in_parts(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_batches_are_worked_in_parts(rng: np.random.Generator) -> None:
     problem = made("second_order", batch=50)
     cotangent = cotangents(problem, rng)
     exact = derivative(problem.structure, "condensed")
-    expected = exact.linearize(problem.values, problem.solution).vjp(*cotangent)
-    monkeypatch.setattr("cvxlayers.derivative.factor.factors._PART", 4 * exact.paths.candidates[0].bytes_per_element)
-    monkeypatch.setattr("cvxlayers.derivative.factor.factors._KEPT", 0)
-    parted = exact.linearize(problem.values, problem.solution)
+    whole = exact.linearize(problem.values, problem.solution)
+    expected, four = whole.vjp(*cotangent), 4 * exact.paths.candidates[0].bytes_per_element
+    assert whole.kept == 1
+    several = derivative(problem.structure, "condensed", limits=Limits(part=four))
+    kept = several.linearize(problem.values, problem.solution)
+    for found, part in zip(_parts(kept.vjp(*cotangent)), _parts(expected), strict=True):
+        assert relative(found, part) < 1e-11
+    assert kept.kept == 13  # of 50 elements, four each at most
+    forgetful = derivative(problem.structure, "condensed", limits=Limits(part=four, kept=0))
+    parted = forgetful.linearize(problem.values, problem.solution)
     for _ in range(2):
         for found, part in zip(_parts(parted.vjp(*cotangent)), _parts(expected), strict=True):
             assert relative(found, part) < 1e-11
-    assert not getattr(parted, "_inner", parted)._factors._parts  # also of a problem in other units
+    assert parted.kept == 0
 
 
 def _parts(values: Values) -> list[np.ndarray]:

@@ -9,9 +9,10 @@ import scipy.sparse as sp
 
 from cvxlayers.cones import to_scs_order
 from cvxlayers.cones.product import Cones
+from cvxlayers.derivative.factor.choice import WAYS
 from cvxlayers.program.solution import Solution
 from tests.derivative.problems import Problem, random_problem, relative
-from tests.derivative.test_exact import PATHS, derivative
+from tests.derivative.test_exact import derivative
 
 # Dimensions such that the solution is nondegenerate: n variables meet n active directions of the cones.
 CASES = {
@@ -22,7 +23,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", WAYS)
 @pytest.mark.parametrize("name", CASES)
 def test_adjoint_of_diffcp(name: str, path: str, rng: np.random.Generator) -> None:
     n, cones = CASES[name]

@@ -53,9 +53,8 @@ def made(name: str, batch: int = 3, seed: int = 1, **options: object) -> Problem
 
 def kernels(structure: Structure, smoothing: float | None = None) -> ExactDerivative:
     """The derivative that takes the kernels whatever the size of the batch."""
-    exact = ExactDerivative(structure, threads=2, smoothing=smoothing)
+    exact = ExactDerivative(structure, threads=2, smoothing=smoothing, prefer="kernels")
     assert exact.fused is not None
-    exact.fused_for = lambda batch: exact.fused  # type: ignore[method-assign]
     return exact
 
 
@@ -68,7 +67,7 @@ def test_jvp_is_the_finite_difference(name: str, rng: np.random.Generator) -> No
         assert relative(found, expected) < 1e-8
     assert not linearization.report.fallback.any()
     assert linearization.report.residual.max() < 1e-13
-    assert not getattr(linearization, "_inner", linearization)._factors._parts  # nothing was left to the others
+    assert linearization.kept == 0  # nothing was left to the others
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -146,7 +145,7 @@ def test_a_variable_that_nothing_determines_stays(rng: np.random.Generator) -> N
     tangent = noise(rng, problem, "b")
     dx, dy, _ = found.jvp(tangent)
     assert not found.report.fallback.any()
-    assert not found._factors._parts
+    assert found.kept == 0
     np.testing.assert_array_equal(dx[-1], 0.0)
     expected = derivative(structure, "condensed").linearize(problem.values, problem.solution).jvp(tangent)
     assert relative(dx, expected[0]) < 1e-9
@@ -175,7 +174,7 @@ def test_singular_elements_are_solved_beside_others(rng: np.random.Generator) ->
     expected = derivative(structure, "condensed").linearize(problem.values, problem.solution).jvp(tangent)
     for left, right in zip(found.jvp(tangent), expected, strict=True):
         assert relative(left, right) < 1e-8
-    assert not found._factors._parts  # nothing was left to the others
+    assert found.kept == 0  # nothing was left to the others
     assert found.report.fallback.tolist() == [True, False] * 5
     assert found.report.unserved.max() < 1e-12
 
@@ -238,8 +237,7 @@ def test_smoothed_rows(mu: float, name: str, rng: np.random.Generator) -> None:
     problem = made(name, batch=9)
     cotangent = cotangents(problem, rng)
     found = kernels(problem.structure, mu).linearize(problem.values, problem.solution).vjp(*cotangent)
-    plain = ExactDerivative(problem.structure, smoothing=mu)
-    plain.fused_for = lambda batch: None  # type: ignore[method-assign]
+    plain = ExactDerivative(problem.structure, smoothing=mu, prefer="arrays")
     expected = plain.linearize(problem.values, problem.solution).vjp(*cotangent)
     for part in PARTS:
         assert relative(getattr(found, part), getattr(expected, part)) < 1e-9

@@ -11,6 +11,7 @@ from cvxlayers.cones.group import groups
 from cvxlayers.cones.product import Cones
 from cvxlayers.derivative.base import DerivativeReport
 from cvxlayers.derivative.exact import ExactDerivative
+from cvxlayers.derivative.factor.choice import WAYS
 from cvxlayers.ipm.cones import KINDS as KERNELS
 from cvxlayers.program.structure import Structure, Values
 from tests.derivative.problems import (
@@ -24,7 +25,7 @@ from tests.derivative.problems import (
     pseudoinverse,
     relative,
 )
-from tests.derivative.test_exact import PATHS, derivative
+from tests.derivative.test_exact import derivative
 from tests.derivative.test_kernel_path import kernels
 
 CONES = {
@@ -35,8 +36,10 @@ CONES = {
     "power": Cones(nonneg=2, power=(0.3, 0.3, 0.7)),
     "power_nd": Cones(nonneg=2, power_nd=((0.2, 0.3, 0.5), (0.2, 0.3, 0.5), (0.4, 0.6))),
 }
-WAYS = [*PATHS, "kernels"]
-PAIRS = [(name, how) for name, cones in CONES.items() for how in WAYS if how != "kernels" or cones.kinds() <= KERNELS]
+ALL_WAYS = [*WAYS, "kernels"]
+PAIRS = [
+    (name, how) for name, cones in CONES.items() for how in ALL_WAYS if how != "kernels" or cones.kinds() <= KERNELS
+]
 
 
 def singular(name: str, batch: int = 9, seed: int = 3) -> Problem:
@@ -207,7 +210,7 @@ def test_other_elements_do_not_matter(part: str, rng: np.random.Generator) -> No
         assert relative(getattr(found, part), getattr(together, part)[:, index]) < 1e-7
 
 
-@pytest.mark.parametrize("how", WAYS)
+@pytest.mark.parametrize("how", ALL_WAYS)
 def test_a_right_side_that_is_not_finite_spoils_no_other(how: str, rng: np.random.Generator) -> None:
     problem = singular("polyhedral")
     gx, gy, gs = cotangents(problem, rng)

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from cvxlayers.cones.product import Cones
 from cvxlayers.derivative.exact import ExactDerivative
+from cvxlayers.derivative.factor.choice import WAYS
 from tests.derivative.problems import PARTS, cotangents, difference, inner, noise, random_problem, relative
-from tests.derivative.test_exact import PATHS, derivative
+from tests.derivative.test_exact import derivative
 
 CONES = st.builds(
     Cones,
@@ -42,7 +43,7 @@ def test_paths_agree_and_are_adjoint(
     problem = random_problem(rng, max(cones.m, 1) + extra, cones, batch, density, shared=shared)
     cotangent, tangent = cotangents(problem, rng), noise(rng, problem)
     answers = []
-    for path in PATHS:
+    for path in WAYS:
         linearization = derivative(problem.structure, path).linearize(problem.values, problem.solution)
         backward, forward = linearization.vjp(*cotangent), linearization.jvp(tangent)
         left = sum((g * d).sum(axis=0) for g, d in zip(cotangent, forward, strict=True))
@@ -70,7 +71,7 @@ def test_finite_differences(cones: Cones, seed: int) -> None:
         assert relative(found, expected) < 1e-6
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", WAYS)
 @pytest.mark.parametrize("decades", [1, 4])
 def test_units_do_not_matter(path: str, decades: int, rng: np.random.Generator) -> None:
     """Variables and rows in other units, x = c z and r (A x + s) = r b, have the derivative in those units."""

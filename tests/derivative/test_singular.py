@@ -7,7 +7,9 @@ import pytest
 
 from cvxlayers.cones.product import Cones
 from cvxlayers.derivative.exact import ExactDerivative
+from cvxlayers.derivative.factor.choice import WAYS, Paths
 from cvxlayers.derivative.factor.part import Part
+from cvxlayers.derivative.system.system import Layout
 from cvxlayers.program.structure import Structure, Values
 from tests.derivative.problems import (
     PARTS,
@@ -22,7 +24,7 @@ from tests.derivative.problems import (
     random_problem,
     relative,
 )
-from tests.derivative.test_exact import PATHS, derivative
+from tests.derivative.test_exact import derivative
 
 
 def constant(matrix: np.ndarray, mask: np.ndarray, batch: int) -> np.ndarray:
@@ -65,7 +67,7 @@ def adjoint_gap(problem: Problem, linearization, cotangent, tangent: Values) -> 
     return relative(inner(linearization.vjp(*cotangent), tangent), left)
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", WAYS)
 def test_redundant_equalities_leave_the_derivative_of_x_exact(path: str, rng: np.random.Generator) -> None:
     problem = redundant(rng)
     smaller = _without_row(problem, 2)
@@ -106,7 +108,7 @@ def _without_row(problem: Problem, row: int) -> Problem:
     return at(smaller, problem.values.P, problem.values.A[keep], problem.solution.x, v)
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", WAYS)
 def test_inconsistent_equalities_are_reported(path: str, rng: np.random.Generator) -> None:
     problem = redundant(rng)
     linearization = derivative(problem.structure, path).linearize(problem.values, problem.solution)
@@ -120,7 +122,7 @@ def test_inconsistent_equalities_are_reported(path: str, rng: np.random.Generato
     assert report.residual.max() < 1e-12
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", WAYS)
 def test_a_free_direction_of_x(path: str, rng: np.random.Generator) -> None:
     problem, direction = flat(rng)
     linearization = derivative(problem.structure, path).linearize(problem.values, problem.solution)
@@ -142,7 +144,7 @@ def test_a_free_direction_of_x(path: str, rng: np.random.Generator) -> None:
         assert relative(getattr(found, part), getattr(again, part)) < 1e-9
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", WAYS)
 @pytest.mark.parametrize("kind", ["redundant", "flat"])
 def test_forward_and_backward_stay_adjoint(path: str, kind: str, rng: np.random.Generator) -> None:
     problem = redundant(rng) if kind == "redundant" else flat(rng)[0]
@@ -151,7 +153,7 @@ def test_forward_and_backward_stay_adjoint(path: str, kind: str, rng: np.random.
     assert linearization.report.fallback.all()
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", WAYS)
 def test_degenerate_vertex(path: str, rng: np.random.Generator) -> None:
     # Three inequalities meet in the vertex of a linear program in two variables; two multipliers are positive.
     structure = Structure(pattern(np.zeros((2, 2), bool)), pattern(np.ones((3, 2), bool)), Cones(nonneg=3))
@@ -168,7 +170,7 @@ def test_degenerate_vertex(path: str, rng: np.random.Generator) -> None:
     assert (found.b <= 1e-9).all() and (found.b >= -1 - 1e-9).all()
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", WAYS)
 def test_slacks_of_inactive_rows_may_be_free(path: str, rng: np.random.Generator) -> None:
     # minimize (x - a)^2 / 2 subject to |x| <= t, t <= 1: where |a| < 1, any t in between is a solution.
     structure = Structure(
@@ -189,7 +191,7 @@ def test_slacks_of_inactive_rows_may_be_free(path: str, rng: np.random.Generator
     assert not linearization.report.fallback.any()
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", WAYS)
 def test_semidefinite_solutions_of_low_rank(path: str, rng: np.random.Generator) -> None:
     # Rank 1 for s and 2 for y: strictly complementary, so that the derivative exists.
     cones = Cones(zero=2, psd=(3,))
@@ -207,12 +209,12 @@ def test_semidefinite_solutions_of_low_rank(path: str, rng: np.random.Generator)
     assert not linearization.report.fallback.any()
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", WAYS)
 @pytest.mark.parametrize("kind", ["redundant", "flat"])
 def test_solutions_are_those_of_the_pseudoinverse(path: str, kind: str, rng: np.random.Generator) -> None:
     problem = redundant(rng) if kind == "redundant" else flat(rng)[0]
     f, g, _ = cotangents(problem, rng)
-    solved = Part.of(PATHS[path](problem.structure), problem.system()).solve(f, g)
+    solved = Part.of(Paths.of(Layout.of(problem.structure), path).fastest(3), problem.system()).solve(f, g)
     dx, dy, unserved = pseudoinverse(problem.system(own_scales=True), f, g)
     assert relative(solved.dx, dx) < 1e-10
     assert relative(solved.dy, dy) < 1e-10
@@ -240,7 +242,7 @@ def test_ill_conditioned_but_regular_systems_are_no_fallback(rng: np.random.Gene
     assert linearization.report.residual.max() < 1e-12
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", WAYS)
 def test_what_is_not_finite_spoils_only_its_own_element(path: str, rng: np.random.Generator) -> None:
     problem = random_problem(rng, 6, Cones(zero=1, nonneg=3, second_order=(3,)), batch=3)
     A = problem.values.A.copy()

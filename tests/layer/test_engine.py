@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 import cvxlayers
+from cvxlayers.kernels import jit
 from cvxlayers.solvers import registry
+from tests.support.kernels import needs_kernels
 from tests.support.tolerance import assert_close
 
 
@@ -23,6 +25,7 @@ def engines(made: cvxlayers.Layer, batch: int, n: int = 3, **options: object) ->
     return set(made.info.engines)
 
 
+@needs_kernels
 def test_a_name_or_an_option_decides() -> None:
     assert engines(layer(), 5) == {"IPM"}
     assert engines(layer("SCS"), 5) == {"SCS"}
@@ -33,6 +36,7 @@ def test_a_name_or_an_option_decides() -> None:
     assert engines(layer(), 5, refinements=3) == {"IPM"}
 
 
+@needs_kernels
 def test_the_size_of_the_batch_does_not_matter() -> None:
     assert [engines(layer(), batch) for batch in (1, 2, 7, 8, 100)] == 5 * [{"IPM"}]
 
@@ -54,6 +58,7 @@ def test_what_the_batched_solver_cannot_finish_goes_to_another() -> None:
     assert "CLARABEL" in record.info.engines and (record.info.residuals.worst <= 1e-9).all()  # some are sharpened
 
 
+DEFAULT = "IPM" if jit.usable() else "CLARABEL"
 CALLS = [
     ({"solve_method": "ECOS"}, "ECOS"),
     ({"solve_method": "ECOS", "abstol": 1e-9, "reltol": 1e-9, "feastol": 1e-9, "max_iters": 150}, "ECOS"),
@@ -65,10 +70,10 @@ CALLS = [
     ({"eps": 1e-9, "scale": 0.5}, "SCS"),
     ({"solve_method": "Clarabel", "tol_gap_abs": 1e-11, "tol_gap_rel": 1e-11, "tol_feas": 1e-11}, "CLARABEL"),
     ({"max_iter": 60, "n_jobs_forward": 1}, "CLARABEL"),
-    ({"eps": 1e-8, "max_iters": 10_000, "acceleration_lookback": 0}, "IPM"),
-    ({"mode": "dense", "n_jobs_forward": 1, "n_jobs_backward": 1}, "IPM"),
-    ({"mode": "lsqr", "eps": 1e-4, "verbose": False}, "IPM"),
-    ({"solve_method": None}, "IPM"),
+    ({"eps": 1e-8, "max_iters": 10_000, "acceleration_lookback": 0}, DEFAULT),
+    ({"mode": "dense", "n_jobs_forward": 1, "n_jobs_backward": 1}, DEFAULT),
+    ({"mode": "lsqr", "eps": 1e-4, "verbose": False}, DEFAULT),
+    ({"solve_method": None}, DEFAULT),
 ]
 VALUES = np.array([[2.0, 0.5, -1.0], [0.3, 0.2, 0.1], [-4.0, 1.0, 0.75]])
 PROJECTED = np.array([[1.0, 0.0, 0.0], [13 / 30, 1 / 3, 7 / 30], [0.0, 0.625, 0.375]])

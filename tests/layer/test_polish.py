@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 import cvxlayers
+from tests.support.kernels import needs_kernels
 from tests.support.tolerance import assert_close
 
 
+@needs_kernels
 @pytest.mark.parametrize("weight", [1.0, 1e-3, 1e-5, 1e-6, 1e-7])
 def test_small_multipliers_are_as_sharp_beside_an_objective_that_outweighs_them(weight: float) -> None:
     """min weight (exp a - c a) + (z - d)^2 is at a = log c, with da/dc = 1 / c, whatever the weight: the s of the cone

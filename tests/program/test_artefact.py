@@ -180,7 +180,7 @@ def test_every_family_is_the_same_after_loading(row: Any) -> None:
 
 
 def test_the_known_attributes_are_those_that_are_checked() -> None:
-    assert set(checks._BROKEN) == description.ATTRIBUTES
+    assert set(checks.BROKEN) == description.ATTRIBUTES
 
 
 def test_a_changed_header_is_noticed(path: Path) -> None:

@@ -18,6 +18,7 @@ from cvxlayers.solvers.base import Settings, Solver
 from cvxlayers.solvers.registry import SOLVERS, names
 from cvxlayers.verify.certificate import proves_infeasible, proves_unbounded
 from tests.solvers.problems import Problem, family, make, pattern
+from tests.support.kernels import needs_kernels
 from tests.support.tolerance import assert_close
 
 ENGINES = names(installed=True)
@@ -128,6 +129,7 @@ def test_neither_order_nor_company_nor_threads_change_a_bit(name: str) -> None:
     assert_identical(threaded.solve(problem.values), expected)
 
 
+@needs_kernels
 @pytest.mark.parametrize("kind", ["LP", "QP"])
 def test_order_and_company_change_what_lanes_give_by_rounding_only(kind: str) -> None:
     problem = make(family(kind), 64)  # the lanes of a group share their scaling

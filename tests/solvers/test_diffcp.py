@@ -20,7 +20,7 @@ from benchmarks import families
 from cvxlayers.cones import Cones, project_dual, unpack
 from cvxlayers.derivative.diffcp.embedding import System
 from cvxlayers.derivative.diffcp.linearization import MODES as DERIVATIVE_MODES
-from cvxlayers.derivative.diffcp.linearization import DiffcpDerivative
+from cvxlayers.derivative.diffcp.linearization import DiffcpDerivative, Effort
 from cvxlayers.derivative.exact import ExactDerivative
 from cvxlayers.errors import EngineError, OptionError
 from cvxlayers.layer import packing
@@ -281,29 +281,27 @@ def test_derivative_where_upstream_is_wrong() -> None:
         assert_close(found.b, expected.b, 1e-8, "db")
 
 
-def test_no_factors_are_kept_for_large_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_factors_are_kept_for_large_batches() -> None:
     problem = regular()
     _, (gx, gy, gs) = tangents(problem)
-    derivative = DiffcpDerivative(problem.structure)
-    kept = derivative.linearize(problem.values, problem.solution)
-    monkeypatch.setattr("cvxlayers.derivative.diffcp.linearization.KEPT", 0)
-    dropped = derivative.linearize(problem.values, problem.solution)
+    kept = DiffcpDerivative(problem.structure).linearize(problem.values, problem.solution)
+    dropped = DiffcpDerivative(problem.structure, effort=Effort(kept=0)).linearize(problem.values, problem.solution)
     for _ in range(2):
         np.testing.assert_array_equal(kept.vjp(gx, gy, gs).A, dropped.vjp(gx, gy, gs).A)
-    assert len(kept._own._systems) == 5  # type: ignore[attr-defined]
-    assert not dropped._own._systems  # type: ignore[attr-defined]
+    assert kept.kept == 5
+    assert dropped.kept == 0
 
 
-def test_iteration_that_fails_is_followed_by_a_factorization(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cvxlayers.derivative.diffcp.linearization.ITERATIONS", 0)
+def test_iteration_that_fails_is_followed_by_a_factorization() -> None:
     problem = regular()
     _, (gx, gy, gs) = tangents(problem)
-    iterated = DiffcpDerivative(problem.structure, mode="lsmr").linearize(problem.values, problem.solution)
+    none = DiffcpDerivative(problem.structure, mode="lsmr", effort=Effort(iterations=0))
+    iterated = none.linearize(problem.values, problem.solution)
     dense = DiffcpDerivative(problem.structure, mode="dense").linearize(problem.values, problem.solution)
     assert_close(iterated.vjp(gx, gy, gs).A, dense.vjp(gx, gy, gs).A, 1e-12, "dA")
-    monkeypatch.setattr("cvxlayers.derivative.diffcp.linearization.DENSE", 0)
     # Where that is too large, the derivative of all engines takes its place.
-    lost = DiffcpDerivative(problem.structure, mode="lsmr").linearize(problem.values, problem.solution)
+    neither = DiffcpDerivative(problem.structure, mode="lsmr", effort=Effort(dense=0, iterations=0))
+    lost = neither.linearize(problem.values, problem.solution)
     assert_close(lost.vjp(gx, gy, gs).A, dense.vjp(gx, gy, gs).A, 1e-9, "dA of all engines")
     np.testing.assert_array_equal(lost.report.fallback, dense.report.fallback)
 

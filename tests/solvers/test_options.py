@@ -174,7 +174,7 @@ def test_every_option_is_taken_by_its_package(name: str) -> None:
     samples = {bool: True, int: 5, float: 0.5, str: "qdldl"}
     for option, kind in solver.types.items():
         settings, _ = parse({option: samples[kind]}, solver)
-        solver(make(family("LP"), 1).structure, settings)
+        assert solver(make(family("LP"), 1).structure, settings).name == name
 
 
 def test_verbose_prints(capfd: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ from cvxlayers.solvers import registry
 from cvxlayers.solvers.base import Settings
 from cvxlayers.solvers.registry import SOLVERS, choose, fallbacks, names, solver_class, solver_for, unfit
 from tests.solvers.problems import family, make
+from tests.support.kernels import needs_kernels
 
 Missing = Callable[[str], None]
 
@@ -79,6 +80,7 @@ def test_modules_load_without_the_packages_that_they_call(monkeypatch: pytest.Mo
         path.loader.exec_module(importlib.util.module_from_spec(path))  # type: ignore[attr-defined]
 
 
+@needs_kernels
 def test_default_solver(missing: Missing) -> None:
     every = frozenset({"zero", "nonneg", "second_order", "psd", "exponential", "power"})
     assert choose(every, quadratic=True).name == "CLARABEL"

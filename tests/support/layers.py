@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -55,16 +55,15 @@ def engines(row: Case) -> list[str]:
     return [name for name in registry.names(installed=True) if takes(row, name)]
 
 
-def pairs(*names: str) -> Iterator[Any]:
+def pairs(*names: str) -> list[Any]:
     """A pytest parameter (row, engine) for each engine that takes a row of the table, or one of the named rows."""
-    for row in CASES:
-        if not names or row.name in names:
-            for engine in engines(row):
-                yield pytest.param(row, engine, id=f"{row.name}-{engine}")
+    rows = [row for row in CASES if not names or row.name in names]
+    return [pytest.param(row, engine, id=f"{row.name}-{engine}") for row in rows for engine in engines(row)]
 
 
 @cache
-def _compiled(name: str, quadratic: bool) -> cvxlayers.CompiledProblem:
+def compiled_as(name: str, quadratic: bool) -> cvxlayers.CompiledProblem:
+    """The problem, compiled with or without a quadratic objective."""
     row = case(name)
     built = row.build()
     return cvxlayers.compile(built.problem, built.parameters, built.variables, gp=row.gp, quadratic=quadratic)
@@ -72,7 +71,7 @@ def _compiled(name: str, quadratic: bool) -> cvxlayers.CompiledProblem:
 
 def compiled(row: Case, engine: str = "CLARABEL") -> cvxlayers.CompiledProblem:
     """The problem, compiled in the form that the engine takes."""
-    return _compiled(row.name, registry.solver_class(engine).quadratic)
+    return compiled_as(row.name, registry.solver_class(engine).quadratic)
 
 
 @cache

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.linalg import lapack
@@ -39,13 +39,9 @@ from cvxlayers.errors import EngineError, OptionError
 from cvxlayers.program.solution import Solution
 from cvxlayers.program.structure import Array, Structure, Values
 
-__all__ = ["DiffcpDerivative", "DiffcpLinearization"]
+__all__ = ["DiffcpDerivative", "DiffcpLinearization", "Effort"]
 
 MODES = ("auto", "dense", "sparse", "lsqr", "lsmr")
-
-DENSE = 6000
-"""The largest order n + m + 1 of M that is factorized (0.6 GB): "auto" does it up to there, and so does an iteration
-that did not reach its end. It was 50 to 100 times faster than LSMR at every order that was tried, 160 to 3200."""
 
 SPARSE = 400, 0.05
 """From which order on, and up to which share of nonzeros, "auto" factorizes a sparse matrix (measured: at order 1001
@@ -57,11 +53,31 @@ ACCEPTED = 1e-9
 REFINEMENTS = 3
 """Solutions with the factors, the first included."""
 
-ITERATIONS = 20
-"""The limit of iterations, in multiples of the order."""
 
-KEPT = 2**28
-"""Bytes that the factors of one batch may take to be kept for later applications."""
+@dataclass(frozen=True)
+class Effort:
+    """How far the linear systems are pursued, and what is kept of them.
+
+    Parameters
+    ----------
+    dense : int
+        The largest order n + m + 1 of M that is factorized (0.6 GB): "auto" does it up to there, and so does an
+        iteration that did not reach its end. It was 50 to 100 times faster than LSMR at every order that was tried,
+        160 to 3200.
+    iterations : int
+        The limit of iterations, in multiples of the order.
+    kept : int
+        Bytes that the factors of one batch may take to be kept for later applications.
+
+    Examples
+    --------
+    >>> Effort(kept=0).dense  # keeps no factors, and factorizes what it otherwise would
+    6000
+    """
+
+    dense: int = 6000
+    iterations: int = 20
+    kept: int = 2**28
 
 
 class DiffcpDerivative(Derivative):
@@ -77,6 +93,8 @@ class DiffcpDerivative(Derivative):
         How the linear systems are solved: by LU, of a matrix that is stored densely or sparsely, or by one of SciPy's
         iterations, run until its residual is small; what is then not solved is by dense LU. "auto" is "sparse" or
         "dense", whichever is the faster, up to order 6000, "lsmr" beyond.
+    effort : Effort, optional
+        How far that goes, and what is kept.
 
     Raises
     ------
@@ -86,7 +104,9 @@ class DiffcpDerivative(Derivative):
         If there is no such mode.
     """
 
-    def __init__(self, structure: Structure, threads: int = 1, mode: str = "auto") -> None:
+    def __init__(
+        self, structure: Structure, threads: int = 1, mode: str = "auto", effort: Effort | None = None
+    ) -> None:
         strange = structure.cones.kinds() - KINDS
         if structure.quadratic or strange:
             what = "a quadratic objective (P)" if structure.quadratic else f"cones of the kind {', '.join(strange)}"
@@ -96,7 +116,8 @@ class DiffcpDerivative(Derivative):
         self.structure = structure
         self.threads = threads
         self.layout = Layout.of(structure)
-        self.mode = mode if mode != "auto" else _best(self.layout)
+        self.effort = effort or Effort()
+        self.mode = mode if mode != "auto" else _best(self.layout, self.effort.dense)
 
     def linearize(self, values: Values, solution: Solution) -> DiffcpLinearization:
         return DiffcpLinearization(self, values, solution)
@@ -109,6 +130,10 @@ class DiffcpLinearization(Linearization):
     def __init__(self, derivative: DiffcpDerivative, values: Values, solution: Solution) -> None:
         self._exact = ExactDerivative(derivative.structure, derivative.threads).linearize(values, solution)
         self._own = _embedded(derivative, values, solution)
+
+    @property
+    def kept(self) -> int:
+        return self._own.kept
 
     @property
     def report(self) -> DerivativeReport:
@@ -150,8 +175,12 @@ class _Embedded(Linearization):
         self._residual = np.zeros(solution.batch)
         sparse = derivative.mode == "sparse" and solution.batch > 0
         self._entries = derivative.layout.entries(solution.y - solution.s) if sparse else None
-        self._keep = solution.batch * derivative.layout.order**2 * 16 <= KEPT
+        self._keep = solution.batch * derivative.layout.order**2 * 16 <= derivative.effort.kept
         self._systems: dict[int, System] = {}
+
+    @property
+    def kept(self) -> int:
+        return len(self._systems)
 
     @property
     def report(self) -> DerivativeReport:
@@ -232,7 +261,7 @@ class _Embedded(Linearization):
 
     def _solved(self, i: int, system: System, right: Array, transposed: bool) -> Array:
         """The solution of the i-th element's system, whose residual is kept."""
-        z, residual = _solve(system, right, transposed, self._derivative.mode)
+        z, residual = _solve(system, right, transposed, self._derivative.mode, self._derivative.effort)
         self._residual[i] = np.maximum(self._residual[i], residual)
         return z
 
@@ -241,22 +270,22 @@ _Answer = tuple[Array, float]
 """The solution of a system and its relative residual."""
 
 
-def _best(layout: Layout) -> str:
+def _best(layout: Layout, dense: int) -> str:
     order, share = SPARSE
-    if layout.order > DENSE:
+    if layout.order > dense:
         return "lsmr"
     return "sparse" if layout.order >= order and layout.filled <= share * layout.order**2 else "dense"
 
 
-def _solve(system: System, right: Array, transposed: bool, mode: str) -> _Answer:
+def _solve(system: System, right: Array, transposed: bool, mode: str, effort: Effort) -> _Answer:
     if not right.any():
         return np.zeros_like(right), 0.0
     if mode == "sparse":
-        return _sparse(system, right, transposed)
-    return _dense(system, right, transposed) if mode == "dense" else _iterated(system, right, transposed, mode)
+        return _sparse(system, right, transposed, effort)
+    return _dense(system, right, transposed) if mode == "dense" else _iterated(system, right, transposed, mode, effort)
 
 
-def _sparse(system: System, right: Array, transposed: bool) -> _Answer:
+def _sparse(system: System, right: Array, transposed: bool, effort: Effort) -> _Answer:
     """By sparse LU with refinement; where that fails, as without a sparse matrix."""
     factor = system.sparse
     if factor is not None:
@@ -264,7 +293,7 @@ def _sparse(system: System, right: Array, transposed: bool) -> _Answer:
         z, residual = _refined(lambda rest: factor.solve(rest, transposed), times, right)
         if residual <= ACCEPTED:
             return z, residual
-    return _solve(system, right, transposed, "dense" if right.size <= DENSE else "lsmr")
+    return _solve(system, right, transposed, "dense" if right.size <= effort.dense else "lsmr", effort)
 
 
 def _dense(system: System, right: Array, transposed: bool) -> _Answer:
@@ -284,17 +313,17 @@ def _refined(solve: Callable[[Array], Array], times: Callable[[Array], Array], r
     return z, _relative(rest, right)
 
 
-def _iterated(system: System, right: Array, transposed: bool, mode: str) -> _Answer:
+def _iterated(system: System, right: Array, transposed: bool, mode: str, effort: Effort) -> _Answer:
     """By LSQR or LSMR until the residual is small; if it does not become small, by LU."""
     order = right.size
     products = (system.times, system.transpose_times)
     times, back = reversed(products) if transposed else products
     operator = LinearOperator((order, order), matvec=times, rmatvec=back, dtype=np.float64)
-    limits = {"iter_lim" if mode == "lsqr" else "maxiter": ITERATIONS * order}
+    limits = {"iter_lim" if mode == "lsqr" else "maxiter": effort.iterations * order}
     method = lsqr if mode == "lsqr" else lsmr
     z = method(operator, right, atol=1e-14, btol=ACCEPTED / 10, conlim=0.0, **limits)[0]
     residual = _relative(times(z) - right, right)
-    return (z, residual) if residual <= ACCEPTED or order > DENSE else _dense(system, right, transposed)
+    return (z, residual) if residual <= ACCEPTED or order > effort.dense else _dense(system, right, transposed)
 
 
 def _relative(rest: Array, right: Array) -> float:

@@ -16,7 +16,10 @@ from cvxlayers.derivative.factor.sparse import SparsePath
 from cvxlayers.derivative.factor.symbolic import count_pairs, eliminate
 from cvxlayers.derivative.system.system import Layout, System
 
-__all__ = ["Path", "Paths"]
+__all__ = ["Path", "Paths", "WAYS"]
+
+WAYS = ("condensed", "sparse", "lanes")
+"""The ways by name: dense and condensed, sparse one by one, sparse side by side."""
 
 # Beyond this n, a dense H of one element takes more than 288 MB, and is not considered.
 _LARGEST_DENSE = 6000
@@ -44,8 +47,11 @@ class Paths:
     candidates: tuple[Path, ...]
 
     @classmethod
-    def of(cls, layout: Layout) -> Paths:
+    def of(cls, layout: Layout, prefer: str | None = None) -> Paths:
+        """Those of one layout, or the one of ``WAYS`` that is preferred, whatever it costs."""
         structure = layout.structure
+        if prefer is not None:
+            return cls((_preferred(layout, prefer),))
         found: list[Path] = []
         if structure.n <= _LARGEST_DENSE:
             found.append(CondensedPath(structure))
@@ -59,6 +65,13 @@ class Paths:
     def fastest(self, batch: int) -> Path:
         """The way with the least predicted cost for this size of the batch."""
         return min(self.candidates, key=lambda path: path.cost(batch))
+
+
+def _preferred(layout: Layout, way: str) -> Path:
+    if way == "condensed":
+        return CondensedPath(layout.structure)
+    matrix = QuasiDefinite.of(layout)
+    return SparsePath(matrix, 0) if way == "sparse" else LanesPath(matrix, eliminate(matrix.structures()))
 
 
 def _sparse(layout: Layout, limit: float) -> tuple[Path, list[Path]]:

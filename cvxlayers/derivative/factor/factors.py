@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -16,19 +17,39 @@ from cvxlayers.derivative.system.system import Layout, Point, System
 from cvxlayers.derivative.system.units import Units
 from cvxlayers.program.structure import Array, Values
 
-__all__ = ["Factors"]
+__all__ = ["Factors", "Limits"]
 
-# The predicted nanoseconds of work for which another thread is started.
-_THREAD = 1e7
-# Bytes that the factors of one part of the batch may take, and all that are kept for later applications.
-_PART, _KEPT = 2**23, 2**30
+
+@dataclass(frozen=True)
+class Limits:
+    """How a batch is cut into parts, and what is kept of them.
+
+    Parameters
+    ----------
+    thread : float
+        The predicted nanoseconds of work for which another thread is started.
+    part, kept : int
+        Bytes that the factors of one part of the batch may take, and all that are kept for later applications.
+
+    Examples
+    --------
+    >>> Limits(kept=0).part  # no factors are kept, of parts as large as ever
+    8388608
+    """
+
+    thread: float = 1e7
+    part: int = 2**23
+    kept: int = 2**30
 
 
 class Factors:
     """Solves systems of one layout on several threads; safe to use from several at once."""
 
-    def __init__(self, layout: Layout, paths: Paths, smoothing: float | None, threads: int) -> None:
+    def __init__(
+        self, layout: Layout, paths: Paths, smoothing: float | None, threads: int, limits: Limits | None = None
+    ) -> None:
         self._layout, self._paths, self._smoothing, self._threads = layout, paths, smoothing, threads
+        self._limits = limits or Limits()
         self._parts: dict[tuple[bytes, int], Part] = {}
         self._lock = threading.Lock()
 
@@ -37,6 +58,11 @@ class Factors:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
+
+    @property
+    def kept(self) -> int:
+        """How many parts of batches are kept factorized."""
+        return len(self._parts)
 
     def solve(self, values: Values, point: Point, units: Units, f: Array, g: Array, key: bytes = b"") -> Solved:
         """Solve J (dx, dv) = (f, g) at solutions of these values.
@@ -54,9 +80,9 @@ class Factors:
         batch = f.shape[1]
         path = self._paths.fastest(batch)
         # A thread is worth its while only for much work, since small array operations hold Python's lock.
-        threads = int(np.clip(path.cost(batch) // _THREAD, 1, self._threads))
-        slices = _slices(batch, path.bytes_per_element, threads)
-        keep = batch * path.bytes_per_element <= _KEPT
+        threads = int(np.clip(path.cost(batch) // self._limits.thread, 1, self._threads))
+        slices = _slices(batch, path.bytes_per_element, threads, self._limits.part)
+        keep = batch * path.bytes_per_element <= self._limits.kept
         solved = Solved.room(f.shape[0], g.shape[0], batch)
 
         def task(i: int) -> None:
@@ -94,9 +120,9 @@ def _spread(task: Callable[[int], None], count: int, threads: int) -> None:
             pass
 
 
-def _slices(batch: int, bytes_per_element: int, threads: int) -> list[slice]:
+def _slices(batch: int, bytes_per_element: int, threads: int, room: int) -> list[slice]:
     """Parts of the batch of equal size, small enough for the memory and enough for the threads."""
-    largest = max(1, _PART // max(bytes_per_element, 1))
+    largest = max(1, room // max(bytes_per_element, 1))
     parts = max(-(-batch // largest), min(threads, batch))
     bounds = [batch * k // max(parts, 1) for k in range(parts + 1)]
     return [slice(low, high) for low, high in pairwise(bounds)]

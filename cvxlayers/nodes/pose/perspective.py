@@ -71,9 +71,8 @@ def perspective_n_point(
 
     Notes ----- The problem has local minima; the best of several starts is taken, which in all trials with at most
     moderate noise is the global one. Points in a plane seen from afar have two minima of almost equal cost; noise
-    decides which is lower,
-    as for few points with much noise. Source: Campbell, Liu, Gould 2020 (section 3) for the node, Terzakis and
-    Lourakis 2020 for the starts.
+    decides which is lower, as for few points with much noise. Source: Campbell, Liu, Gould 2020 (section 3) for the
+    node, Terzakis and Lourakis 2020 for the starts.
 
     Examples
     --------

@@ -7,6 +7,7 @@ import pytest
 
 from cvxlayers.cones.product import Cones
 from cvxlayers.derivative.exact import ExactDerivative
+from cvxlayers.derivative.factor.choice import WAYS, Paths
 from cvxlayers.derivative.factor.condensed import CondensedPath
 from cvxlayers.derivative.factor.conic_blocks import ConicBlocks
 from cvxlayers.derivative.factor.lanes import LanesPath
@@ -15,9 +16,9 @@ from cvxlayers.derivative.factor.quasidefinite import QuasiDefinite
 from cvxlayers.derivative.factor.sparse import SparsePath
 from cvxlayers.derivative.factor.symbolic import count_pairs, eliminate
 from cvxlayers.derivative.system.system import Layout, System
+from cvxlayers.errors import OptionError
 from cvxlayers.program.structure import Structure
 from tests.derivative.problems import Problem, pattern, random_problem
-from tests.derivative.test_exact import PATHS
 
 ALL = Cones(zero=2, nonneg=4, second_order=(1, 3, 8, 3), psd=(3,), exponential=1, power=(0.4,))
 
@@ -64,12 +65,12 @@ def test_functions_of_D(rng: np.random.Generator) -> None:
         )
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", WAYS)
 def test_every_path_solves_with_a_near_neighbour_of_the_system(path: str, rng: np.random.Generator) -> None:
     problem = random_problem(rng, ALL.m + 1, ALL, batch=3)
     system = system_of(problem)
     f, g = rng.standard_normal((ALL.m + 1, 3)), rng.standard_normal((ALL.m, 3))
-    factor = PATHS[path](problem.structure).factorize(system)
+    factor = Paths.of(Layout.of(problem.structure), path).fastest(3).factorize(system)
     assert factor.usable.all()
     rest_f, rest_g, error = system.residual(*factor.solve(f, g, np.arange(3)), f, g)
     assert error.max() < 1e-5
@@ -118,6 +119,21 @@ def test_wide_cones_take_few_nonzeros() -> None:
 def test_the_entries_of_the_blocks_are_counted() -> None:
     for cones in (ALL, Cones(), Cones(zero=3), Cones(second_order=(2, 9, 30, 9), psd=(4, 4))):
         assert ConicBlocks.count(cones) == ConicBlocks.of(cones).rows.size
+
+
+def test_a_way_that_is_preferred_takes_every_batch() -> None:
+    dense = arrow(50)
+    kinds = {"condensed": CondensedPath, "sparse": SparsePath, "lanes": LanesPath}
+    for way in WAYS:
+        exact = ExactDerivative(dense, prefer=way)
+        assert exact.fused_for(1) is exact.fused_for(4096) is None
+        assert {type(exact.paths.fastest(batch)) for batch in (1, 256, 4096)} == {kinds[way]}
+    arrays, kernels = ExactDerivative(dense, prefer="arrays"), ExactDerivative(dense, prefer="kernels")
+    assert arrays.fused_for(1) is arrays.fused_for(4096) is None
+    assert len(arrays.paths.candidates) > 1
+    assert kernels.fused_for(1) is kernels.fused_for(4096) is kernels.fused
+    with pytest.raises(OptionError, match="prefer is 'dense', but must be one of 'kernels', 'arrays', 'condensed'"):
+        ExactDerivative(dense, prefer="dense")
 
 
 def test_the_choice_of_a_path() -> None:

@@ -129,8 +129,8 @@ def test_a_long_single_precision_vector_keeps_its_support() -> None:
     x = torch.as_tensor(np.random.default_rng(7).normal(size=200_000)) + 1e3
     y32, y64 = project_simplex(x.float()), project_simplex(x.float().double())
     assert torch.equal(y32 > 0, y64 > 0)
-    assert_close(y32, y64, 1e-3, "values", floor=float(y64.max()))
-    assert abs(float(y32.double().sum()) - 1) < 1e-5
+    assert_close(y32, y64, 1e-3, "values", floor=y64.max().item())
+    assert abs(y32.double().sum().item() - 1) < 1e-5
 
 
 def test_kinks_are_as_documented() -> None:

@@ -56,15 +56,15 @@ def test_vmap_and_single_precision(name: str) -> None:
 def test_closed_forms() -> None:
     x = torch.tensor([[[0.0, 1.0, 2.0, 60.0]]], dtype=torch.float64, requires_grad=True)
     alpha = torch.tensor([1.5], dtype=torch.float64, requires_grad=True)
-    assert float(robust_pool(x, "quadratic")) == pytest.approx(15.75)
+    assert robust_pool(x, "quadratic").item() == pytest.approx(15.75)
     # Three inliers and one outlier: 3 y - 3 = alpha.
     y = robust_pool(x, "huber", alpha)
-    assert float(y) == pytest.approx(1.5, abs=1e-14)
+    assert y.item() == pytest.approx(1.5, abs=1e-14)
     by_x, by_alpha = torch.autograd.grad(y, (x, alpha))
     assert_close(by_x, np.array([[[1, 1, 1, 0]]]) / 3, 1e-15, "inliers share")
     assert float(by_alpha) == pytest.approx(1 / 3)
     y = robust_pool(x, "truncated-quadratic", alpha)
-    assert float(y) == pytest.approx(1.0, abs=1e-15)
+    assert y.item() == pytest.approx(1.0, abs=1e-15)
     by_x, by_alpha = torch.autograd.grad(y, (x, alpha))
     assert_close(by_x, np.array([[[1, 1, 1, 0]]]) / 3, 1e-15, "inliers share")
     assert float(by_alpha) == 0
@@ -73,11 +73,11 @@ def test_closed_forms() -> None:
 def test_where_huber_is_flat_the_middle_is_taken_with_its_derivative() -> None:
     x = torch.tensor([[0.0, 10.0, -3.0, 11.0]], dtype=torch.float64, requires_grad=True)
     y = robust_pool(x, "huber", 1.0)
-    assert float(y) == 5.0
+    assert y.item() == 5.0
     (gradient,) = torch.autograd.grad(y, x)
     assert gradient.tolist() == [[0.5, 0.5, 0.0, 0.0]]
     single = robust_pool(x.float() / 10, "huber", 0.01)  # sums of 0.01 do not cancel exactly
-    assert float(single) == pytest.approx(0.5)
+    assert single.item() == pytest.approx(0.5)
 
 
 def test_far_outliers_and_offsets_do_no_harm() -> None:

@@ -81,7 +81,7 @@ def test_the_median_of_a_triangle_is_where_its_sides_are_seen_under_120_degrees(
 def test_a_flat_minimum_has_the_derivative_of_least_norm() -> None:
     x = torch.tensor([[[0.0, 10.0], [0.0, 0.0]]], dtype=torch.float64, requires_grad=True)
     y = robust_vector_pool(x, "huber", 1.0)
-    assert 1 <= float(y[0, 0]) <= 9
+    assert 1 <= y[0, 0].item() <= 9
     (gradient,) = torch.autograd.grad(y.sum(), x)
     expected = np.array([[[0.0, 0.0], [0.5, 0.5]]])  # across the line only, in inverse proportion to the distances
     assert_close(gradient, expected, 1e-6, "gradient")
@@ -120,8 +120,8 @@ def test_a_start_beside_a_saddle_comes_to_a_minimum() -> None:
     assert bool(good) and 200 < int(iterations) < 1000
     # By symmetry y lies on the first axis, where (y - t) exp(-(y - t)^2 / 2) + (y + t) exp(-(y + t)^2 / 2) = 0.
     near, far = y[0, 0] - 1.02, y[0, 0] + 1.02
-    assert abs(float(y[0, 0])) > 0.1
-    assert abs(float(y[0, 1])) < 1e-12
+    assert abs(y[0, 0].item()) > 0.1
+    assert abs(y[0, 1].item()) < 1e-12
     assert abs(float(near * (-(near**2) / 2).exp() + far * (-(far**2) / 2).exp())) < 1e-12
 
 
