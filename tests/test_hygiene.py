@@ -29,6 +29,7 @@ PRIVATE = {
     ("ipm/test_few.py", "_layout"): "what that choice is made from",
     ("ipm/test_choice.py", "_layout"): "that no work space for eight was made",
     ("derivative/test_kernel_path.py", "_places"): "what a kernel finds in its work space is to be spoilt",
+    ("layer/test_summaries.py", "_repr_html_"): "IPython's own name for it",
     ("kernels/test_fingerprint.py", "_PACKAGE"): "the sources are a copy that the test changes",
     ("program/test_artefact.py", "_digest"): "a file that is wrong in one place needs a right digest",
     ("support/mutations.py", "_digest"): "likewise",
