@@ -141,8 +141,10 @@ def weak(rng: np.random.Generator, cones: Cones) -> tuple[Array, Array]:
     """Pairs in which some rows and cones have neither s nor y: strict complementarity fails."""
     s, y = complementary(rng, cones)
     for block in cones.blocks:
+        if block.start < cones.zero:
+            continue
         if block.polyhedral:
-            none = (rng.random(block.stop - block.start) < 0.3) & (block.start >= cones.zero)
+            none = rng.random(block.stop - block.start) < 0.3
             s[block.rows], y[block.rows] = np.where(none, 0.0, s[block.rows]), np.where(none, 0.0, y[block.rows])
         elif rng.random() < 0.3:
             (s if rng.random() < 0.5 else y)[block.rows] = 0.0

@@ -16,7 +16,7 @@ from cvxlayers.kernels import jit
 
 __all__ = ["CompiledCone", "compiled_cone"]
 
-_FINGERPRINT = jit.fingerprint("cones/kernels", "cones/exponential.py", "cones/power.py")
+_FINGERPRINT = jit.fingerprint("cones/kernels", "cones/exponential.py", "cones/power_nd.py")
 """Changes with the source of any kernel that is called here, and of what they take from elsewhere."""
 
 _GIVEN = types.Array(types.float64, 2, "C", readonly=True)
