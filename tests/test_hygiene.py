@@ -25,7 +25,10 @@ NAME = re.compile(r"cvxlayers(\.\w+)+|_[A-Za-z]\w+")
 
 # Private names of the package that tests do use, and why no public one would do.
 PRIVATE = {
-    ("ipm/test_few.py", "_apart"): "the choice between lanes and one by one, for sizes that are not solved here",
+    (
+        "ipm/test_few.py",
+        "_pays_one_by_one",
+    ): "the choice between lanes and one by one, for sizes that are not solved here",
     ("ipm/test_few.py", "_layout"): "what that choice is made from",
     ("ipm/test_choice.py", "_layout"): "that no work space for eight was made",
     ("derivative/test_kernel_path.py", "_places"): "what a kernel finds in its work space is to be spoilt",

@@ -110,7 +110,7 @@ def check(
         raise typer.BadParameter("--params and --samples are for --gradcheck: add it, or leave them out.")
     with errors(debug):
         from cvxlayers.cli import render
-        from cvxlayers.cli.examination import GradientOptions, examine_file
+        from cvxlayers.cli.file_report import GradientOptions, examine_file
 
         wanted = GradientOptions(params, samples, seed) if gradients else None
         examination = examine_file(file, gp, solver, wanted, plot)

@@ -26,7 +26,7 @@ from cvxlayers.solvers.base import Solver
 from cvxlayers.solvers.forms import maker
 from cvxlayers.solvers.options import preferred
 
-__all__ = ["Engine", "Fault", "Form", "Leaf", "Report", "check"]
+__all__ = ["EngineChoice", "Fault", "Form", "Leaf", "Report", "check"]
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Form:
 
 
 @dataclass(frozen=True)
-class Engine:
+class EngineChoice:
     """The solver that will run, why, and how the others stand: (name, whether it could run, remark)."""
 
     name: str
@@ -100,7 +100,7 @@ class Report:
     variables: tuple[Leaf, ...]
     fault: Fault | None = None
     form: Form | None = None
-    engine: Engine | None = None
+    engine: EngineChoice | None = None
     memory: Memory | None = None
     gradients: GradientReport | None = None
 
@@ -188,7 +188,7 @@ def _count(part: AffineMap, dense: bool = False) -> Count:
     return Count(int(entries), int(varies.sum()))
 
 
-def _engine(problem: cp.Problem, gp: bool, compiled: CompiledProblem, chosen: type[Solver] | None) -> Engine:
+def _engine(problem: cp.Problem, gp: bool, compiled: CompiledProblem, chosen: type[Solver] | None) -> EngineChoice:
     structure = compiled.structure
     runs = chosen or preferred(structure, {})
     what = f"the cones {', '.join(sorted(structure.cones.kinds()))}" if structure.m else "no constraints"
@@ -203,7 +203,7 @@ def _engine(problem: cp.Problem, gp: bool, compiled: CompiledProblem, chosen: ty
     others = tuple(
         (other.name, *_standing(other, structure, linear)) for other in registry.SOLVERS.values() if other is not runs
     )
-    return Engine(runs.name, f"{reason} {what}", others)
+    return EngineChoice(runs.name, f"{reason} {what}", others)
 
 
 def _linear_form(problem: cp.Problem, gp: bool) -> Structure | None:

@@ -152,13 +152,13 @@ def _kernels() -> list[Kernel]:
     """All kernels, those that take longest to compile first."""
     cones, ipm = "cvxlayers.cones.kernels.entry", "cvxlayers.ipm.entry"
     found: list[Kernel] = []
-    for further in (True, False):
-        found += [(ipm, name, (further, single))
+    for optional in (True, False):
+        found += [(ipm, name, (optional, single))
                   for name, single in product(("solve_groups", "differentiate_groups"), (False, True))]  # fmt: skip
     found += [(cones, "compiled_cone", (kind,)) for kind in ("exponential", "power")]
     if find_spec("torch") is not None:  # without it there are no nodes
         found.append(("cvxlayers.nodes.linear.eigen_kernel", "decompose", None))
-    found += [(ipm, "scale_groups", (further, single)) for further, single in product((True, False), (False, True))]
+    found += [(ipm, "scale_groups", (optional, single)) for optional, single in product((True, False), (False, True))]
     return [*found, *((ipm, "measure_groups", (single,)) for single in (False, True))]
 
 

@@ -18,7 +18,7 @@ from cvxlayers.layer.polish import polish
 from cvxlayers.layer.record import Record
 from cvxlayers.program.scales import scales
 
-__all__ = ["GradientReport", "ParameterErrors", "Point", "SampleReport", "gradcheck", "sampled_points"]
+__all__ = ["GradientReport", "ParameterErrors", "Sample", "SampleReport", "gradcheck", "sampled_points"]
 
 TOLERANCE = 1e-4
 ADJOINT_TOLERANCE = 1e-6
@@ -27,7 +27,7 @@ FLOOR = 1e-3  # changes below this, relative to the outputs for a change of the 
 
 
 @dataclass(frozen=True)
-class Point:
+class Sample:
     """Parameter values to check at, in the layer's order, and where they come from."""
 
     label: str
@@ -98,7 +98,7 @@ class GradientReport:
 
 def sampled_points(
     parameters: Sequence[cp.Parameter], gp: bool, samples: int, random: np.random.Generator
-) -> Iterator[Point]:
+) -> Iterator[Sample]:
     """Points whose values respect the parameters' attributes; the first keeps the values that the file has set."""
     for number in range(samples):
         given = [_set_value(parameter) if number == 0 else None for parameter in parameters]
@@ -107,14 +107,14 @@ def sampled_points(
             for parameter, value in zip(parameters, given, strict=True)
         )
         all_given = bool(given) and all(value is not None for value in given)
-        yield Point("the file's values" if all_given else f"sample {number + 1}", values)
+        yield Sample("the file's values" if all_given else f"sample {number + 1}", values)
 
 
 def gradcheck(
     layer: Layer,
     parameters: Sequence[cp.Parameter],
     names: Sequence[str],
-    points: Sequence[Point],
+    points: Sequence[Sample],
     random: np.random.Generator,
     advance: Callable[[], None] = lambda: None,
 ) -> GradientReport:
@@ -153,7 +153,7 @@ def _set_value(parameter: cp.Parameter) -> np.ndarray | None:
 def _check_point(
     layer: Layer,
     parameters: Sequence[cp.Parameter],
-    point: Point,
+    point: Sample,
     random: np.random.Generator,
     comparisons: list[list[_Comparison]],
 ) -> SampleReport:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from cvxlayers.cli.landing import CONSTANT, SEVERAL, Entries, landing
+from cvxlayers.cli.sources import CONSTANT, SEVERAL, Entries, sources
 from cvxlayers.cones import KINDS, Cones
 from cvxlayers.files.output import replacing
 from cvxlayers.program.compiled import CompiledProblem
@@ -58,7 +58,7 @@ def draw(compiled: CompiledProblem, title: str, names: Sequence[str], path: Path
 
     ``names`` are those of the parameters, in the order of ``compiled.parameters``.
     """
-    parts = landing(compiled)
+    parts = sources(compiled)
     colours = _colours(len(names))
     with mpl.rc_context({"font.size": 9, "font.family": "DejaVu Sans", "text.color": INK, "axes.labelcolor": INK}):
         figure, left, right = _canvas(compiled.structure.n, compiled.structure.m)

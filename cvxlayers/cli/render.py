@@ -16,9 +16,9 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from cvxlayers.cli.check import Engine, Fault, Form, Leaf, Report
+from cvxlayers.cli.check import EngineChoice, Fault, Form, Leaf, Report
 from cvxlayers.cli.doctor import Diagnosis, Warmth
-from cvxlayers.cli.examination import Examination
+from cvxlayers.cli.file_report import FileReport
 from cvxlayers.cli.gradcheck import GradientReport
 from cvxlayers.cli.memory import Memory
 from cvxlayers.cli.solve import Results
@@ -46,7 +46,7 @@ def as_json(value: Any) -> str:
     return json.dumps(_plain(value), indent=2, allow_nan=False)
 
 
-def show_examination(examination: Examination) -> None:
+def show_examination(examination: FileReport) -> None:
     """Print everything about the problems of a file."""
     out = console(stderr=any(map(takes_stdout, examination.plots)))
     for report in examination.problems:
@@ -257,7 +257,7 @@ def _entries(form: Form) -> Padding:
     return _block(table)
 
 
-def _engine(engine: Engine) -> Padding:
+def _engine(engine: EngineChoice) -> Padding:
     table = _table("solver", "could run", "why")
     table.add_row(Text(engine.name, style="bold green"), "chosen", Text(engine.reason))
     for name, able, remark in engine.others:

@@ -19,13 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cvxlayers.derivative.base import Derivative, DerivativeReport, Linearization
-from cvxlayers.derivative.factor.choice import WAYS, Paths
+from cvxlayers.derivative.factor.choice import WAYS, Choice
 from cvxlayers.derivative.factor.factors import Factors, Limits
-from cvxlayers.derivative.factor.part import ACCEPTED, Quality, Solved
-from cvxlayers.derivative.kernel_path import Fused
+from cvxlayers.derivative.factor.part import ACCEPTED, Quality, SystemSolution
+from cvxlayers.derivative.kernel_path import KernelPath
 from cvxlayers.derivative.pairing import cotangents, right_hand_side
 from cvxlayers.derivative.system.smoothing import smoothed_projection
-from cvxlayers.derivative.system.system import Layout, Point
+from cvxlayers.derivative.system.system import SystemLayout, SystemPoint
 from cvxlayers.derivative.system.units import Units, kink_margin
 from cvxlayers.errors import OptionError
 from cvxlayers.program.compiled import CompiledProblem
@@ -109,20 +109,20 @@ class ExactDerivative(Derivative):
         self.prefer, self.limits = prefer, limits
         self.structure = structure
         self.threads = threads
-        self.layout = Layout.of(structure)
-        self.paths = Paths.of(self.layout, prefer if prefer in WAYS else None)
-        self.fused = Fused.of(self.layout, smoothing) if prefer in (None, "kernels") else None
+        self.layout = SystemLayout.of(structure)
+        self.choice = Choice.of(self.layout, prefer if prefer in WAYS else None)
+        self.kernels = KernelPath.of(self.layout, smoothing) if prefer in (None, "kernels") else None
         self._serves: dict[int, bool] = {}  # what is predicted for the sizes of batch that have occurred
 
-    def fused_for(self, batch: int) -> Fused | None:
+    def kernels_for(self, batch: int) -> KernelPath | None:
         """The kernels, where they are there and preferred or predicted to be the fastest for this size of the batch."""
-        if self.fused is None or self.prefer == "kernels":
-            return self.fused
+        if self.kernels is None or self.prefer == "kernels":
+            return self.kernels
         serves = self._serves.get(batch)
         if serves is None:
-            serves = self.fused.cost(batch) <= _ARRAYS + self.paths.fastest(batch).cost(batch)
+            serves = self.kernels.cost(batch) <= _ARRAYS + self.choice.fastest(batch).cost(batch)
             self._serves[batch] = serves
-        return self.fused if serves else None
+        return self.kernels if serves else None
 
     def linearize(self, values: Values, solution: Solution) -> ExactLinearization:
         return ExactLinearization(self, values, solution)
@@ -139,9 +139,9 @@ class ExactLinearization(Linearization):
             v = y - s
             y = smoothed_projection(derivative.structure.cones, v, derivative.smoothing)
             s = y - v
-        self._point, self._known = Point(x, y, s), solution.scales
+        self._point, self._known = SystemPoint(x, y, s), solution.scales
         self._quality: Quality | None = None  # the worst so far; None before the first application
-        self._fused = derivative.fused_for(solution.batch)
+        self._fused = derivative.kernels_for(solution.batch)
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -158,7 +158,7 @@ class ExactLinearization(Linearization):
     @once
     def _factors(self) -> Factors:
         given = self._derivative
-        return Factors(given.layout, given.paths, given.smoothing, given.threads, given.limits)
+        return Factors(given.layout, given.choice, given.smoothing, given.threads, given.limits)
 
     @once
     def _units(self) -> Units:
@@ -247,7 +247,7 @@ class ExactLinearization(Linearization):
         self._keep(solved.quality)
         return solved.dx, solved.dy
 
-    def _by_factors(self, elements: NDArray[np.intp], f: Array, g: Array) -> Solved:
+    def _by_factors(self, elements: NDArray[np.intp], f: Array, g: Array) -> SystemSolution:
         """The solutions for some elements."""
         others = self._values.select(elements), self._point.select(elements), self._units.select(elements)
         return self._factors.solve(*others, f, g, elements.tobytes())

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from cvxlayers.cones.group import Group, groups
 from cvxlayers.cones.product import Cones
 from cvxlayers.cones.projection import group_derivative
-from cvxlayers.derivative.factor.part import Quality, Solved
-from cvxlayers.derivative.system.system import Layout, Point
+from cvxlayers.derivative.factor.part import Quality, SystemSolution
+from cvxlayers.derivative.system.system import SystemLayout, SystemPoint
 from cvxlayers.derivative.system.units import Units
 from cvxlayers.ipm.cones import KINDS
-from cvxlayers.ipm.kkt.layout import Layout as Places
+from cvxlayers.ipm.kkt.layout import KktLayout
 from cvxlayers.ipm.kkt.symbolic import Analysis, quick_analysis_of
 from cvxlayers.kernels import jit
 from cvxlayers.kernels.width import ALONE, W
@@ -30,10 +30,10 @@ from cvxlayers.program.scales import Scales
 from cvxlayers.program.structure import Array, Structure, Values
 
 if TYPE_CHECKING:
-    from cvxlayers.ipm.batch import Pulled, Sensitivity
+    from cvxlayers.ipm.batch import ParameterGradients, Sensitivity
     from cvxlayers.program.compiled import CompiledProblem
 
-__all__ = ["Fused"]
+__all__ = ["KernelPath"]
 
 Index = NDArray[np.intp]
 
@@ -43,7 +43,7 @@ _NONE = np.zeros(0, dtype=np.intp)
 _GOOD = 1e-12
 
 
-class Fused:
+class KernelPath:
     """The kernels for one layout.
 
     Examples
@@ -51,23 +51,23 @@ class Fused:
     >>> from cvxlayers.cones import Cones
     >>> from cvxlayers.program.structure import Pattern
     >>> one = Pattern.of(np.array([0]), np.array([0]), (1, 1))
-    >>> kernels = Fused.of(Layout.of(Structure(P=one, A=one, cones=Cones(nonneg=1))))
+    >>> kernels = KernelPath.of(SystemLayout.of(Structure(P=one, A=one, cones=Cones(nonneg=1))))
     >>> kernels is None or kernels.cost(8) < kernels.cost(800)
     True
     """
 
-    def __init__(self, layout: Layout, analysis: Analysis, smoothing: float | None) -> None:
+    def __init__(self, layout: SystemLayout, analysis: Analysis, smoothing: float | None) -> None:
         self._layout, self._smoothing, self._mu = layout, smoothing, smoothing or 0.0
         self._seconds = analysis.derivative_seconds
-        self._places = Places.of(analysis)
+        self._places = KktLayout.of(analysis)
         self._pairs = ("P" in layout.structure.varying) + 2 * ("A" in layout.structure.varying)
         self._spectra, self._height = _spectra(layout.structure.cones)
 
-    def __reduce__(self) -> tuple[object, tuple[Layout, float | None]]:
-        return Fused.of, (self._layout, self._smoothing)
+    def __reduce__(self) -> tuple[object, tuple[SystemLayout, float | None]]:
+        return KernelPath.of, (self._layout, self._smoothing)
 
     @classmethod
-    def of(cls, layout: Layout, smoothing: float | None = None) -> Fused | None:
+    def of(cls, layout: SystemLayout, smoothing: float | None = None) -> KernelPath | None:
         """The kernels, or None where they do not serve."""
         if not _serves(layout.structure, smoothing):
             return None
@@ -89,12 +89,12 @@ class Fused:
 
     def solve(
         self, values: Values, place: tuple[Array, Array, Array, Array], f: Array, g: Array, threads: int
-    ) -> tuple[Solved, Index]:
+    ) -> tuple[SystemSolution, Index]:
         """Solutions of J (dx, dv) = (f, g), and the elements of which they are not good enough; place is x, y, the
         state, and the scales as the kernels take them."""
-        at = self._kernels.Point(self._mu, *values, *place)
+        at = self._kernels.DerivativeAt(self._mu, *values, *place)
         found = self._kernels.differentiate_batch(self._places, at, f, g, threads)
-        return Solved(found.dx, found.u, Quality(found.info)), _unsure(found)
+        return SystemSolution(found.dx, found.u, Quality(found.info)), _unsure(found)
 
     def pull(
         self,
@@ -106,12 +106,12 @@ class Fused:
     ) -> tuple[list[Array], Quality, Index]:
         """``Linearization.pull``, with the systems' quality and the elements for which it is not good enough."""
         kernels = self._kernels
-        at = kernels.Point(self._mu, *values, *place)
-        given = kernels.Given(compiled.adjoint, drows)
+        at = kernels.DerivativeAt(self._mu, *values, *place)
+        given = kernels.MapInput(compiled.adjoint, drows)
         found = kernels.pull_batch(self._places, at, self._pairs, given, compiled.ends, threads)
         return found.parts, Quality(found.info), _unsure(found)
 
-    def state(self, point: Point, units: Units) -> Array:
+    def state(self, point: SystemPoint, units: Units) -> Array:
         """s, and below it the spectra of the cones that have some, taken where y and s are comparable."""
         s, (m, batch), w = point.s, point.s.shape, units.balance
         v = point.y / w - w * s
@@ -152,7 +152,7 @@ def _ratio(d: Array, unit: Array) -> Array:
     return np.where(d == 0, -1.0, (1.0 - d) / (d * unit))
 
 
-def _unsure(found: Sensitivity | Pulled) -> Index:
+def _unsure(found: Sensitivity | ParameterGradients) -> Index:
     return _NONE if found.worst <= _GOOD else np.flatnonzero(~(found.info[0] <= _GOOD))
 
 

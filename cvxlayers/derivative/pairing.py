@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from cvxlayers.derivative.system.operators import is_shared
-from cvxlayers.program.linear import repeat
+from cvxlayers.program.linear import broadcast_column
 from cvxlayers.program.structure import Array, Pattern, Structure, Values
 
 __all__ = ["cotangents", "right_hand_side"]
@@ -70,7 +70,7 @@ def _negative_sums(pattern: Pattern, u: Array, v: Array, w: Array, z: Array) -> 
 
 
 def _zeros(size: int, batch: int) -> Array:
-    return repeat(np.zeros(size), batch)
+    return broadcast_column(np.zeros(size), batch)
 
 
 def _vanishes(part: Array) -> bool:

@@ -20,7 +20,7 @@ from cvxlayers.ipm.adjoint.maps import map_group, map_group_apart
 from cvxlayers.ipm.adjoint.sensitivity import INFO, differentiate_group
 from cvxlayers.ipm.iteration import solve_group
 from cvxlayers.ipm.kkt.equilibrate import equilibrate, load_scales, write_scales
-from cvxlayers.ipm.kkt.layout import FIELDS, FURTHER_FIELDS
+from cvxlayers.ipm.kkt.layout import FIELDS, OPTIONAL_FIELDS
 from cvxlayers.ipm.residuals import largest_of, measure_group, verdict
 from cvxlayers.kernels import jit
 from cvxlayers.kernels.decorators import compiled
@@ -36,8 +36,8 @@ _PLAN, _INTEGER, _NUMBER = types.Array(types.int32, 1, "C"), types.int64, types.
 _NUMBERS = types.Array(types.float64, 1, "C")
 
 
-def _record(further: bool) -> Any:
-    return types.Array(numba.from_dtype(FURTHER_FIELDS if further else FIELDS), 1, "C")
+def _record(optional: bool) -> Any:
+    return types.Array(numba.from_dtype(OPTIONAL_FIELDS if optional else FIELDS), 1, "C")
 
 
 def _arrays(single: bool) -> tuple[Any, Any]:
@@ -47,15 +47,15 @@ def _arrays(single: bool) -> tuple[Any, Any]:
 
 
 @functools.lru_cache(maxsize=4)
-def solve_groups(further: bool = False, single: bool = False) -> Any:
-    """Solve every problem; with ``further`` for structures with PSD, exponential or power cones."""
-    return _make_solve(_FINGERPRINT, not further, _record(further), *_arrays(single))
+def solve_groups(optional: bool = False, single: bool = False) -> Any:
+    """Solve every problem; with ``optional`` for structures with PSD, exponential or power cones."""
+    return _make_solve(_FINGERPRINT, not optional, _record(optional), *_arrays(single))
 
 
 @functools.lru_cache(maxsize=4)
-def differentiate_groups(further: bool = False, single: bool = False) -> Any:
+def differentiate_groups(optional: bool = False, single: bool = False) -> Any:
     """Solve the derivative's systems, likewise."""
-    return _make_differentiate(_FINGERPRINT, _record(further), *_arrays(single))
+    return _make_differentiate(_FINGERPRINT, _record(optional), *_arrays(single))
 
 
 @functools.lru_cache(maxsize=2)
@@ -65,9 +65,9 @@ def measure_groups(single: bool = False) -> Any:
 
 
 @functools.lru_cache(maxsize=4)
-def scale_groups(further: bool = False, single: bool = False) -> Any:
+def scale_groups(optional: bool = False, single: bool = False) -> Any:
     """The scales of problems."""
-    return _make_scale(_FINGERPRINT, _record(further), *_arrays(single))
+    return _make_scale(_FINGERPRINT, _record(optional), *_arrays(single))
 
 
 def _make_solve(fingerprint: int, measuring: bool, record: Any, matrix: Any, given: Any) -> Any:

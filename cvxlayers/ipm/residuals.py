@@ -16,15 +16,15 @@ from cvxlayers.kernels.decorators import kernel
 from cvxlayers.kernels.products import dot
 from cvxlayers.kernels.simd import (
     absolute,
-    apart,
-    fill,
     highest,
     index,
     load,
     load_from,
     maximum,
     minimum,
-    pick,
+    noinline,
+    select,
+    splat,
     sqrt,
     store,
     store_to,
@@ -48,7 +48,7 @@ def measure_group(plan: Any, at: Any, V: Any, P: Any, q: Any, A: Any, b: Any, x:
     some = highest(crossed(at, V)) > 0.0
     if some or at.count > 0:
         find_prices(plan, at, V)
-    gap, outside = fill(V, 0.0), fill(V, 0.0)
+    gap, outside = splat(V, 0.0), splat(V, 0.0)
     if some:
         gap, outside = rows_apart(at, V)
     for i in range(at.first):
@@ -65,8 +65,8 @@ def measure_group(plan: Any, at: Any, V: Any, P: Any, q: Any, A: Any, b: Any, x:
 @kernel
 def products(plan: Any, at: Any, V: Any) -> None:
     """Px, A'y and Ax, and the sums of the sizes of their terms: those of the columns into x1, of the rows into y1."""
-    apart()
-    zero = fill(V, 0.0)
+    noinline()
+    zero = splat(V, 0.0)
     for i in range(at.m):
         store(V, at.Ax + i, zero)
         store(V, at.y1 + i, zero)
@@ -95,9 +95,9 @@ def products(plan: Any, at: Any, V: Any) -> None:
 def equations(at: Any, V: Any) -> Any:
     """The worst relative residuals of the rows and of the columns, NaN where there is one or a size is infinite. Their
     sizes become those of all terms, and the floors."""
-    apart()
-    row_floor, column_floor = fill(V, FLOOR), fill(V, FLOOR) / load(V, at.cost)
-    primal, dual, total = fill(V, 0.0), fill(V, 0.0), fill(V, 0.0)
+    noinline()
+    row_floor, column_floor = splat(V, FLOOR), splat(V, FLOOR) / load(V, at.cost)
+    primal, dual, total = splat(V, 0.0), splat(V, 0.0), splat(V, 0.0)
     unit = FAR * load(V, at.cost)
     for j in range(at.n):
         primal = maximum(FAR * absolute(load(V, at.x + j)) * load(V, at.D_inverse + j), primal)
@@ -120,21 +120,21 @@ def equations(at: Any, V: Any) -> Any:
 @kernel
 def crossed(at: Any, V: Any) -> Any:
     """0 in lanes in which of s and y one is zero and none negative in every nonnegative row; more where one is NaN."""
-    apart()
-    found, total = fill(V, 0.0), fill(V, 0.0)
+    noinline()
+    found, total = splat(V, 0.0), splat(V, 0.0)
     for i in range(at.first, at.cones):
         s, y = load(V, at.s + i), load(V, at.y + i)
         found = maximum(maximum(minimum(absolute(s), absolute(y)), -minimum(s, y)), found)
         total += s + y
-    return pick(fill(V, np.inf), absolute(total), found, fill(V, 1.0))
+    return select(splat(V, np.inf), absolute(total), found, splat(V, 1.0))
 
 
 @kernel
 def find_prices(plan: Any, at: Any, V: Any) -> None:
     """What a change of y_i costs in the columns, relative to their sizes, into y2."""
-    apart()
+    noinline()
     for i in range(at.m):
-        store(V, at.y2 + i, fill(V, 0.0))
+        store(V, at.y2 + i, splat(V, 0.0))
     for j in range(at.n):
         over = 1.0 / load(V, at.x1 + j)
         for k in range(index(plan, at.A_start + j), index(plan, at.A_start + j + 1)):
@@ -145,8 +145,8 @@ def find_prices(plan: Any, at: Any, V: Any) -> None:
 @kernel
 def rows_apart(at: Any, V: Any) -> Any:
     """The gap of the nonnegative rows, and what s and y lack of their cones in them."""
-    apart()
-    zero = fill(V, 0.0)
+    noinline()
+    zero = splat(V, 0.0)
     gap, outside, total = zero, zero, zero
     for i in range(at.first, at.cones):
         s, y = load(V, at.s + i) / load(V, at.y1 + i), load(V, at.y + i) * load(V, at.y2 + i)
@@ -158,9 +158,9 @@ def rows_apart(at: Any, V: Any) -> Any:
 @kernel
 def cone_apart(plan: Any, at: Any, V: Any, c: Any) -> Any:
     """The gap of a second-order cone: how far y is from Proj(y - s), where y is in prices and s in sizes."""
-    apart()
+    noinline()
     start, stop = cone(plan, at, c)
-    zero, one, rows, price = fill(V, 0.0), fill(V, 1.0), fill(V, 0.0), fill(V, 0.0)
+    zero, one, rows, price = splat(V, 0.0), splat(V, 1.0), splat(V, 0.0), splat(V, 0.0)
     for i in range(start, stop):
         rows, price = maximum(load(V, at.y1 + i), rows), maximum(load(V, at.y2 + i), price)
     over = 1.0 / rows
@@ -171,9 +171,9 @@ def cone_apart(plan: Any, at: Any, V: Any, c: Any) -> Any:
     size = sqrt(size)
     # Inside the cone the projection is v, below its polar zero, else (|z|, z) (t + |z|) / (2 |z|).
     half = 0.5 * (t + size)
-    inside, below = pick(size, t, zero, one), pick(t + size, zero, zero, one)
-    first = pick(inside, zero, t, pick(below, zero, zero, half))
-    share = pick(inside, zero, one, pick(below, zero, zero, half / maximum(size, fill(V, 1e-300))))
+    inside, below = select(size, t, zero, one), select(t + size, zero, zero, one)
+    first = select(inside, zero, t, select(below, zero, zero, half))
+    share = select(inside, zero, one, select(below, zero, zero, half / maximum(size, splat(V, 1e-300))))
     found = absolute(load(V, at.y + start) * price - first)
     for i in range(start + 1, stop):
         y = load(V, at.y + i) * price
@@ -185,8 +185,8 @@ def cone_apart(plan: Any, at: Any, V: Any, c: Any) -> Any:
 def verdict(out: Any, info: Any, column: Any, measured: Any) -> Any:
     """The largest of the residuals below row info + 2 (if they were measured) in the W columns from this one on;
     infinity if one of them is NaN, or the state in row info is not SOLVED."""
-    state, zero, never = load_from(out, info, column), fill(out, 0.0), fill(out, np.inf)
-    unsolved = highest(pick(fill(out, SOLVED + 0.5), state, zero, never))
+    state, zero, never = load_from(out, info, column), splat(out, 0.0), splat(out, np.inf)
+    unsolved = highest(select(splat(out, SOLVED + 0.5), state, zero, never))
     return max(unsolved, largest_of(out, info + 3, info + 7, column)) if measured else unsolved
 
 
@@ -194,18 +194,18 @@ def verdict(out: Any, info: Any, column: Any, measured: Any) -> Any:
 def largest_of(out: Any, first: Any, end: Any, column: Any) -> Any:
     """The largest number, at least 0, in rows first, ..., end - 1 of the W columns from this one on; infinity if one
     is NaN."""
-    never = fill(out, np.inf)
-    found, total = fill(out, 0.0), fill(out, 0.0)
+    never = splat(out, np.inf)
+    found, total = splat(out, 0.0), splat(out, 0.0)
     for i in range(first, end):
         value = load_from(out, i, column)
         found, total = maximum(value, found), total + value
-    return highest(pick(never, total, found, never))
+    return highest(select(never, total, found, never))
 
 
 @kernel
 def load_points(at: Any, V: Any, P: Any, q: Any, A: Any, b: Any, x: Any, y: Any, s: Any, column: Any) -> None:
     """Values and points, as they are."""
-    apart()
+    noinline()
     for k in range(at.P_nnz):
         store(V, at.P + k, load_from(P, k, column))
     for k in range(at.A_nnz):

@@ -16,9 +16,9 @@ from typing import Any
 
 from cvxlayers.ipm.kkt.direction import add, factorize_kkt, substitute
 from cvxlayers.ipm.method import HUGE, SOLVED, STOPPED
-from cvxlayers.kernels.decorators import kernel, part
+from cvxlayers.kernels.decorators import inline_kernel, kernel
 from cvxlayers.kernels.products import A_and_transpose_times, P_times, largest
-from cvxlayers.kernels.simd import absolute, apart, fill, highest, load, maximum, minimum, pick, store
+from cvxlayers.kernels.simd import absolute, highest, load, maximum, minimum, noinline, select, splat, store
 
 __all__ = ["sharpen"]
 
@@ -49,7 +49,7 @@ WORTH = 1e-5
 """The error up to which a point that the method has come to rest at is worth the attempt."""
 
 
-@part
+@inline_kernel
 def sharpen(plan: Any, at: Any, V: Any, goal: Any, tol: Any, eps: Any, last: Any) -> Any:
     """Sharpen the points that are kept of lanes that have come to rest, and let those go on whose active rows were not
     the right ones: to an error of ``SECOND``, to tol, then as far as mu falls.
@@ -57,10 +57,10 @@ def sharpen(plan: Any, at: Any, V: Any, goal: Any, tol: Any, eps: Any, last: Any
     Return the errors at which lanes are to end. The last way is for problems of parts whose objectives lie so far apart
     that the error of one hides that of the other.
     """
-    one, zero = fill(V, 1.0), fill(V, 0.0)
+    one, zero = splat(V, 1.0), splat(V, 0.0)
     state, best = load(V, at.state), load(V, at.best)
-    asked = pick(fill(V, 1.5), state, one, pick(state, fill(V, STOPPED - 0.5), one, zero))
-    asked = asked * pick(fill(V, WORTH), best, one, zero)
+    asked = select(splat(V, 1.5), state, one, select(state, splat(V, STOPPED - 0.5), one, zero))
+    asked = asked * select(splat(V, WORTH), best, one, zero)
     if highest(asked) == 0.0:
         return goal
     guess_active(at, V)
@@ -70,55 +70,55 @@ def sharpen(plan: Any, at: Any, V: Any, goal: Any, tol: Any, eps: Any, last: Any
         factorize_kkt(plan, at, V, eps)
         moved = correct_point(plan, at, V)
         before, after = natural_error(at, V), exact_error(plan, at, V)
-        found = asked * (1.0 - exact) * pick(fill(V, max(EXACT, tol)), after, one, zero)
-        found = found * pick(fill(V, AT_REST), moved, one, zero)
-        better = maximum(asked * (1.0 - exact) * pick(before, after, one, zero), found)
+        found = asked * (1.0 - exact) * select(splat(V, max(EXACT, tol)), after, one, zero)
+        found = found * select(splat(V, AT_REST), moved, one, zero)
+        better = maximum(asked * (1.0 - exact) * select(before, after, one, zero), found)
         take(at, V, better)
-        best = pick(better, zero, minimum(after, best), best)
+        best = select(better, zero, minimum(after, best), best)
         store(V, at.best, best)
         exact = maximum(exact, found)
         if highest(asked * (1.0 - exact)) == 0.0:
             break
     # Without a goal it is worth another look after every few decades of mu, as long as it falls.
     mu, mark = load(V, at.mu), load(V, at.mark)
-    falling = pick(mu, fill(V, LEAST), pick(mark, mu, one, zero), zero)
-    again = zero if last else asked * pick(goal, zero, one, falling) * (1.0 - exact)
-    store(V, at.mark, pick(again, zero, AHEAD * mu, mark))
-    state = pick(exact, zero, fill(V, SOLVED), pick(again, zero, zero, state))
+    falling = select(mu, splat(V, LEAST), select(mark, mu, one, zero), zero)
+    again = zero if last else asked * select(goal, zero, one, falling) * (1.0 - exact)
+    store(V, at.mark, select(again, zero, AHEAD * mu, mark))
+    state = select(exact, zero, splat(V, SOLVED), select(again, zero, zero, state))
     store(V, at.state, state)
-    store(V, at.merit, pick(again, zero, fill(V, HUGE), load(V, at.merit)))
-    store(V, at.waiting, pick(again, zero, zero, load(V, at.waiting)))
-    second = fill(V, max(SECOND, tol))
-    return pick(goal, second, second, pick(goal, fill(V, tol), fill(V, tol), zero))
+    store(V, at.merit, select(again, zero, splat(V, HUGE), load(V, at.merit)))
+    store(V, at.waiting, select(again, zero, zero, load(V, at.waiting)))
+    second = splat(V, max(SECOND, tol))
+    return select(goal, second, second, select(goal, splat(V, tol), splat(V, tol), zero))
 
 
 @kernel
 def guess_active(at: Any, V: Any) -> None:
     """Mark the active rows of the kept points with 1 in c."""
-    apart()
-    one, zero = fill(V, 1.0), fill(V, 0.0)
+    noinline()
+    one, zero = splat(V, 1.0), splat(V, 0.0)
     for i in range(at.m):
-        active = one if i < at.first else pick(load(V, at.kept_y + i), load(V, at.kept_s + i), one, zero)
+        active = one if i < at.first else select(load(V, at.kept_y + i), load(V, at.kept_s + i), one, zero)
         store(V, at.c + i, active)
 
 
 @kernel
 def place_active(plan: Any, at: Any, V: Any) -> None:
     """Start from the kept points, with H and y for the active rows."""
-    apart()
+    noinline()
     for i in range(at.n):
         store(V, at.x1 + i, load(V, at.kept_x + i))
     for i in range(at.m):
         active = load(V, at.c + i)
-        store(V, at.h + i, fill(V, IDLE) * (1.0 - active))
+        store(V, at.h + i, splat(V, IDLE) * (1.0 - active))
         store(V, at.y1 + i, load(V, at.kept_y + i) * active)
 
 
 @kernel
 def correct_point(plan: Any, at: Any, V: Any) -> Any:
     """x1 and y1 such that the equations hold, lane by lane as far as corrections go; return the size of the last."""
-    apart()
-    one, zero = fill(V, 1.0), fill(V, 0.0)
+    noinline()
+    one, zero = splat(V, 1.0), splat(V, 0.0)
     moved = zero
     before = equations(plan, at, V)
     for _ in range(ROUNDS):
@@ -129,13 +129,13 @@ def correct_point(plan: Any, at: Any, V: Any) -> Any:
         add(V, at.x1, at.tx, at.n, one)
         add(V, at.y1, at.ty, at.m, one)
         now = equations(plan, at, V)
-        back = pick(before, now, zero, one)
+        back = select(before, now, zero, one)
         if highest(back) > 0.0:
             add(V, at.x1, at.tx, at.n, -back)
             add(V, at.y1, at.ty, at.m, -back)
             equations(plan, at, V)
-        going = pick(now, fill(V, SETTLED), pick(GAIN * before, now, one, zero), zero)
-        before = pick(before, now, now, before)
+        going = select(now, splat(V, SETTLED), select(GAIN * before, now, one, zero), zero)
+        before = select(before, now, now, before)
         if highest(going) == 0.0:
             break
     return moved
@@ -144,10 +144,10 @@ def correct_point(plan: Any, at: Any, V: Any) -> Any:
 @kernel
 def equations(plan: Any, at: Any, V: Any) -> Any:
     """-(Px + A'y + q) and, in active rows, b - Ax, into ex and ey, and b - Ax into Ht; return the largest entry."""
-    apart()
+    noinline()
     P_times(plan, at, V, at.x1, at.Pt)
     A_and_transpose_times(plan, at, V, at.x1, at.y1, at.Ht, at.x2)
-    worst, total = fill(V, 0.0), fill(V, 0.0)
+    worst, total = splat(V, 0.0), splat(V, 0.0)
     for i in range(at.n):
         r = -(load(V, at.Pt + i) + load(V, at.x2 + i) + load(V, at.q + i))
         store(V, at.ex + i, r)
@@ -164,7 +164,7 @@ def equations(plan: Any, at: Any, V: Any) -> Any:
 @kernel
 def natural_error(at: Any, V: Any) -> Any:
     """The error of the points that are kept, where the smaller of s and y counts in each row."""
-    apart()
+    noinline()
     found = load(V, at.best)
     for i in range(at.first, at.cones):
         found = maximum(minimum(load(V, at.kept_s + i), load(V, at.kept_y + i)), found)
@@ -175,8 +175,8 @@ def natural_error(at: Any, V: Any) -> Any:
 def exact_error(plan: Any, at: Any, V: Any) -> Any:
     """The error of the points (x1, y1), with s into dy: what the equations lack, and negative entries of s and y, which
     become zero, and whose rows change their side in c."""
-    apart()
-    one, zero = fill(V, 1.0), fill(V, 0.0)
+    noinline()
+    one, zero = splat(V, 1.0), splat(V, 0.0)
     found, total = zero, sum_of(V, at.ex, at.n) + sum_of(V, at.Ht, at.m)
     for j in range(at.n):
         size = absolute(load(V, at.Pt + j)) + absolute(load(V, at.x2 + j)) + absolute(load(V, at.q + j))
@@ -188,7 +188,7 @@ def exact_error(plan: Any, at: Any, V: Any) -> Any:
         if i >= at.first:
             y = load(V, at.y1 + i)
             lacks, found = maximum(-s, lacks), maximum(-y, found)
-            store(V, at.c + i, pick(y * active, s * (1.0 - active), one, zero))
+            store(V, at.c + i, select(y * active, s * (1.0 - active), one, zero))
             store(V, at.y1 + i, maximum(y, zero))
             s = maximum(s, zero)
         found = maximum(lacks / (1.0 + absolute(load(V, at.b + i))), found)
@@ -199,7 +199,7 @@ def exact_error(plan: Any, at: Any, V: Any) -> Any:
 @kernel
 def sum_of(V: Any, u: Any, size: Any) -> Any:
     """The sum of the entries."""
-    total = fill(V, 0.0)
+    total = splat(V, 0.0)
     for i in range(size):
         total += load(V, u + i)
     return total
@@ -208,10 +208,10 @@ def sum_of(V: Any, u: Any, size: Any) -> Any:
 @kernel
 def take(at: Any, V: Any, which: Any) -> None:
     """Keep the sharpened points in these lanes."""
-    apart()
-    zero = fill(V, 0.0)
+    noinline()
+    zero = splat(V, 0.0)
     for i in range(at.n):
-        store(V, at.kept_x + i, pick(which, zero, load(V, at.x1 + i), load(V, at.kept_x + i)))
+        store(V, at.kept_x + i, select(which, zero, load(V, at.x1 + i), load(V, at.kept_x + i)))
     for i in range(at.m):
-        store(V, at.kept_y + i, pick(which, zero, load(V, at.y1 + i), load(V, at.kept_y + i)))
-        store(V, at.kept_s + i, pick(which, zero, load(V, at.dy + i), load(V, at.kept_s + i)))
+        store(V, at.kept_y + i, select(which, zero, load(V, at.y1 + i), load(V, at.kept_y + i)))
+        store(V, at.kept_s + i, select(which, zero, load(V, at.dy + i), load(V, at.kept_s + i)))

@@ -12,7 +12,7 @@ from numba.core.extending import overload
 
 from cvxlayers.kernels import jit
 
-__all__ = ["compiled", "kernel", "kernel_where", "part"]
+__all__ = ["compiled", "kernel", "kernel_where", "inline_kernel"]
 
 # Not the full fastmath: that would delete every test for NaN and infinity.
 _OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": {"reassoc", "contract", "nsz", "arcp"}, "error_model": "numpy"}
@@ -22,7 +22,7 @@ _INNER: Any = {**_OPTIONS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 kernel: Any = numba.njit(**_INNER)
 """A kernel that other kernels call."""
 
-part: Any = numba.njit(**_INNER, inline="always")
+inline_kernel: Any = numba.njit(**_INNER, inline="always")
 """A kernel that becomes a part of the one other kernel that calls it: that spares compiling what both call twice."""
 
 

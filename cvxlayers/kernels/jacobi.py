@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from cvxlayers.kernels.decorators import kernel
-from cvxlayers.kernels.simd import absolute, apart, fill, highest, load, maximum, minimum, pick, sqrt, store
+from cvxlayers.kernels.simd import absolute, highest, load, maximum, minimum, noinline, select, splat, sqrt, store
 
 __all__ = ["cholesky", "congruent", "eigenvalues", "orthogonalize", "pack", "unpack"]
 
@@ -27,7 +27,7 @@ TINY = 1e-300
 @kernel
 def unpack(V: Any, v: Any, k: Any, M: Any) -> None:
     """The symmetric matrix of a packed vector v."""
-    apart()
+    noinline()
     for j in range(k):
         for i in range(j):
             value = ROOT * load(V, v + i)
@@ -40,7 +40,7 @@ def unpack(V: Any, v: Any, k: Any, M: Any) -> None:
 @kernel
 def pack(V: Any, M: Any, k: Any, v: Any) -> None:
     """The packed vector of a symmetric matrix, from its upper triangle."""
-    apart()
+    noinline()
     for j in range(k):
         for i in range(j):
             store(V, v + i, load(V, M + i * k + j) / ROOT)
@@ -51,13 +51,13 @@ def pack(V: Any, M: Any, k: Any, v: Any) -> None:
 @kernel
 def cholesky(V: Any, M: Any, k: Any) -> None:
     """Overwrite M = L L' with L, with zeros above its diagonal; pivots are kept positive."""
-    apart()
+    noinline()
     for j in range(k):
         d = load(V, M + j * k + j)
         for p in range(j):
             value = load(V, M + j * k + p)
             d -= value * value
-        d = sqrt(maximum(d, fill(V, TINY)))
+        d = sqrt(maximum(d, splat(V, TINY)))
         store(V, M + j * k + j, d)
         over = 1.0 / d
         for i in range(j + 1, k):
@@ -65,13 +65,13 @@ def cholesky(V: Any, M: Any, k: Any) -> None:
             for p in range(j):
                 value -= load(V, M + i * k + p) * load(V, M + j * k + p)
             store(V, M + i * k + j, value * over)
-            store(V, M + j * k + i, fill(V, 0.0))
+            store(V, M + j * k + i, splat(V, 0.0))
 
 
 @kernel
 def congruent(V: Any, L: Any, D: Any, k: Any) -> None:
     """Overwrite the symmetric matrix D with L^-1 D L^-T."""
-    apart()
+    noinline()
     for i in range(k):
         over = 1.0 / load(V, L + i * k + i)
         for j in range(k):
@@ -91,25 +91,25 @@ def congruent(V: Any, L: Any, D: Any, k: Any) -> None:
 @kernel
 def tangent(a: Any, b: Any, c: Any) -> Any:
     """The tangent, at most one in size, of the rotation that makes [[a, c], [c, b]] diagonal."""
-    zero = fill(a, 0.0)
+    zero = splat(a, 0.0)
     apart_by = b - a
     size = absolute(apart_by) + sqrt(apart_by * apart_by + 4.0 * c * c) + TINY
-    return 2.0 * c / pick(zero, apart_by, -size, size)
+    return 2.0 * c / select(zero, apart_by, -size, size)
 
 
 @kernel
 def orthogonalize(V: Any, M: Any, B: Any, k: Any) -> None:
     """Rotate the columns of M until they are orthogonal, and those of B with them (Hestenes 1958)."""
-    apart()
+    noinline()
     for _ in range(SWEEPS):
-        worst = fill(V, 0.0)
+        worst = splat(V, 0.0)
         for p in range(k - 1):
             for q in range(p + 1, k):
-                a, b, c = fill(V, 0.0), fill(V, 0.0), fill(V, 0.0)
+                a, b, c = splat(V, 0.0), splat(V, 0.0), splat(V, 0.0)
                 for i in range(k):
                     u, v = load(V, M + i * k + p), load(V, M + i * k + q)
                     a, b, c = a + u * u, b + v * v, c + u * v
-                worst = maximum(absolute(c) / sqrt(maximum(a * b, fill(V, TINY))), worst)
+                worst = maximum(absolute(c) / sqrt(maximum(a * b, splat(V, TINY))), worst)
                 t = tangent(a, b, c)
                 turn(V, M, p, q, k, t)
                 turn(V, B, p, q, k, t)
@@ -134,11 +134,11 @@ def eigenvalues(V: Any, M: Any, k: Any) -> Any:
 
     What is left off the diagonal has a norm, and no eigenvalue is further than that from the diagonal (Weyl 1912).
     """
-    apart()
-    least = fill(V, 0.0)
+    noinline()
+    least = splat(V, 0.0)
     for _ in range(SWEEPS):
         left, least = off_diagonal(V, M, k)
-        if highest(left - CLOSE * maximum(absolute(least), fill(V, 1.0))) <= 0.0:
+        if highest(left - CLOSE * maximum(absolute(least), splat(V, 1.0))) <= 0.0:
             return least - left
         for p in range(k - 1):
             for q in range(p + 1, k):
@@ -150,7 +150,7 @@ def eigenvalues(V: Any, M: Any, k: Any) -> Any:
 @kernel
 def off_diagonal(V: Any, M: Any, k: Any) -> Any:
     """The Frobenius norm of a symmetric matrix off its diagonal, and the least entry on it."""
-    total, least = fill(V, 0.0), load(V, M)
+    total, least = splat(V, 0.0), load(V, M)
     for i in range(k):
         least = minimum(load(V, M + i * k + i), least)
         for j in range(i):
@@ -162,7 +162,7 @@ def off_diagonal(V: Any, M: Any, k: Any) -> Any:
 @kernel
 def rotate(V: Any, M: Any, p: Any, q: Any, k: Any) -> None:
     """One rotation of a symmetric matrix, which makes its entry (p, q) zero."""
-    apart()
+    noinline()
     a, b, c = load(V, M + p * k + p), load(V, M + q * k + q), load(V, M + p * k + q)
     t = tangent(a, b, c)
     cosine = 1.0 / sqrt(1.0 + t * t)
@@ -177,5 +177,5 @@ def rotate(V: Any, M: Any, p: Any, q: Any, k: Any) -> None:
             store(V, M + q * k + i, v)
     store(V, M + p * k + p, a - t * c)
     store(V, M + q * k + q, b + t * c)
-    store(V, M + p * k + q, fill(V, 0.0))
-    store(V, M + q * k + p, fill(V, 0.0))
+    store(V, M + p * k + q, splat(V, 0.0))
+    store(V, M + q * k + p, splat(V, 0.0))

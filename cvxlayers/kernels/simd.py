@@ -29,9 +29,9 @@ from cvxlayers.kernels.width import W
 __all__ = [
     "LANES",
     "absolute",
-    "apart",
+    "noinline",
     "columns_of",
-    "fill",
+    "splat",
     "highest",
     "index",
     "load",
@@ -39,7 +39,7 @@ __all__ = [
     "maximum",
     "minimum",
     "nearest",
-    "pick",
+    "select",
     "scatter_to",
     "split",
     "sqrt",
@@ -214,7 +214,7 @@ def scatter_to(typingctx: Any, V: Any, i: Any, stride: Any, value: Any) -> Any:
 
 
 @operation
-def apart(typingctx: Any) -> Any:
+def noinline(typingctx: Any) -> Any:
     """Keep the kernel in which this stands from being copied into its callers, which would take long to compile."""
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -225,7 +225,7 @@ def apart(typingctx: Any) -> Any:
 
 
 @operation
-def fill(typingctx: Any, like: Any, number: Any) -> Any:
+def splat(typingctx: Any, like: Any, number: Any) -> Any:
     """One number in all lanes of a value like those of this array, or like this value."""
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -236,7 +236,7 @@ def fill(typingctx: Any, like: Any, number: Any) -> Any:
 
 
 @operation
-def pick(typingctx: Any, a: Any, b: Any, yes: Any, no: Any) -> Any:
+def select(typingctx: Any, a: Any, b: Any, yes: Any, no: Any) -> Any:
     """yes in the lanes with a > b, no in the others (also where a or b is NaN)."""
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:

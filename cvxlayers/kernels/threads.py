@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-__all__ = ["WORTH_A_THREAD", "spread"]
+__all__ = ["WORTH_A_THREAD", "parallel_for"]
 
 Found = TypeVar("Found")
 
@@ -19,7 +19,7 @@ _lock = threading.Lock()
 _pool: ThreadPoolExecutor | None = None
 
 
-def spread(work_on: Callable[[int, int], Found], groups: int, seconds: float, threads: int) -> list[Found]:
+def parallel_for(work_on: Callable[[int, int], Found], groups: int, seconds: float, threads: int) -> list[Found]:
     """Share groups 0, ..., groups - 1 among threads, of which this one works as well; what became of each part.
 
     Parameters

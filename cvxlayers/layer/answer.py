@@ -13,7 +13,7 @@ from cvxlayers.layer.attainment import examine, far_out
 from cvxlayers.layer.engine import Engine
 from cvxlayers.layer.polish import polish
 from cvxlayers.layer.report import Stopwatch
-from cvxlayers.program.linear import repeat
+from cvxlayers.program.linear import broadcast_column
 from cvxlayers.program.solution import Residuals, Solution, Status
 from cvxlayers.program.structure import Structure, Values
 from cvxlayers.verify.verification import keep_better, pending, verify
@@ -154,7 +154,7 @@ def _unbounded_or_infeasible(
     if not elements.size:
         return solution
     subset = values.select(elements)
-    zeros = (repeat(np.zeros(part.shape[0]), elements.size) for part in (subset.P, subset.q))
+    zeros = (broadcast_column(np.zeros(part.shape[0]), elements.size) for part in (subset.P, subset.q))
     P, q = zeros
     without = Values(P, q, subset.A, subset.b)
     found = verify(structure, engine.measure, without, engine.solver.solve(without), engine.tolerance)

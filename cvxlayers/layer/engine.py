@@ -17,7 +17,7 @@ from cvxlayers.solvers import forms, options, registry
 from cvxlayers.solvers.base import Settings, Solver
 from cvxlayers.verify.verification import Measure
 
-__all__ = ["Engine", "Workshop"]
+__all__ = ["Engine", "EngineCache"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Engine:
     fallbacks: tuple[str, ...]
 
 
-class Workshop:
+class EngineCache:
     """Makes engines on demand and keeps one for each set of options; safe under threads and after a fork."""
 
     def __init__(self, structure: Structure, smoothing: float | None = None) -> None:

@@ -12,13 +12,13 @@ import numpy as np
 from cvxlayers.errors import OptionError, ParameterError, SolveError
 from cvxlayers.layer import bounds, checks, packing
 from cvxlayers.layer.answer import Solve, answer
-from cvxlayers.layer.engine import Engine, Workshop
+from cvxlayers.layer.engine import Engine, EngineCache
 from cvxlayers.layer.glance import all_finite
 from cvxlayers.layer.packing import Packed
 from cvxlayers.layer.record import Record
 from cvxlayers.layer.report import Info, Seconds, Stopwatch
 from cvxlayers.program.compiled import CompiledProblem
-from cvxlayers.program.linear import alike
+from cvxlayers.program.linear import constant_names
 from cvxlayers.program.solution import Residuals, Solution, Status
 from cvxlayers.program.structure import Array, Values
 from cvxlayers.program.summary import Rows, Summarized
@@ -114,7 +114,7 @@ class Layer(Summarized):
         self.polish = polish
         self.smoothing = smoothing
         self.broadcast = broadcast
-        self._workshop = Workshop(compiled.structure, smoothing)
+        self._workshop = EngineCache(compiled.structure, smoothing)
         self._workshop.engine(
             solver, self.solver_args
         )  # an unknown option or an unfit solver is an error now, not later
@@ -162,7 +162,7 @@ class Layer(Summarized):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._workshop = Workshop(self.compiled.structure, self.smoothing)
+        self._workshop = EngineCache(self.compiled.structure, self.smoothing)
         self._local = threading.local()
 
     def __call__(self, *parameters: Any, solver_args: Mapping[str, Any] | None = None) -> tuple[np.ndarray, ...]:
@@ -209,7 +209,7 @@ class Layer(Summarized):
         structure, batch = self.compiled.structure, packed.theta.shape[1]
         spread = verified
         if elements is not None:
-            spread = verification.spread(verified, elements, batch, structure.n, structure.m)
+            spread = verification.scatter(verified, elements, batch, structure.n, structure.m)
         assert spread.residuals is not None
         objective = self.compiled.objective(packed.theta, spread.residuals.cost)
         self._local.info = info = _report(spread, objective, watch.seconds)
@@ -330,8 +330,8 @@ class Layer(Summarized):
     ) -> tuple[Values, Solution, Array | None]:
         """The values, what the solver says, and the outputs' rows if it says these as well."""
         structure = self.compiled.structure
-        if engine.solver.mapped:
-            found = engine.solver.solve_mapped(self.compiled, theta, shared)
+        if engine.solver.from_parameters:
+            found = engine.solver.solve_from_parameters(self.compiled, theta, shared)
             watch.lap("solving")
             values, open_rows = found[0], bounds.open_rows(structure, found[0].b)
             if open_rows is None:
@@ -369,7 +369,7 @@ class Layer(Summarized):
 
 def _report(solution: Solution, objective: Array, seconds: Seconds) -> Info:
     assert solution.residuals is not None
-    statuses = alike(_OPTIMAL, solution.batch) if solution.whole else _STATUS_NAMES[solution.status]
+    statuses = constant_names(_OPTIMAL, solution.batch) if solution.whole else _STATUS_NAMES[solution.status]
     return Info(statuses, solution.iterations, solution.engine, solution.residuals, objective, seconds)
 
 

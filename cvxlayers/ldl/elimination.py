@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from cvxlayers.ldl.ordering import minimum_degree
 from cvxlayers.ldl.panels import Panels, divide
 
-__all__ = ["Elimination", "analyse"]
+__all__ = ["SymbolicFactorization", "analyse"]
 
 Index = NDArray[np.int32]
 
 
 @dataclass(frozen=True)
-class Elimination:
+class SymbolicFactorization:
     """L's pattern.
 
     Parameters
@@ -79,7 +79,7 @@ class _Pattern(NamedTuple):
 
 def analyse(
     rows: NDArray[np.integer], columns: NDArray[np.integer], size: int, largest: int = 2**31 - 1
-) -> Elimination | None:
+) -> SymbolicFactorization | None:
     """Order a symmetric matrix, given by its nonzeros off the diagonal, and find L's pattern.
 
     None where L would have more than ``largest`` nonzeros in every order that is tried.
@@ -103,7 +103,7 @@ def analyse(
     old = np.concatenate([*(old[column[s] : column[s + 1]] for s in turn), old[:0]])
     order, column_start, row = found.moved(old)
     column = np.concatenate([[0], np.cumsum(np.diff(column)[turn])])
-    return Elimination(order, column_start, row, Panels.of(column, chain[turn], column_start, row))
+    return SymbolicFactorization(order, column_start, row, Panels.of(column, chain[turn], column_start, row))
 
 
 def _operations(column_start: Index) -> int:

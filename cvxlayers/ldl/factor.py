@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from cvxlayers.kernels.decorators import kernel
-from cvxlayers.kernels.simd import apart, fill, index, load, pick, store
+from cvxlayers.kernels.simd import index, load, noinline, select, splat, store
 from cvxlayers.ldl.panels import BELOW, COLUMN, ENTRIES, FIELDS, NAMES, ROWS, START, UPDATES, WIDEST, WIDTH
 
 __all__ = ["factorize", "solve"]
@@ -26,10 +26,10 @@ def factorize(plan: Any, at: Any, V: Any) -> None:
 
     The plan's ``slot`` is work space: where in L the entries of each of the panel's rows begin, less its first column.
     """
-    apart()
+    noinline()
     panel, names, sources, k_entry, slot, sign = at.panel, at.panel_row, at.update, at.k_entry, at.slot, at.sign
     L, D, inverse, diagonal, entries = at.L, at.pivot, at.inverse, at.diagonal, at.entries
-    zero = fill(V, 0.0)
+    zero = splat(V, 0.0)
     for s in range(panel, panel + FIELDS * at.panels, FIELDS):
         if index(plan, s + WIDTH) > 1:
             factorize_panel(plan, at, V, s)
@@ -57,7 +57,7 @@ def factorize(plan: Any, at: Any, V: Any) -> None:
             for i in range(begin + 1, index(plan, source + ROWS)):
                 q = j + index(plan, slot + index(plan, other + i))
                 store(V, q, load(V, q) - t * load(V, values + i))
-        d = store_pivot(V, D, inverse, j, d, fill(V, 1.0 * index(plan, sign + j)))
+        d = store_pivot(V, D, inverse, j, d, splat(V, 1.0 * index(plan, sign + j)))
         for i in range(start + 1, start + 1 + rows):
             store(V, i, load(V, i) * d)
 
@@ -65,13 +65,13 @@ def factorize(plan: Any, at: Any, V: Any) -> None:
 @kernel
 def factorize_panel(plan: Any, at: Any, V: Any, s: Any) -> None:
     """The same for a panel of several columns."""
-    apart()
+    noinline()
     L, inverse, slot = at.L, at.inverse, at.slot
     first, width, rows = index(plan, s + COLUMN), index(plan, s + WIDTH), index(plan, s + ROWS)
     start, below, row = L + index(plan, s + START), L + index(plan, s + BELOW), at.panel_row + index(plan, s + NAMES)
     twins, end = below - start == width, below + rows * width
     for k in range(start, end):
-        store(V, k, fill(V, 0.0))
+        store(V, k, splat(V, 0.0))
     for i in range(width):
         q = start + i if twins else start + i * (i + 1) // 2 + i
         plan[slot + first + i] = q - first - i
@@ -88,7 +88,7 @@ def factorize_panel(plan: Any, at: Any, V: Any, s: Any) -> None:
             update_by_column(plan, at, V, source, index(plan, other), index(plan, other + 1))
     if twins:
         for k in range(width):
-            sign = fill(V, 1.0 * index(plan, at.sign + first + k))
+            sign = splat(V, 1.0 * index(plan, at.sign + first + k))
             store_pivot(V, at.pivot, inverse, first + k, load(V, start + k), sign)
     else:
         eliminate_triangle(plan, at, V, start, first, width)
@@ -102,7 +102,7 @@ def factorize_panel(plan: Any, at: Any, V: Any, s: Any) -> None:
 @kernel
 def store_pivot(V: Any, D: Any, inverse: Any, i: Any, d: Any, sign: Any) -> Any:
     """Keep D's entry and its inverse, which is returned."""
-    d = pick(d * sign, fill(V, SMALLEST), d, REPLACED * sign)
+    d = select(d * sign, splat(V, SMALLEST), d, REPLACED * sign)
     store(V, D + i, d)
     d = 1.0 / d
     store(V, inverse + i, d)
@@ -128,7 +128,7 @@ def update_by_column(plan: Any, at: Any, V: Any, source: Any, begin: Any, end: A
 @kernel
 def update_by_strips(plan: Any, at: Any, V: Any, source: Any, j: Any, end: Any) -> None:
     """The same for a source of several columns: by strips of three columns of the panel, or one."""
-    apart()
+    noinline()
     width, rows, strip = index(plan, source + WIDTH), index(plan, source + ROWS), at.strip
     below, names = at.L + index(plan, source + BELOW), at.panel_row + index(plan, source + NAMES)
     D = at.pivot + index(plan, source + COLUMN)
@@ -149,7 +149,7 @@ def update_by_strips(plan: Any, at: Any, V: Any, source: Any, j: Any, end: Any) 
 def update_columns(plan: Any, V: Any, slot: Any, strip: Any, below: Any, names: Any, width: Any, j: Any, end: Any,
                    rows: Any) -> None:  # fmt: skip
     """The rows j, j + 1, ... of the source times the strip, which stands for its rows j, j + 1, j + 2 (if < end)."""
-    zero = fill(V, 0.0)
+    zero = splat(V, 0.0)
     t = index(plan, names + j)
     t1, t2 = index(plan, names + min(j + 1, end - 1)), index(plan, names + min(j + 2, end - 1))
     for i in range(j, rows, 2):
@@ -196,7 +196,7 @@ def update_column(plan: Any, V: Any, slot: Any, strip: Any, below: Any, names: A
 @kernel
 def eliminate_triangle(plan: Any, at: Any, V: Any, start: Any, first: Any, width: Any) -> None:
     """Factorize the block on the diagonal."""
-    apart()
+    noinline()
     row = start
     for i in range(width):
         row += i
@@ -213,13 +213,13 @@ def eliminate_triangle(plan: Any, at: Any, V: Any, start: Any, first: Any, width
             value = x * load(V, at.inverse + first + k)
             d -= x * value
             store(V, row + k, value)
-        store_pivot(V, at.pivot, at.inverse, first + i, d, fill(V, 1.0 * index(plan, at.sign + first + i)))
+        store_pivot(V, at.pivot, at.inverse, first + i, d, splat(V, 1.0 * index(plan, at.sign + first + i)))
 
 
 @kernel
 def eliminate_rows(V: Any, start: Any, below: Any, width: Any, rows: Any) -> None:
     """The rows below, times the inverse transpose of the triangle, four at a time."""
-    apart()
+    noinline()
     for i in range(0, rows, 4):
         a = below + i * width
         a1 = below + min(i + 1, rows - 1) * width
@@ -244,7 +244,7 @@ def eliminate_rows(V: Any, start: Any, below: Any, width: Any, rows: Any) -> Non
 @kernel
 def solve(plan: Any, at: Any, V: Any) -> None:
     """Overwrite v, by place, with K^-1 v."""
-    apart()
+    noinline()
     v, L, names, inverse, panels = at.v, at.L, at.panel_row, at.inverse, FIELDS * at.panels
     for s in range(at.panel, at.panel + panels, FIELDS):
         if index(plan, s + WIDTH) > 1:
@@ -270,7 +270,7 @@ def solve(plan: Any, at: Any, V: Any) -> None:
 @kernel
 def forward(plan: Any, at: Any, V: Any, s: Any) -> None:
     """One panel of the solution with L."""
-    apart()
+    noinline()
     v, names, width = at.v, at.panel_row + index(plan, s + NAMES), index(plan, s + WIDTH)
     own, a, below = v + index(plan, s + COLUMN), at.L + index(plan, s + START), at.L + index(plan, s + BELOW)
     if below - a > width:
@@ -293,7 +293,7 @@ def forward(plan: Any, at: Any, V: Any, s: Any) -> None:
 @kernel
 def backward(plan: Any, at: Any, V: Any, s: Any) -> None:
     """One panel of the solution with D L', by four columns, or one, at a time."""
-    apart()
+    noinline()
     v, names, width, rows = at.v, at.panel_row + index(plan, s + NAMES), index(plan, s + WIDTH), index(plan, s + ROWS)
     own, start, below = index(plan, s + COLUMN), at.L + index(plan, s + START), at.L + index(plan, s + BELOW)
     for k in range(own, own + width):

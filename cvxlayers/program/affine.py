@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 import scipy.sparse as sp
 
-from cvxlayers.program.linear import LinearMap, repeat
+from cvxlayers.program.linear import LinearMap, broadcast_column
 from cvxlayers.program.structure import Array
 
 __all__ = ["AffineMap"]
@@ -67,7 +67,7 @@ class AffineMap:
     def __call__(self, theta: Array) -> Array:
         """The values, (rows, B); a read-only broadcast view where they do not depend on theta."""
         if not self.varies:
-            return repeat(self._column, theta.shape[1])
+            return broadcast_column(self._column, theta.shape[1])
         values = self._map(theta)
         if self._shifted:
             values += self._column

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cvxlayers.cones.product import Cones
 from cvxlayers.program.affine import AffineMap
-from cvxlayers.program.linear import LinearMap, repeat
+from cvxlayers.program.linear import LinearMap, broadcast_column
 from cvxlayers.program.packed_maps import Stack
 from cvxlayers.program.structure import Array, Structure, Values
 from cvxlayers.program.summary import Rows, Summarized, counted
@@ -193,7 +193,7 @@ class CompiledProblem(Summarized):
         parts = []
         for name, part in self._maps:
             once = shared and part.varies and self._inputs[name] <= shared
-            parts.append(repeat(part(theta[:, :1]), batch) if once else part(theta))
+            parts.append(broadcast_column(part(theta[:, :1]), batch) if once else part(theta))
         return Values(*parts)
 
     def pullback(self, dvalues: Values) -> Array:

@@ -9,7 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-__all__ = ["LinearMap", "alike", "repeat"]
+__all__ = ["LinearMap", "constant_names", "broadcast_column"]
 
 # SciPy takes some 20 microseconds before a sparse product begins, in which a dense product of this many entries by this
 # many columns is done.
@@ -17,12 +17,12 @@ _SMALL, _FEW = 8192, 4
 
 
 @lru_cache(maxsize=256)
-def alike(name: str, batch: int) -> NDArray[np.str_]:
+def constant_names(name: str, batch: int) -> NDArray[np.str_]:
     """One name for every element of a batch, (B,): a read-only view, the same in every call."""
     return np.broadcast_to(np.array(name), (batch,))
 
 
-def repeat(column: NDArray[np.float64], batch: int) -> NDArray[np.float64]:
+def broadcast_column(column: NDArray[np.float64], batch: int) -> NDArray[np.float64]:
     """A contiguous column (rows,) or (rows, 1) as a read-only view (rows, batch) that repeats it: stride 0.
 
     What ``numpy.broadcast_to`` does, in a fiftieth of the time.

@@ -17,7 +17,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from cvxlayers.cones.product import Cones
-from cvxlayers.program.linear import LinearMap, repeat
+from cvxlayers.program.linear import LinearMap, broadcast_column
 
 __all__ = ["Array", "Pattern", "Structure", "Values", "is_shared"]
 
@@ -177,7 +177,7 @@ class Structure:
 
 
 def _shared_rows(values: Array, keep: NDArray[np.bool_]) -> Array:
-    return repeat(values[keep, 0], values.shape[1])
+    return broadcast_column(values[keep, 0], values.shape[1])
 
 
 class Values(NamedTuple):
@@ -202,5 +202,5 @@ class Values(NamedTuple):
 
 def _take(part: Array, indices: NDArray[np.integer]) -> Array:
     if is_shared(part):
-        return repeat(np.ascontiguousarray(part[:, 0]), len(indices))
+        return broadcast_column(np.ascontiguousarray(part[:, 0]), len(indices))
     return part[:, indices]

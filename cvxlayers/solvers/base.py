@@ -63,8 +63,8 @@ class Solver(ABC):
         The values with which it runs where nobody asks for others, as far as they differ from its package's own.
     first_order : bool
         Whether accuracy costs it many iterations. If not, an ``eps`` looser than its default is not taken.
-    mapped : bool
-        Whether it has a ``solve_mapped``.
+    from_parameters : bool
+        Whether it has a ``solve_from_parameters``.
     wraps : tuple of str
         For a solver that calls others, chosen by its option ``solve_method``: their names, the default first.
     """
@@ -81,7 +81,7 @@ class Solver(ABC):
     types: ClassVar[Mapping[str, type]] = {}
     defaults: ClassVar[Mapping[str, Any]] = {}
     first_order: ClassVar[bool] = False
-    mapped: ClassVar[bool] = False
+    from_parameters: ClassVar[bool] = False
     wraps: ClassVar[tuple[str, ...]] = ()
 
     structure: Structure
@@ -99,7 +99,7 @@ class Solver(ABC):
         UNBOUNDED, values that are not finite) hold NaN.
         """
 
-    def solve_mapped(
+    def solve_from_parameters(
         self, compiled: CompiledProblem, theta: Array, shared: frozenset[int]
     ) -> tuple[Values, Solution, Array]:
         """Evaluate a compiled problem at theta (k, B), solve, and recover the outputs' rows (rows, B), all in one.

@@ -18,7 +18,7 @@ from cvxlayers.program.solution import Solution, Status
 from cvxlayers.program.structure import Array, Structure, Values
 from cvxlayers.solvers.base import Settings, Solver
 
-__all__ = ["Element", "ElementwiseSolver", "Outcome", "Start", "shown", "spread"]
+__all__ = ["Element", "ElementwiseSolver", "Outcome", "Start", "shown", "parallel_for"]
 
 Start = tuple[Array, Array, Array]
 
@@ -116,12 +116,12 @@ class ElementwiseSolver(Solver):
                 x[i], y[i], s[i] = outcome.point
 
         elements = np.flatnonzero(_finite(parts)).tolist()
-        spread(task, elements, min(self.settings.threads, len(elements) // (1 if n + m > LARGE else FEW)))
+        parallel_for(task, elements, min(self.settings.threads, len(elements) // (1 if n + m > LARGE else FEW)))
         x, y, s = (np.ascontiguousarray(part.T) for part in (x, y, s))
         return Solution(x, y, s, status, iterations, np.full(batch, self.name))
 
 
-def spread(task: Callable[[int], None], indices: list[int], threads: int) -> None:
+def parallel_for(task: Callable[[int], None], indices: list[int], threads: int) -> None:
     """Call ``task`` for every index, in this thread and up to ``threads - 1`` others.
 
     The threads live as long as the call: nothing is shared between calls, and a fork at any time is safe.

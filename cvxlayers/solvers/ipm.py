@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from cvxlayers.errors import EngineError
 from cvxlayers.ipm.cones import KINDS
-from cvxlayers.ipm.kkt.layout import Layout
+from cvxlayers.ipm.kkt.layout import KktLayout
 from cvxlayers.ipm.kkt.symbolic import analysis_of, quick_analysis_of
 from cvxlayers.ipm.method import INFEASIBLE, SOLVED, UNBOUNDED, Method
 from cvxlayers.kernels import jit
 from cvxlayers.program.compiled import CompiledProblem
-from cvxlayers.program.linear import alike, repeat
+from cvxlayers.program.linear import broadcast_column, constant_names
 from cvxlayers.program.scales import Scales
 from cvxlayers.program.solution import Residuals, Solution, Status, all_optimal
 from cvxlayers.program.structure import Array, Structure, Values
@@ -26,7 +26,7 @@ from cvxlayers.solvers.base import Settings, Solver
 from cvxlayers.verify.measure import measure
 
 if TYPE_CHECKING:
-    from cvxlayers.ipm.batch import Answer
+    from cvxlayers.ipm.batch import KernelResult
 
 __all__ = ["IPM"]
 
@@ -62,7 +62,7 @@ class IPM(Solver):
     pip = "numba"
     kinds = KINDS
     quadratic = True
-    mapped = True
+    from_parameters = True
     aliases = {"eps": ("tol",), "max_iters": ("max_iters",)}
     defaults = {"tol": 1e-11, "max_iters": 100, "static_regularization": 1e-7, "refinements": 6}
     options = {
@@ -84,7 +84,7 @@ class IPM(Solver):
         )
         analysis = analysis_of(structure)
         assert analysis is not None
-        self._layout = Layout.of(analysis)
+        self._layout = KktLayout.of(analysis)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"structure": self.structure, "settings": self.settings}
@@ -140,20 +140,20 @@ class IPM(Solver):
             values, self._kernels.solve_batch(self._layout, values, self._method, self.settings.threads)
         )
 
-    def solve_mapped(
+    def solve_from_parameters(
         self, compiled: CompiledProblem, theta: Array, shared: frozenset[int]
     ) -> tuple[Values, Solution, Array]:
         kernels, evaluation, size = self._kernels, compiled.evaluation(shared), theta.shape[1]
-        layout, threads, given = self._layout, self.settings.threads, kernels.Given(evaluation.stack, theta)
+        layout, threads, given = self._layout, self.settings.threads, kernels.MapInput(evaluation.stack, theta)
         made = kernels.room(layout, evaluation.stack.rows[0], size, threads)
         parts = evaluation.at(theta, made)
         answer = kernels.solve_mapped_batch(layout, parts, made, given, self._method, threads)
         if size != 1:
-            parts = [part[:, :size] if part.shape[1] >= size else repeat(part, size) for part in parts]
+            parts = [part[:, :size] if part.shape[1] >= size else broadcast_column(part, size) for part in parts]
         values = Values(*parts)
         return values, self._solution(values, answer), answer.recovered
 
-    def _solution(self, values: Values, answer: Answer) -> Solution:
+    def _solution(self, values: Values, answer: KernelResult) -> Solution:
         status = all_optimal(values.batch) if answer.worst < np.inf else self._statuses(values, answer)
         if status is None:  # those that are not finite may have kept others from their last digits
             elements = np.flatnonzero(_finite(values))
@@ -164,10 +164,10 @@ class IPM(Solver):
         residuals = None if measured is None else Residuals(measured, answer.worst)
         found = Scales.of_rows(answer.scales, self._layout.n)
         return Solution(
-            answer.x, answer.y, answer.s, status, iterations, alike(self.name, status.size), residuals, found
+            answer.x, answer.y, answer.s, status, iterations, constant_names(self.name, status.size), residuals, found
         )
 
-    def _statuses(self, values: Values, answer: Answer) -> NDArray[np.int8] | None:
+    def _statuses(self, values: Values, answer: KernelResult) -> NDArray[np.int8] | None:
         """The statuses; None if some values are not finite. The points of elements that are claimed to have no
         solution are the proofs of it."""
         if not _finite(values).all():
@@ -182,7 +182,7 @@ class IPM(Solver):
         return status.astype(np.int8)
 
     def measure(self, values: Values, x: Array, y: Array, s: Array, found: Scales | None = None) -> Residuals:
-        if self._layout.further:  # the kernels do not know the distance from these cones
+        if self._layout.optional:  # the kernels do not know the distance from these cones
             return measure(self.structure, values, x, y, s, found or self.scales(values))
         return Residuals(*self._kernels.measure_batch(self._layout, values, x, y, s, self.settings.threads))
 

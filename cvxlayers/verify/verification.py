@@ -13,7 +13,7 @@ from cvxlayers.program.solution import Residuals, Solution, Status
 from cvxlayers.program.structure import Array, Structure, Values
 from cvxlayers.verify import certificate
 
-__all__ = ["Measure", "keep_better", "pending", "spread", "verify"]
+__all__ = ["Measure", "keep_better", "pending", "scatter", "verify"]
 
 _INACCURATE = 1e3
 """A point whose residuals are within this factor of the tolerance is called inaccurate, beyond it failed."""
@@ -104,7 +104,7 @@ def keep_better(first: Solution, second: Solution, where: NDArray[np.intp], good
     return Solution(x, y, s, status, iterations, engine, Residuals(merged), first.scales)
 
 
-def spread(solution: Solution, elements: NDArray[np.intp], batch: int, n: int, m: int) -> Solution:
+def scatter(solution: Solution, elements: NDArray[np.intp], batch: int, n: int, m: int) -> Solution:
     """Spread the solution of some elements over the whole batch; the others are failed, without a point."""
     x, y, s = np.full((n, batch), np.nan), np.full((m, batch), np.nan), np.full((m, batch), np.nan)
     x[:, elements], y[:, elements], s[:, elements] = solution.x, solution.y, solution.s

@@ -10,10 +10,10 @@ import pytest
 
 import cvxlayers
 from cvxlayers.cli.finite_difference import FIRST_STEP, directional_derivative
-from cvxlayers.cli.landing import CONSTANT, SEVERAL, landing
 from cvxlayers.cli.load import MisuseError, Target, parse_target, unique_names
 from cvxlayers.cli.memory import estimate
 from cvxlayers.cli.sampling import allowed_direction, sample_value
+from cvxlayers.cli.sources import CONSTANT, SEVERAL, sources
 from cvxlayers.compiler.parameters import parameter_spec
 from cvxlayers.layer import checks
 
@@ -115,7 +115,7 @@ def test_finite_differences_settle_on_smooth_functions_only() -> None:
 def test_entries_know_their_parameter() -> None:
     x, a, b = cp.Variable(2), cp.Parameter(2), cp.Parameter()
     compiled = cvxlayers.compile(cp.Problem(cp.Minimize(cp.sum_squares(x)), [a @ x <= b + a[0], x >= 1]), [a, b])
-    found = landing(compiled)
+    found = sources(compiled)
     assert found["P"].source.tolist() == [CONSTANT] * 2
     assert sorted(found["A"].source.tolist()) == [CONSTANT, CONSTANT, 0, 0]
     assert sorted(found["b"].source.tolist()) == [SEVERAL, CONSTANT, CONSTANT]

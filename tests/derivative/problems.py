@@ -12,7 +12,7 @@ import numpy as np
 
 from cvxlayers.cones.product import Cones
 from cvxlayers.cones.projection import DualDerivative, dual_derivative, project_dual
-from cvxlayers.derivative.system.system import Layout, Point, System
+from cvxlayers.derivative.system.system import System, SystemLayout, SystemPoint
 from cvxlayers.derivative.system.units import Units
 from cvxlayers.program.scales import scales
 from cvxlayers.program.solution import Solution
@@ -53,7 +53,9 @@ class Problem:
     def system(self, own_scales: bool = False) -> System:
         """The derivative's system at the solution, in the problem's scales or in those of singular systems."""
         units = Units.of(self.structure, self.values, scales(self.structure, self.values), *self.point)
-        return System(Layout.of(self.structure), self.values, Point(*self.point), units, own_scales=own_scales)
+        return System(
+            SystemLayout.of(self.structure), self.values, SystemPoint(*self.point), units, own_scales=own_scales
+        )
 
 
 def solution_of(x: np.ndarray, v: np.ndarray, cones: Cones) -> Solution:

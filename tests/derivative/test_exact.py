@@ -194,9 +194,9 @@ def test_the_factorization_is_made_once(rng: np.random.Generator, monkeypatch: p
     problem = made("all")
     exact = derivative(problem.structure, "condensed")
     calls = []
-    factorize = exact.paths.candidates[0].factorize
+    factorize = exact.choice.candidates[0].factorize
     monkeypatch.setattr(
-        exact.paths.candidates[0], "factorize", lambda system: (calls.append(system.batch), factorize(system))[1]
+        exact.choice.candidates[0], "factorize", lambda system: (calls.append(system.batch), factorize(system))[1]
     )
     linearization = exact.linearize(problem.values, problem.solution)
     assert not calls
@@ -262,7 +262,7 @@ def test_large_batches_are_worked_in_parts(rng: np.random.Generator) -> None:
     cotangent = cotangents(problem, rng)
     exact = derivative(problem.structure, "condensed")
     whole = exact.linearize(problem.values, problem.solution)
-    expected, four = whole.vjp(*cotangent), 4 * exact.paths.candidates[0].bytes_per_element
+    expected, four = whole.vjp(*cotangent), 4 * exact.choice.candidates[0].bytes_per_element
     assert whole.kept == 1
     several = derivative(problem.structure, "condensed", limits=Limits(part=four))
     kept = several.linearize(problem.values, problem.solution)

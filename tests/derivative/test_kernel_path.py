@@ -12,8 +12,8 @@ import pytest
 from cvxlayers.cones.product import Cones
 from cvxlayers.cones.projection import project, project_dual
 from cvxlayers.derivative.exact import ExactDerivative
-from cvxlayers.derivative.kernel_path import Fused
-from cvxlayers.derivative.system.system import Layout, Point
+from cvxlayers.derivative.kernel_path import KernelPath
+from cvxlayers.derivative.system.system import SystemLayout, SystemPoint
 from cvxlayers.derivative.system.units import Units
 from cvxlayers.program.structure import Structure
 from tests.derivative.problems import (
@@ -54,7 +54,7 @@ def made(name: str, batch: int = 3, seed: int = 1, **options: object) -> Problem
 def kernels(structure: Structure, smoothing: float | None = None) -> ExactDerivative:
     """The derivative that takes the kernels whatever the size of the batch."""
     exact = ExactDerivative(structure, threads=2, smoothing=smoothing, prefer="kernels")
-    assert exact.fused is not None
+    assert exact.kernels is not None
     return exact
 
 
@@ -219,15 +219,15 @@ def _single(kind: str, data: float) -> dict[str, Any]:
 def test_an_eigenvalue_that_is_not_finite_is_not_taken_for_zero() -> None:
     problem = made("every_cone", batch=9)
     exact = kernels(problem.structure)
-    assert exact.fused is not None
+    assert exact.kernels is not None
     y = problem.solution.y.copy()
     y[-1, 4] = np.nan
     n, m = problem.structure.n, problem.structure.m
-    point = Point(problem.solution.x, y, problem.solution.s)
-    scales = exact.fused.scales(problem.values)
+    point = SystemPoint(problem.solution.x, y, problem.solution.s)
+    scales = exact.kernels.scales(problem.values)
     units = Units.of(problem.structure, problem.values, scales, *vars(point).values())
-    place = point.x, y, exact.fused.state(point, units), scales.stacked()
-    _, unsure = exact.fused.solve(problem.values, place, np.ones((n, 9)), np.ones((m, 9)), 1)
+    place = point.x, y, exact.kernels.state(point, units), scales.stacked()
+    _, unsure = exact.kernels.solve(problem.values, place, np.ones((n, 9)), np.ones((m, 9)), 1)
     assert 4 in unsure
 
 
@@ -244,14 +244,14 @@ def test_smoothed_rows(mu: float, name: str, rng: np.random.Generator) -> None:
 
 
 def test_where_the_kernels_do_not_serve() -> None:
-    def layout(cones: Cones) -> Layout:
-        return Layout.of(random_problem(np.random.default_rng(0), 4, cones, 1).structure)
+    def layout(cones: Cones) -> SystemLayout:
+        return SystemLayout.of(random_problem(np.random.default_rng(0), 4, cones, 1).structure)
 
-    assert Fused.of(layout(Cones(second_order=(3,))), None) is not None
-    assert Fused.of(layout(Cones(second_order=(3,))), 1e-3) is None
-    assert Fused.of(layout(Cones(nonneg=2)), 1e-3) is not None
-    assert Fused.of(layout(Cones(psd=(2,), exponential=1, power=(0.2,))), 1e-3) is not None
-    assert Fused.of(layout(Cones(second_order=(3,), psd=(2,))), 1e-3) is None
+    assert KernelPath.of(layout(Cones(second_order=(3,))), None) is not None
+    assert KernelPath.of(layout(Cones(second_order=(3,))), 1e-3) is None
+    assert KernelPath.of(layout(Cones(nonneg=2)), 1e-3) is not None
+    assert KernelPath.of(layout(Cones(psd=(2,), exponential=1, power=(0.2,))), 1e-3) is not None
+    assert KernelPath.of(layout(Cones(second_order=(3,), psd=(2,))), 1e-3) is None
 
 
 @pytest.mark.parametrize("batch", [9, 1])
@@ -259,8 +259,8 @@ def test_where_the_kernels_do_not_serve() -> None:
 def test_what_is_left_in_the_work_space_does_not_matter(name: str, batch: int, rng: np.random.Generator) -> None:
     problem = made(name, batch=batch)
     exact, cotangent = kernels(problem.structure), cotangents(problem, rng)
-    assert exact.fused is not None
-    places = exact.fused._places
+    assert exact.kernels is not None
+    places = exact.kernels._places
     answers = []
     for filler in (0.0, np.nan, 1e200):
         places.idle[batch == 1].clear()

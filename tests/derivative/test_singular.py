@@ -7,9 +7,9 @@ import pytest
 
 from cvxlayers.cones.product import Cones
 from cvxlayers.derivative.exact import ExactDerivative
-from cvxlayers.derivative.factor.choice import WAYS, Paths
+from cvxlayers.derivative.factor.choice import WAYS, Choice
 from cvxlayers.derivative.factor.part import Part
-from cvxlayers.derivative.system.system import Layout
+from cvxlayers.derivative.system.system import SystemLayout
 from cvxlayers.program.structure import Structure, Values
 from tests.derivative.problems import (
     PARTS,
@@ -214,7 +214,7 @@ def test_semidefinite_solutions_of_low_rank(path: str, rng: np.random.Generator)
 def test_solutions_are_those_of_the_pseudoinverse(path: str, kind: str, rng: np.random.Generator) -> None:
     problem = redundant(rng) if kind == "redundant" else flat(rng)[0]
     f, g, _ = cotangents(problem, rng)
-    solved = Part.of(Paths.of(Layout.of(problem.structure), path).fastest(3), problem.system()).solve(f, g)
+    solved = Part.of(Choice.of(SystemLayout.of(problem.structure), path).fastest(3), problem.system()).solve(f, g)
     dx, dy, unserved = pseudoinverse(problem.system(own_scales=True), f, g)
     assert relative(solved.dx, dx) < 1e-10
     assert relative(solved.dy, dy) < 1e-10

@@ -8,7 +8,7 @@ import scipy.sparse as sp
 from cvxlayers.cones import svec
 from cvxlayers.cones.product import Cones
 from cvxlayers.layer.answer import answer
-from cvxlayers.layer.engine import Workshop
+from cvxlayers.layer.engine import EngineCache
 from cvxlayers.layer.report import Stopwatch
 from cvxlayers.program.solution import Solution
 from cvxlayers.program.structure import Array, Pattern, Structure, Values
@@ -18,7 +18,7 @@ __all__ = ["answered", "feasible", "infeasible", "random_cones", "structure_of",
 
 def answered(structure: Structure, values: Values) -> Solution:
     """What a layer makes of the solver's points: verified and sharpened, without the help of another solver."""
-    engine = Workshop(structure).engine("IPM", {})
+    engine = EngineCache(structure).engine("IPM", {})
     return answer(structure, engine, lambda _: (), values, engine.solver.solve(values), True, Stopwatch())
 
 

@@ -10,7 +10,7 @@ from cvxlayers.cones.product import Cones
 from cvxlayers.errors import EngineError
 from cvxlayers.ipm import batch as batches
 from cvxlayers.ipm.kkt import symbolic
-from cvxlayers.layer.engine import Workshop
+from cvxlayers.layer.engine import EngineCache
 from cvxlayers.program.structure import Structure, Values
 from cvxlayers.solvers.base import Settings
 from cvxlayers.solvers.ipm import IPM
@@ -30,7 +30,7 @@ def _lp(n: int, rows: int, batch: int = 1) -> tuple[Structure, Values]:
 
 
 def _default(structure: Structure) -> str:
-    return Workshop(structure).engine(None, {}).solver.name
+    return EngineCache(structure).engine(None, {}).solver.name
 
 
 @pytest.mark.parametrize("n", [1950, 2050])
@@ -56,7 +56,7 @@ def test_what_takes_long_to_analyse_is_for_others_unless_it_is_named(monkeypatch
     structure, values = _lp(40, 10)
     assert _default(structure) == "CLARABEL"
     assert IPM(structure, Settings()).solve(values).ok.all()
-    assert Workshop(structure).engine("IPM", {}).solver.name == "IPM"
+    assert EngineCache(structure).engine("IPM", {}).solver.name == "IPM"
 
 
 @pytest.mark.parametrize("limit", ["LARGEST_SIZE", "LARGEST_ENTRIES", "LARGEST_FACTOR"])

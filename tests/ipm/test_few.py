@@ -54,7 +54,7 @@ def test_the_derivative_of_a_few(cones: Cones, apart: bool) -> None:
     structure, values = feasible(rng, 6, cones, 3, True)
     solution = IPM(structure, Settings(threads=2)).solve(values)
     exact = ExactDerivative(structure, threads=2, prefer="kernels")
-    assert exact.fused is not None
+    assert exact.kernels is not None
     dx, dy = rng.normal(size=(6, 3)), rng.normal(size=(cones.m, 3))
     together = exact.linearize(values, solution).vjp(dx, dy)
     for j in range(3):
@@ -147,8 +147,8 @@ def test_how_few(monkeypatch: pytest.MonkeyPatch) -> None:
     """One for each thread that it pays to wake; more where groups do not fit into the cache."""
     structure, _ = feasible(np.random.default_rng(12), 6, Cones(nonneg=5), 1, True)
     layout = IPM(structure, Settings())._layout
-    assert [batch._apart(layout, 1e-6, size, 2) for size in (0, 1, 2)] == [False, True, False]
-    assert [batch._apart(layout, 1.0, size, 2) for size in (1, 2, 3, 16)] == [True, True, False, False]
-    assert [batch._apart(layout, 1.0, size, 8) for size in (8, 9, 64)] == [True, False, False]
+    assert [batch._pays_one_by_one(layout, 1e-6, size, 2) for size in (0, 1, 2)] == [False, True, False]
+    assert [batch._pays_one_by_one(layout, 1.0, size, 2) for size in (1, 2, 3, 16)] == [True, True, False, False]
+    assert [batch._pays_one_by_one(layout, 1.0, size, 8) for size in (8, 9, 64)] == [True, False, False]
     monkeypatch.setattr(batch, "CACHED", 1)
-    assert [batch._apart(layout, 1.0, size, 2) for size in (2, 6, 7, 16)] == [True, True, False, False]
+    assert [batch._pays_one_by_one(layout, 1.0, size, 2) for size in (2, 6, 7, 16)] == [True, True, False, False]

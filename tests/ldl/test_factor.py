@@ -10,7 +10,7 @@ import pytest
 import scipy.sparse as sp
 
 from cvxlayers.cones.product import Cones
-from cvxlayers.ipm.kkt.layout import Layout
+from cvxlayers.ipm.kkt.layout import KktLayout
 from cvxlayers.ipm.kkt.symbolic import analyse_structure
 from cvxlayers.ldl import factor
 from cvxlayers.program.structure import Array, Structure
@@ -52,7 +52,7 @@ def test_it_solves_what_dense_algebra_solves(pattern: Any, n: int, m: int, singl
     structure = structure_of(P + P.T, A, Cones(zero=len(A) // 3, nonneg=len(A) - len(A) // 3))
     analysis = analyse_structure(structure)
     assert analysis is not None
-    layout, plan = Layout.of(analysis), analysis.plan
+    layout, plan = KktLayout.of(analysis), analysis.plan
     K, right = random_systems(structure, rng), rng.normal(size=(structure.n + structure.m, 8))
     rows, columns = structure.P.rows, structure.P.columns
     numbers, V = layout.take(single)
@@ -88,7 +88,7 @@ def test_a_pivot_of_the_wrong_sign_is_replaced(single: bool) -> None:
     structure = structure_of(np.ones((12, 12)), np.zeros((0, 12)), Cones())
     analysis = analyse_structure(structure)
     assert analysis is not None
-    layout = Layout.of(analysis)
+    layout = KktLayout.of(analysis)
     numbers, V = layout.take(single)
     at = layout.record[0]
     V[at["diagonal"] : at["diagonal"] + 12] = -1.0

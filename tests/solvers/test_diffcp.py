@@ -18,7 +18,7 @@ from diffcp import _diffcp, cone_program
 import cvxlayers
 from benchmarks import families
 from cvxlayers.cones import Cones, project_dual, unpack
-from cvxlayers.derivative.diffcp.embedding import System
+from cvxlayers.derivative.diffcp.embedding import EmbeddingSystem
 from cvxlayers.derivative.diffcp.linearization import MODES as DERIVATIVE_MODES
 from cvxlayers.derivative.diffcp.linearization import DiffcpDerivative, Effort
 from cvxlayers.derivative.exact import ExactDerivative
@@ -306,7 +306,7 @@ def test_iteration_that_fails_is_followed_by_a_factorization() -> None:
     np.testing.assert_array_equal(lost.report.fallback, dense.report.fallback)
 
 
-def no_dense(system: System, *_: Any) -> None:
+def no_dense(system: EmbeddingSystem, *_: Any) -> None:
     raise AssertionError("the sparse factors were not enough")
 
 

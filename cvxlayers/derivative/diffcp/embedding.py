@@ -23,7 +23,7 @@ from cvxlayers.derivative.factor.conic_blocks import ConicBlocks
 from cvxlayers.program.once import once
 from cvxlayers.program.structure import Array, Structure
 
-__all__ = ["KINDS", "Layout", "Projection", "System"]
+__all__ = ["KINDS", "EmbeddingLayout", "Projection", "EmbeddingSystem"]
 
 KINDS = frozenset({"zero", "nonneg", "second_order", "psd", "exponential"})
 """The kinds of cone that diffcp knows."""
@@ -41,7 +41,7 @@ estimated by one step of inverse iteration."""
 
 
 @dataclass(frozen=True)
-class Layout:
+class EmbeddingLayout:
     """What depends on the structure alone: where the rows lie, and diffcp's cones.
 
     Rows before ``head`` are diffcp's; those of exponential cones follow. ``rows`` and ``back`` turn rows before
@@ -56,7 +56,7 @@ class Layout:
     blocks: ConicBlocks
 
     @classmethod
-    def of(cls, structure: Structure) -> Layout:
+    def of(cls, structure: Structure) -> EmbeddingLayout:
         K = structure.cones
         before = Cones(K.zero, K.nonneg, K.second_order, K.psd)
         named = {"z": before.zero, "l": before.nonneg, "q": list(before.second_order), "s": list(before.psd)}
@@ -90,13 +90,13 @@ class Layout:
 class Projection:
     """D, the symmetric derivative of Proj_{K*}, for one element."""
 
-    layout: Layout
+    layout: EmbeddingLayout
     operator: Any
     point: Array
     blocks: Array
 
     @classmethod
-    def at(cls, layout: Layout, v: Array, blocks: Array) -> Projection:
+    def at(cls, layout: EmbeddingLayout, v: Array, blocks: Array) -> Projection:
         point = np.ascontiguousarray(v[: layout.head][layout.rows])
         return cls(layout, _diffcp.dprojection(point, layout.cones, True), point, blocks)
 
@@ -120,7 +120,7 @@ class Projection:
 
 
 @dataclass(frozen=True)
-class System:
+class EmbeddingSystem:
     """M + border for one element, with border = a Pi(z) z' / (|Pi(z)| |z|) and a the size of M.
 
     ``entries`` are those of ``Layout.entries``, where the sparse matrix is wanted.

@@ -32,7 +32,7 @@ from scipy.linalg import lapack
 from scipy.sparse.linalg import LinearOperator, lsmr, lsqr
 
 from cvxlayers.derivative.base import Derivative, DerivativeReport, Linearization
-from cvxlayers.derivative.diffcp.embedding import KINDS, Layout, Projection, System
+from cvxlayers.derivative.diffcp.embedding import KINDS, EmbeddingLayout, EmbeddingSystem, Projection
 from cvxlayers.derivative.exact import ExactDerivative
 from cvxlayers.derivative.rescaled import Rescaled, needs_units, scaled_problem
 from cvxlayers.errors import EngineError, OptionError
@@ -115,7 +115,7 @@ class DiffcpDerivative(Derivative):
             raise OptionError(f"The argument mode must be one of {', '.join(MODES)}, not {mode!r}.")
         self.structure = structure
         self.threads = threads
-        self.layout = Layout.of(structure)
+        self.layout = EmbeddingLayout.of(structure)
         self.effort = effort or Effort()
         self.mode = mode if mode != "auto" else _best(self.layout, self.effort.dense)
 
@@ -176,7 +176,7 @@ class _Embedded(Linearization):
         sparse = derivative.mode == "sparse" and solution.batch > 0
         self._entries = derivative.layout.entries(solution.y - solution.s) if sparse else None
         self._keep = solution.batch * derivative.layout.order**2 * 16 <= derivative.effort.kept
-        self._systems: dict[int, System] = {}
+        self._systems: dict[int, EmbeddingSystem] = {}
 
     @property
     def kept(self) -> int:
@@ -237,14 +237,14 @@ class _Embedded(Linearization):
         with ThreadPoolExecutor(workers) as pool:
             return np.stack(list(pool.map(task, range(batch))), axis=1)
 
-    def _system(self, i: int) -> System:
+    def _system(self, i: int) -> EmbeddingSystem:
         found = self._systems.get(i)
         if found is None:
             values, layout = self._values, self._derivative.layout
             v = self._y[:, i] - self._s[:, i]
             D = Projection.at(layout, v, self._blocks[..., i])
             entries, A = np.ascontiguousarray(values.A[:, i]), layout.structure.A
-            found = System(
+            found = EmbeddingSystem(
                 A.matrix(entries),
                 A.transposed(entries),
                 values.b[:, i],
@@ -259,7 +259,7 @@ class _Embedded(Linearization):
                 self._systems[i] = found
         return found
 
-    def _solved(self, i: int, system: System, right: Array, transposed: bool) -> Array:
+    def _solved(self, i: int, system: EmbeddingSystem, right: Array, transposed: bool) -> Array:
         """The solution of the i-th element's system, whose residual is kept."""
         z, residual = _solve(system, right, transposed, self._derivative.mode, self._derivative.effort)
         self._residual[i] = np.maximum(self._residual[i], residual)
@@ -270,14 +270,14 @@ _Answer = tuple[Array, float]
 """The solution of a system and its relative residual."""
 
 
-def _best(layout: Layout, dense: int) -> str:
+def _best(layout: EmbeddingLayout, dense: int) -> str:
     order, share = SPARSE
     if layout.order > dense:
         return "lsmr"
     return "sparse" if layout.order >= order and layout.filled <= share * layout.order**2 else "dense"
 
 
-def _solve(system: System, right: Array, transposed: bool, mode: str, effort: Effort) -> _Answer:
+def _solve(system: EmbeddingSystem, right: Array, transposed: bool, mode: str, effort: Effort) -> _Answer:
     if not right.any():
         return np.zeros_like(right), 0.0
     if mode == "sparse":
@@ -285,7 +285,7 @@ def _solve(system: System, right: Array, transposed: bool, mode: str, effort: Ef
     return _dense(system, right, transposed) if mode == "dense" else _iterated(system, right, transposed, mode, effort)
 
 
-def _sparse(system: System, right: Array, transposed: bool, effort: Effort) -> _Answer:
+def _sparse(system: EmbeddingSystem, right: Array, transposed: bool, effort: Effort) -> _Answer:
     """By sparse LU with refinement; where that fails, as without a sparse matrix."""
     factor = system.sparse
     if factor is not None:
@@ -296,7 +296,7 @@ def _sparse(system: System, right: Array, transposed: bool, effort: Effort) -> _
     return _solve(system, right, transposed, "dense" if right.size <= effort.dense else "lsmr", effort)
 
 
-def _dense(system: System, right: Array, transposed: bool) -> _Answer:
+def _dense(system: EmbeddingSystem, right: Array, transposed: bool) -> _Answer:
     """By LU with refinement."""
     M = system.matrix.T if transposed else system.matrix
     lu, pivots, singular = system.factor
@@ -313,7 +313,7 @@ def _refined(solve: Callable[[Array], Array], times: Callable[[Array], Array], r
     return z, _relative(rest, right)
 
 
-def _iterated(system: System, right: Array, transposed: bool, mode: str, effort: Effort) -> _Answer:
+def _iterated(system: EmbeddingSystem, right: Array, transposed: bool, mode: str, effort: Effort) -> _Answer:
     """By LSQR or LSMR until the residual is small; if it does not become small, by LU."""
     order = right.size
     products = (system.times, system.transpose_times)

@@ -7,16 +7,16 @@ from typing import Protocol
 
 import numpy as np
 
-from cvxlayers.derivative.factor.condensed import CondensedPath
+from cvxlayers.derivative.factor.condensed import CondensedFactorization
 from cvxlayers.derivative.factor.conic_blocks import ConicBlocks
-from cvxlayers.derivative.factor.lanes import LanesPath
+from cvxlayers.derivative.factor.lanes import LanesFactorization
 from cvxlayers.derivative.factor.quasidefinite import QuasiDefinite
 from cvxlayers.derivative.factor.refinement import Factor
-from cvxlayers.derivative.factor.sparse import SparsePath
+from cvxlayers.derivative.factor.sparse import SparseFactorization
 from cvxlayers.derivative.factor.symbolic import count_pairs, eliminate
-from cvxlayers.derivative.system.system import Layout, System
+from cvxlayers.derivative.system.system import System, SystemLayout
 
-__all__ = ["Path", "Paths", "WAYS"]
+__all__ = ["Factorization", "Choice", "WAYS"]
 
 WAYS = ("condensed", "sparse", "lanes")
 """The ways by name: dense and condensed, sparse one by one, sparse side by side."""
@@ -29,7 +29,7 @@ _SMALL, _DENSE = 200, 0.15
 _LARGEST_FILL = 1_000_000
 
 
-class Path(Protocol):
+class Factorization(Protocol):
     """A way of factorizing M, with the memory that it takes for an element and the nanoseconds for a batch."""
 
     @property
@@ -41,20 +41,20 @@ class Path(Protocol):
 
 
 @dataclass(frozen=True)
-class Paths:
+class Choice:
     """The ways that may be the fastest, each for some size of the batch."""
 
-    candidates: tuple[Path, ...]
+    candidates: tuple[Factorization, ...]
 
     @classmethod
-    def of(cls, layout: Layout, prefer: str | None = None) -> Paths:
+    def of(cls, layout: SystemLayout, prefer: str | None = None) -> Choice:
         """Those of one layout, or the one of ``WAYS`` that is preferred, whatever it costs."""
         structure = layout.structure
         if prefer is not None:
             return cls((_preferred(layout, prefer),))
-        found: list[Path] = []
+        found: list[Factorization] = []
         if structure.n <= _LARGEST_DENSE:
-            found.append(CondensedPath(structure))
+            found.append(CondensedFactorization(structure))
         order = structure.n + structure.m
         nonzeros = structure.n + layout.P.nnz + 2 * structure.A.nnz + ConicBlocks.count(structure.cones)
         if not found or order <= _SMALL or nonzeros <= _DENSE * order**2:
@@ -62,27 +62,31 @@ class Paths:
             found += [sparse, *lanes]
         return cls(tuple(found))
 
-    def fastest(self, batch: int) -> Path:
+    def fastest(self, batch: int) -> Factorization:
         """The way with the least predicted cost for this size of the batch."""
         return min(self.candidates, key=lambda path: path.cost(batch))
 
 
-def _preferred(layout: Layout, way: str) -> Path:
+def _preferred(layout: SystemLayout, way: str) -> Factorization:
     if way == "condensed":
-        return CondensedPath(layout.structure)
+        return CondensedFactorization(layout.structure)
     matrix = QuasiDefinite.of(layout)
-    return SparsePath(matrix, 0) if way == "sparse" else LanesPath(matrix, eliminate(matrix.structures()))
+    return (
+        SparseFactorization(matrix, 0)
+        if way == "sparse"
+        else LanesFactorization(matrix, eliminate(matrix.structures()))
+    )
 
 
-def _sparse(layout: Layout, limit: float) -> tuple[Path, list[Path]]:
+def _sparse(layout: SystemLayout, limit: float) -> tuple[Factorization, list[Factorization]]:
     """The sparse way, and the elimination of all elements at once if it may be the fastest for some batch."""
     matrix = QuasiDefinite.of(layout)
     if matrix.fill > _LARGEST_FILL:
         # The columns of the factor are taken to be equally long.
-        return SparsePath(matrix, matrix.fill**2 // (8 * matrix.order.size)), []
+        return SparseFactorization(matrix, matrix.fill**2 // (8 * matrix.order.size)), []
     found = matrix.structures()
     pairs = count_pairs(found)
-    sparse = SparsePath(matrix, pairs)
-    if LanesPath.cost_per_element(pairs, matrix.fill // 2) >= min(limit, sparse.cost(1)):
+    sparse = SparseFactorization(matrix, pairs)
+    if LanesFactorization.cost_per_element(pairs, matrix.fill // 2) >= min(limit, sparse.cost(1)):
         return sparse, []
-    return sparse, [LanesPath(matrix, eliminate(found))]
+    return sparse, [LanesFactorization(matrix, eliminate(found))]

@@ -21,10 +21,10 @@ from cvxlayers.derivative.factor.normal import DenseNormal, PairNormal, normal
 from cvxlayers.derivative.system.system import System
 from cvxlayers.program.structure import Array, Structure
 
-__all__ = ["CondensedFactor", "CondensedPath"]
+__all__ = ["CondensedFactor", "CondensedFactorization"]
 
 
-class CondensedPath:
+class CondensedFactorization:
     """Factorizations of dense normal matrices, for problems that are small or dense."""
 
     def __init__(self, structure: Structure) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from cvxlayers.derivative.factor.choice import Path, Paths
-from cvxlayers.derivative.factor.part import Part, Solved
-from cvxlayers.derivative.system.system import Layout, Point, System
+from cvxlayers.derivative.factor.choice import Choice, Factorization
+from cvxlayers.derivative.factor.part import Part, SystemSolution
+from cvxlayers.derivative.system.system import System, SystemLayout, SystemPoint
 from cvxlayers.derivative.system.units import Units
 from cvxlayers.program.structure import Array, Values
 
@@ -46,9 +46,9 @@ class Factors:
     """Solves systems of one layout on several threads; safe to use from several at once."""
 
     def __init__(
-        self, layout: Layout, paths: Paths, smoothing: float | None, threads: int, limits: Limits | None = None
+        self, layout: SystemLayout, choice: Choice, smoothing: float | None, threads: int, limits: Limits | None = None
     ) -> None:
-        self._layout, self._paths, self._smoothing, self._threads = layout, paths, smoothing, threads
+        self._layout, self._choice, self._smoothing, self._threads = layout, choice, smoothing, threads
         self._limits = limits or Limits()
         self._parts: dict[tuple[bytes, int], Part] = {}
         self._lock = threading.Lock()
@@ -64,7 +64,9 @@ class Factors:
         """How many parts of batches are kept factorized."""
         return len(self._parts)
 
-    def solve(self, values: Values, point: Point, units: Units, f: Array, g: Array, key: bytes = b"") -> Solved:
+    def solve(
+        self, values: Values, point: SystemPoint, units: Units, f: Array, g: Array, key: bytes = b""
+    ) -> SystemSolution:
         """Solve J (dx, dv) = (f, g) at solutions of these values.
 
         Parameters
@@ -78,12 +80,12 @@ class Factors:
             Calls with the same key have the same values and point.
         """
         batch = f.shape[1]
-        path = self._paths.fastest(batch)
+        path = self._choice.fastest(batch)
         # A thread is worth its while only for much work, since small array operations hold Python's lock.
         threads = int(np.clip(path.cost(batch) // self._limits.thread, 1, self._threads))
         slices = _slices(batch, path.bytes_per_element, threads, self._limits.part)
         keep = batch * path.bytes_per_element <= self._limits.kept
-        solved = Solved.room(f.shape[0], g.shape[0], batch)
+        solved = SystemSolution.room(f.shape[0], g.shape[0], batch)
 
         def task(i: int) -> None:
             lanes = slices[i]
@@ -94,7 +96,14 @@ class Factors:
         return solved
 
     def _part(
-        self, path: Path, values: Values, point: Point, units: Units, lanes: slice, key: tuple[bytes, int], keep: bool
+        self,
+        path: Factorization,
+        values: Values,
+        point: SystemPoint,
+        units: Units,
+        lanes: slice,
+        key: tuple[bytes, int],
+        keep: bool,
     ) -> Part:
         """A part of the batch, factorized."""
         with self._lock:

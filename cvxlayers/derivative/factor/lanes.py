@@ -17,10 +17,10 @@ from cvxlayers.derivative.factor.symbolic import Elimination, Level
 from cvxlayers.derivative.system.system import System
 from cvxlayers.program.structure import Array
 
-__all__ = ["LanesFactor", "LanesPath"]
+__all__ = ["LanesFactor", "LanesFactorization"]
 
 
-class LanesPath:
+class LanesFactorization:
     """Factorizations of sparse matrices side by side, for batches of small or very sparse problems."""
 
     def __init__(self, matrix: QuasiDefinite, elimination: Elimination) -> None:

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from cvxlayers.derivative.factor.choice import Path
+from cvxlayers.derivative.factor.choice import Factorization
 from cvxlayers.derivative.factor.refinement import COARSE, Factor, examine, least_norm, lingers, refine
 from cvxlayers.derivative.system.system import System
 from cvxlayers.program.structure import Array
 
-__all__ = ["ACCEPTED", "Part", "Quality", "Solved"]
+__all__ = ["ACCEPTED", "Part", "Quality", "SystemSolution"]
 
 ACCEPTED = 1e-9
 """The relative residual above which a system counts as not solved."""
@@ -66,7 +66,7 @@ class Quality:
 
 
 @dataclass(frozen=True)
-class Solved:
+class SystemSolution:
     """dx (n, B) and dy = D dv (m, B) of J (dx, dv) = (f, g), and their quality."""
 
     dx: Array
@@ -74,11 +74,11 @@ class Solved:
     quality: Quality
 
     @classmethod
-    def room(cls, n: int, m: int, batch: int) -> Solved:
+    def room(cls, n: int, m: int, batch: int) -> SystemSolution:
         """Solutions that are yet to be entered."""
         return cls(np.empty((n, batch)), np.empty((m, batch)), Quality.perfect(batch))
 
-    def enter(self, elements: NDArray[np.intp] | slice, other: Solved) -> None:
+    def enter(self, elements: NDArray[np.intp] | slice, other: SystemSolution) -> None:
         """Put the solutions of some elements in place."""
         self.dx[:, elements], self.dy[:, elements] = other.dx, other.dy
         self.quality.enter(elements, other.quality)
@@ -102,12 +102,12 @@ class Part:
 
     system: System
     factor: Factor
-    path: Path
+    path: Factorization
     singular: NDArray[np.bool_]
     rest: tuple[NDArray[np.intp], Part] | None
 
     @classmethod
-    def of(cls, path: Path, system: System) -> Part:
+    def of(cls, path: Factorization, system: System) -> Part:
         factor = path.factorize(system)
         part = cls(system, factor, path, np.zeros(system.batch, dtype=bool), None)
         elements = np.flatnonzero(examine(system, factor))
@@ -118,7 +118,7 @@ class Part:
         factor = self.path.factorize(system)
         return Part(system, factor, self.path, lingers(system, factor), None)
 
-    def solve(self, f: Array, g: Array) -> Solved:
+    def solve(self, f: Array, g: Array) -> SystemSolution:
         """Solve J (dx, dv) = (f, g), which are given, and returned, in the caller's units.
 
         Of a right side that is not finite nothing is solved: NaN, and an infinite residual.
@@ -130,23 +130,23 @@ class Part:
         solved.dx[:, ~finite], solved.dy[:, ~finite], solved.quality.residual[~finite] = np.nan, np.nan, np.inf
         return solved
 
-    def _solve(self, f: Array, g: Array) -> Solved:
+    def _solve(self, f: Array, g: Array) -> SystemSolution:
         (c, r), free = self.system.scales, self.system.free
         found = refine(self.system, self.factor, c * f * ~free, r * g)
         quality = Quality.of(found.residual, found.unserved, np.zeros(f.shape[1], dtype=bool))
-        solved = Solved(c * found.dx, r * found.u, quality)
+        solved = SystemSolution(c * found.dx, r * found.u, quality)
         for elements, part in self._others(found.residual, (free & (f != 0)).any(axis=0)):
             solved.enter(elements, part.solve_least_norm(f[:, elements], g[:, elements]))
         return solved
 
-    def solve_least_norm(self, f: Array, g: Array) -> Solved:
+    def solve_least_norm(self, f: Array, g: Array) -> SystemSolution:
         """The solutions of least norm of what of the right sides has one."""
         c, r = self.system.scales
         found = least_norm(self.system, self.factor, c * f, r * g)
         nothing = ~np.isfinite(found.residual)
         dx, dy = (np.where(nothing, np.nan, part) for part in (c * found.dx, r * found.u))
         singular = self.singular | (found.unserved > _ROUNDING) | nothing
-        return Solved(dx, dy, Quality.of(found.residual, found.unserved, singular))
+        return SystemSolution(dx, dy, Quality.of(found.residual, found.unserved, singular))
 
     def _others(self, residual: Array, lost: NDArray[np.bool_]) -> list[tuple[NDArray[np.intp], Part]]:
         """The elements that refinement does not solve, or of which something is asked that nothing determines."""

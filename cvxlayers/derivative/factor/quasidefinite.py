@@ -22,7 +22,7 @@ from scipy.sparse.linalg import splu
 
 from cvxlayers.derivative.factor.conic_blocks import ConicBlocks
 from cvxlayers.derivative.factor.symbolic import structures
-from cvxlayers.derivative.system.system import Layout, System
+from cvxlayers.derivative.system.system import System, SystemLayout
 from cvxlayers.program.structure import Array
 
 __all__ = ["SUPERLU", "QuasiDefinite"]
@@ -48,7 +48,7 @@ class QuasiDefinite:
         The number of nonzeros of both factors.
     """
 
-    layout: Layout
+    layout: SystemLayout
     indptr: NDArray[np.int32]
     indices: NDArray[np.int32]
     source: Index
@@ -56,7 +56,7 @@ class QuasiDefinite:
     fill: int
 
     @classmethod
-    def of(cls, layout: Layout) -> QuasiDefinite:
+    def of(cls, layout: SystemLayout) -> QuasiDefinite:
         rows, columns, source, size = _entries(layout)
         order, fill = _fill_reducing(rows, columns, size)
         place = np.empty(size, dtype=np.intp)
@@ -105,7 +105,7 @@ class QuasiDefinite:
         return dx, system.A.times(dx) - g + (1.0 - system.delta) * u
 
 
-def _entries(layout: Layout) -> tuple[Index, Index, Index, int]:
+def _entries(layout: SystemLayout) -> tuple[Index, Index, Index, int]:
     """Rows, columns and sources of the nonzeros, in the order of (dx, u, additional unknowns), and its length."""
     structure = layout.structure
     n, A, P = structure.n, structure.A, layout.P

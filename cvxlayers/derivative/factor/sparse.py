@@ -17,10 +17,10 @@ from cvxlayers.derivative.factor.quasidefinite import SUPERLU, QuasiDefinite
 from cvxlayers.derivative.system.system import System
 from cvxlayers.program.structure import Array
 
-__all__ = ["SparseFactor", "SparsePath"]
+__all__ = ["SparseFactor", "SparseFactorization"]
 
 
-class SparsePath:
+class SparseFactorization:
     """Factorizations of sparse matrices one by one, for problems that are large and sparse.
 
     ``pairs`` is the number of products that the elimination takes.

@@ -11,10 +11,10 @@ from cvxlayers.cones.blocks import Function
 from cvxlayers.cones.projection import DualDerivative
 from cvxlayers.program.structure import Array
 
-__all__ = ["mapped", "vanishing_rows"]
+__all__ = ["map_eigenvalues", "vanishing_rows"]
 
 
-def mapped(D: DualDerivative, function: Function, eps: Array) -> DualDerivative:
+def map_eigenvalues(D: DualDerivative, function: Function, eps: Array) -> DualDerivative:
     """f(D), for an elementwise function f(eigenvalues, eps).
 
     Parameters

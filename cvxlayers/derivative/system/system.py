@@ -30,12 +30,12 @@ from cvxlayers.cones.projection import DualDerivative, dual_derivative
 from cvxlayers.derivative.system.equilibration import equilibrate
 from cvxlayers.derivative.system.operators import Operator, ScaledOperator, is_shared, operator
 from cvxlayers.derivative.system.smoothing import smoothed_derivative
-from cvxlayers.derivative.system.spectral import mapped, vanishing_rows
+from cvxlayers.derivative.system.spectral import map_eigenvalues, vanishing_rows
 from cvxlayers.derivative.system.units import Units
 from cvxlayers.program.scales import by_column
 from cvxlayers.program.structure import Array, Pattern, Structure, Values
 
-__all__ = ["FINE", "Layout", "Point", "System", "largest"]
+__all__ = ["FINE", "SystemLayout", "SystemPoint", "System", "largest"]
 
 FINE = 1e-8
 """delta for systems that are regular: each step of refinement reduces the error by about this times a condition number;
@@ -43,7 +43,7 @@ the rounding of M's factors is machine epsilon over it."""
 
 
 @dataclass(frozen=True)
-class Layout:
+class SystemLayout:
     """What the systems of one structure share: P as a full symmetric pattern.
 
     Attributes
@@ -65,7 +65,7 @@ class Layout:
         return random.standard_normal((self.structure.n, 1)), random.standard_normal((self.structure.m, 1))
 
     @classmethod
-    def of(cls, structure: Structure) -> Layout:
+    def of(cls, structure: Structure) -> SystemLayout:
         upper, n = structure.P, structure.n
         above = np.flatnonzero(upper.rows != upper.columns)
         rows = np.concatenate([upper.rows, upper.columns[above]])
@@ -76,16 +76,16 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Point:
+class SystemPoint:
     """Where the derivative is taken: x (n, B), y and s (m, B)."""
 
     x: Array
     y: Array
     s: Array
 
-    def select(self, elements: NDArray[np.intp] | slice) -> Point:
+    def select(self, elements: NDArray[np.intp] | slice) -> SystemPoint:
         """The points of some elements."""
-        return Point(self.x[:, elements], self.y[:, elements], self.s[:, elements])
+        return SystemPoint(self.x[:, elements], self.y[:, elements], self.s[:, elements])
 
 
 @dataclass(frozen=True)
@@ -108,9 +108,9 @@ class System:
         Whether the scales are those of ``equilibration``, for systems that are singular, or those of the problem.
     """
 
-    layout: Layout
+    layout: SystemLayout
     values: Values
-    point: Point
+    point: SystemPoint
     units: Units
     smoothing: float | None = None
     delta: float = FINE
@@ -154,7 +154,7 @@ class System:
         follows from that at any other scales."""
         with np.errstate(all="ignore"):
             ratio = (self.scales[1] / self.units.balance) ** 2
-            return mapped(self._balanced, lambda d, k: d / (d + (1.0 - d) * k), ratio)
+            return map_eigenvalues(self._balanced, lambda d, k: d / (d + (1.0 - d) * k), ratio)
 
     @cached_property
     def entries(self) -> tuple[Array, Array]:
@@ -207,7 +207,7 @@ class System:
     @cached_property
     def _support(self) -> DualDerivative:
         """The projection onto the range of D."""
-        return mapped(self.D, lambda d, _: np.where(d > 0, 1.0, d), self.scales[1])
+        return map_eigenvalues(self.D, lambda d, _: np.where(d > 0, 1.0, d), self.scales[1])
 
     def size(self, f: Array, g: Array) -> Array:
         """The length of f and of the part of g in the range of D, which alone has an effect, (B,)."""
@@ -217,23 +217,25 @@ class System:
     @cached_property
     def W(self) -> DualDerivative:
         """D (I - D + delta D)^-1: the weights of the rows of A once dv is eliminated from M."""
-        return mapped(self.D, lambda d, _: d / (1.0 - d + self.delta * d), self.scales[1])
+        return map_eigenvalues(self.D, lambda d, _: d / (1.0 - d + self.delta * d), self.scales[1])
 
     @cached_property
     def plain_W(self) -> DualDerivative:
         """r W r, which goes with A as it is given."""
-        return mapped(self.D, lambda d, r: r * r * (d / (1.0 - d + self.delta * d)), self.scales[1])
+        return map_eigenvalues(self.D, lambda d, r: r * r * (d / (1.0 - d + self.delta * d)), self.scales[1])
 
     @cached_property
     def T(self) -> DualDerivative:
         """(I - D + delta D)^-1."""
-        return mapped(self.D, lambda d, _: 1.0 / (1.0 - d + self.delta * d), self.scales[1])
+        return map_eigenvalues(self.D, lambda d, _: 1.0 / (1.0 - d + self.delta * d), self.scales[1])
 
     @cached_property
     def C(self) -> DualDerivative:
         """(I - D + delta D)(D + tau I)^-1 (1 + tau): nearly W^-1, exactly so where D is one, large where it is zero."""
         tau = FINE
-        return mapped(self.D, lambda d, _: (1.0 - d + self.delta * d) * (1.0 + tau) / (d + tau), self.scales[1])
+        return map_eigenvalues(
+            self.D, lambda d, _: (1.0 - d + self.delta * d) * (1.0 + tau) / (d + tau), self.scales[1]
+        )
 
 
 def largest(v: Array) -> Array:

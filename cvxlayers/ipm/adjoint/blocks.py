@@ -23,7 +23,19 @@ from cvxlayers.ipm.cones.nonsymmetric import first_row, put, triple
 from cvxlayers.ipm.cones.psd import HALF_ROOT, place_of, times, times_transpose, transpose_times
 from cvxlayers.kernels.decorators import kernel, kernel_where
 from cvxlayers.kernels.jacobi import pack, unpack
-from cvxlayers.kernels.simd import absolute, apart, fill, index, load, load_from, maximum, minimum, pick, sqrt, store
+from cvxlayers.kernels.simd import (
+    absolute,
+    index,
+    load,
+    load_from,
+    maximum,
+    minimum,
+    noinline,
+    select,
+    splat,
+    sqrt,
+    store,
+)
 
 __all__ = ["load_blocks", "remove_idle", "residual", "write_blocks"]
 
@@ -66,14 +78,14 @@ def remove_idle(plan: Any, at: Any, V: Any, y: Any) -> None:
         remove_triple(plan, at, V, k, y)
 
 
-@kernel_where(FIELD, lambda plan, at, V: (fill(V, 0.0), fill(V, 0.0), fill(V, 0.0)))
+@kernel_where(FIELD, lambda plan, at, V: (splat(V, 0.0), splat(V, 0.0), splat(V, 0.0)))
 def residual(plan: Any, at: Any, V: Any) -> Any:
     """share (ry - A x) + min(h, CAP) y in the rows of these cones, from ry - A x, in ey.
 
     The largest entry of it along the eigenvectors, and of its last term, both over 1 + min(h, CAP); and the sum of its
     entries, which tells of NaN.
     """
-    worst, Hy, total = fill(V, 0.0), fill(V, 0.0), fill(V, 0.0)
+    worst, Hy, total = splat(V, 0.0), splat(V, 0.0), splat(V, 0.0)
     for k in range(at.matrices):
         error, term = matrix_residual(plan, at, V, k)
         worst, Hy = maximum(error, worst), maximum(term, Hy)
@@ -88,35 +100,35 @@ def residual(plan: Any, at: Any, V: Any) -> Any:
 @kernel
 def ratio_of(h: Any, unit: Any) -> Any:
     """min(h, CAP) and share, in scaled units; share is 0 where D is."""
-    zero, cap = fill(h, 0.0), fill(h, CAP)
-    scaled = pick(zero, h, cap, h * unit)
-    return minimum(scaled, cap), pick(zero, h, zero, cap / maximum(scaled, cap))
+    zero, cap = splat(h, 0.0), splat(h, CAP)
+    scaled = select(zero, h, cap, h * unit)
+    return minimum(scaled, cap), select(zero, h, zero, cap / maximum(scaled, cap))
 
 
 @kernel
 def note_broken(at: Any, V: Any, h: Any) -> None:
     """A 0 into ``error`` where h is NaN."""
-    zero, one = fill(V, 0.0), fill(V, 1.0)
-    store(V, at.error, load(V, at.error) * pick(h, fill(V, -10.0), one, zero))
+    zero, one = splat(V, 0.0), splat(V, 1.0)
+    store(V, at.error, load(V, at.error) * select(h, splat(V, -10.0), one, zero))
 
 
 @kernel
 def load_triple(plan: Any, at: Any, V: Any, state: Any, column: Any, k: Any, base: Any) -> None:
     """Of an exponential or power cone: q_j, min(h, CAP) and share into its 15 rows, and the columns of F, H = F F'."""
-    apart()
+    noinline()
     row, place, factor = first_row(plan, at, k), at.barrier + 15 * k, at.factor + 9 * k
-    zero, one = fill(V, 0.0), fill(V, 1.0)
+    zero, one = splat(V, 0.0), splat(V, 1.0)
     unit = load(V, at.E + row) * load(V, at.E + row) / load(V, at.cost)
     h1, h2, h3 = (
         load_from(state, base + 9, column), load_from(state, base + 10, column), load_from(state, base + 11, column),
     )  # fmt: skip
-    used = pick(maximum(maximum(h1, h2), h3), fill(V, -0.5), one, zero)
+    used = select(maximum(maximum(h1, h2), h3), splat(V, -0.5), one, zero)
     note_broken(at, V, h1 + h2 + h3)
     for j in range(3):
         g, share = ratio_of(load_from(state, base + 9 + j, column), unit)
         store(V, place + j, g)
         store(V, place + 3 + j, share)
-        root = sqrt(pick(used, zero, g, one))
+        root = sqrt(select(used, zero, g, one))
         for i in range(3):
             q = load_from(state, base + 3 * j + i, column)
             store(V, place + 6 + 3 * j + i, q)
@@ -127,13 +139,13 @@ def load_triple(plan: Any, at: Any, V: Any, state: Any, column: Any, k: Any, bas
 @kernel
 def remove_triple(plan: Any, at: Any, V: Any, k: Any, y: Any) -> None:
     """The idle parts of an exponential or power cone."""
-    apart()
+    noinline()
     row, place = first_row(plan, at, k), at.barrier + 15 * k
     y1, y2, y3 = triple(V, y + row)
-    z1, z2, z3, zero, one = fill(V, 0.0), fill(V, 0.0), fill(V, 0.0), fill(V, 0.0), fill(V, 1.0)
+    z1, z2, z3, zero, one = splat(V, 0.0), splat(V, 0.0), splat(V, 0.0), splat(V, 0.0), splat(V, 1.0)
     for j in range(3):
         q1, q2, q3 = triple(V, place + 6 + 3 * j)
-        along = (q1 * y1 + q2 * y2 + q3 * y3) * pick(load(V, place + 3 + j), zero, one, zero)
+        along = (q1 * y1 + q2 * y2 + q3 * y3) * select(load(V, place + 3 + j), zero, one, zero)
         z1, z2, z3 = z1 + along * q1, z2 + along * q2, z3 + along * q3
     put(V, y + row, z1, z2, z3)
 
@@ -141,11 +153,11 @@ def remove_triple(plan: Any, at: Any, V: Any, k: Any, y: Any) -> None:
 @kernel
 def triple_residual(plan: Any, at: Any, V: Any, k: Any) -> Any:
     """The residual of an exponential or power cone; return what ``residual`` does of it."""
-    apart()
+    noinline()
     row, place = first_row(plan, at, k), at.barrier + 15 * k
     y1, y2, y3 = triple(V, at.y + row)
     e1, e2, e3 = triple(V, at.ey + row)
-    z1, z2, z3, worst, Hy = fill(V, 0.0), fill(V, 0.0), fill(V, 0.0), fill(V, 0.0), fill(V, 0.0)
+    z1, z2, z3, worst, Hy = splat(V, 0.0), splat(V, 0.0), splat(V, 0.0), splat(V, 0.0), splat(V, 0.0)
     for j in range(3):
         q1, q2, q3 = triple(V, place + 6 + 3 * j)
         along, term, over = parts_of(
@@ -160,18 +172,18 @@ def triple_residual(plan: Any, at: Any, V: Any, k: Any) -> Any:
 @kernel
 def parts_of(V: Any, g: Any, share: Any, e: Any, y: Any) -> Any:
     """share e + g y along an eigenvector, the last term, which is 0 for an idle one, and 1 / (1 + g)."""
-    zero, weight, own = fill(V, 0.0), load(V, share), load(V, g)
-    term = pick(weight, zero, own * y, zero)
+    zero, weight, own = splat(V, 0.0), load(V, share), load(V, g)
+    term = select(weight, zero, own * y, zero)
     return weight * e + term, term, 1.0 / (1.0 + own)
 
 
 @kernel
 def load_matrix(plan: Any, at: Any, V: Any, state: Any, column: Any, k: Any, base: Any) -> None:
     """Of a PSD cone: Q, and the upper triangles of min(h, CAP) and of share."""
-    apart()
+    noinline()
     row, order, Q = place_of(plan, at, k)
     square, d = order * order, order * (order + 1) // 2
-    zero, one, used = fill(V, 0.0), fill(V, 1.0), fill(V, -1.0)
+    zero, one, used = splat(V, 0.0), splat(V, 1.0), splat(V, -1.0)
     unit = load(V, at.E + row) * load(V, at.E + row) / load(V, at.cost)
     for i in range(square):
         store(V, Q + i, load_from(state, base + i, column))
@@ -182,7 +194,7 @@ def load_matrix(plan: Any, at: Any, V: Any, state: Any, column: Any, k: Any, bas
         g, share = ratio_of(value, unit)
         store(V, Q + square + i, g)
         store(V, Q + square + d + i, share)
-    used = pick(used, fill(V, -0.5), one, zero)
+    used = select(used, splat(V, -0.5), one, zero)
     for i in range(d):
         store(V, at.s + row + i, used)
 
@@ -206,15 +218,15 @@ def turn_out(V: Any, Q: Any, M: Any, order: Any, N: Any, v: Any) -> None:
 @kernel
 def remove_matrix(plan: Any, at: Any, V: Any, k: Any, y: Any) -> None:
     """The idle parts of a PSD cone."""
-    apart()
+    noinline()
     row, order, Q = place_of(plan, at, k)
     square, d = order * order, order * (order + 1) // 2
-    M, N, zero = at.work, at.work + square, fill(V, 0.0)
+    M, N, zero = at.work, at.work + square, splat(V, 0.0)
     share = Q + square + d
     turn_in(V, Q, y + row, order, M, N)
     for j in range(order):
         for i in range(j + 1):
-            value = pick(load(V, share), zero, load(V, M + i * order + j), zero)
+            value = select(load(V, share), zero, load(V, M + i * order + j), zero)
             store(V, M + i * order + j, value)
             store(V, M + j * order + i, value)
             share += 1
@@ -224,10 +236,10 @@ def remove_matrix(plan: Any, at: Any, V: Any, k: Any, y: Any) -> None:
 @kernel
 def matrix_residual(plan: Any, at: Any, V: Any, k: Any) -> Any:
     """The residual of a PSD cone; return what ``residual`` does of it."""
-    apart()
+    noinline()
     row, order, Q = place_of(plan, at, k)
     square, d = order * order, order * (order + 1) // 2
-    M, N, U, worst, Hy = at.work, at.work + square, at.work + 2 * square, fill(V, 0.0), fill(V, 0.0)
+    M, N, U, worst, Hy = at.work, at.work + square, at.work + 2 * square, splat(V, 0.0), splat(V, 0.0)
     turn_in(V, Q, at.y + row, order, U, N)
     turn_in(V, Q, at.ey + row, order, M, N)
     g = Q + square
@@ -251,12 +263,12 @@ def write_matrix(plan: Any, at: Any, V: Any, k: Any, eps: Any) -> None:
 
         H_ab = 2 w_a w_b sum_p Q_ip (Q_kp T_pl + Q_lp T_pk),    T_pl = sum_q h_pq Q_jq Q_lq,    b = (k, l).
     """
-    apart()
+    noinline()
     row, order, Q = place_of(plan, at, k)
     square = order * order
     T, R = at.work, at.work + square
     e, a = at.cone_map + index(plan, at.cone_entry + at.count + k), row
-    used, one = load(V, at.s + row), fill(V, 1.0)
+    used, one = load(V, at.s + row), splat(V, 1.0)
     for j in range(order):
         gather(V, Q, order, j, T)
         for i in range(j + 1):
@@ -265,7 +277,7 @@ def write_matrix(plan: Any, at: Any, V: Any, k: Any, eps: Any) -> None:
                 for l in range(order):  # noqa: E741 - the letter of the formula
                     store(V, R + p * order + l, q * load(V, T + p * order + l))
             own = column_entry(V, Q, R, order, i, j)
-            own = pick(used, fill(V, 0.5), own * (0.5 if i == j else 1.0), one)
+            own = select(used, splat(V, 0.5), own * (0.5 if i == j else 1.0), one)
             store(V, at.diagonal + index(plan, at.place + at.n + a), -(own + eps))
             e = write_column(plan, at, V, Q, R, order, i, j, e, used)
             a += 1
@@ -274,11 +286,11 @@ def write_matrix(plan: Any, at: Any, V: Any, k: Any, eps: Any) -> None:
 @kernel
 def gather(V: Any, Q: Any, order: Any, j: Any, T: Any) -> None:
     """T_pl = sum_q h_pq Q_jq Q_lq for one j."""
-    apart()
+    noinline()
     h = Q + order * order
     for p in range(order):
         for l in range(order):  # noqa: E741 - the letter of the formula
-            total = fill(V, 0.0)
+            total = splat(V, 0.0)
             for q in range(order):
                 place = h + (q * (q + 1) // 2 + p if p <= q else p * (p + 1) // 2 + q)
                 total += load(V, place) * load(V, Q + j * order + q) * load(V, Q + l * order + q)
@@ -288,7 +300,7 @@ def gather(V: Any, Q: Any, order: Any, j: Any, T: Any) -> None:
 @kernel
 def column_entry(V: Any, Q: Any, R: Any, order: Any, k: Any, l: Any) -> Any:  # noqa: E741
     """sum_p Q_kp R_pl + Q_lp R_pk."""
-    total = fill(V, 0.0)
+    total = splat(V, 0.0)
     for p in range(order):
         total += load(V, Q + k * order + p) * load(V, R + p * order + l)
         total += load(V, Q + l * order + p) * load(V, R + p * order + k)
@@ -298,12 +310,12 @@ def column_entry(V: Any, Q: Any, R: Any, order: Any, k: Any, l: Any) -> Any:  # 
 @kernel
 def write_column(plan: Any, at: Any, V: Any, Q: Any, R: Any, order: Any, i: Any, j: Any, e: Any, used: Any) -> Any:
     """The entries of column (i, j) below the diagonal; return where the next column begins."""
-    apart()
+    noinline()
     weight = 1.0 if i == j else 2.0 * HALF_ROOT
-    zero = fill(V, 0.0)
+    zero = splat(V, 0.0)
     for q in range(j, order):
         for p in range(i + 1 if q == j else 0, q + 1):
             value = column_entry(V, Q, R, order, p, q) * (weight * (0.5 if p == q else HALF_ROOT))
-            store(V, at.entries + index(plan, e), pick(used, zero, -value, zero))
+            store(V, at.entries + index(plan, e), select(used, zero, -value, zero))
             e += 1
     return e

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cvxlayers.kernels.decorators import kernel
-from cvxlayers.kernels.simd import apart, index, load, load_from, store
+from cvxlayers.kernels.simd import index, load, load_from, noinline, store
 
 __all__ = ["pair_P", "pair_A"]
 
@@ -16,7 +16,7 @@ def pair_P(plan: Any, at: Any, rx: Any, x: Any, column: Any, dP: Any) -> None:
 
     rx and dP have W columns, x those of the batch.
     """
-    apart()
+    noinline()
     for j in range(at.n):
         xj, rj = load_from(x, j, column), load(rx, j)
         for k in range(index(plan, at.P_start + j), index(plan, at.P_start + j + 1)):
@@ -30,7 +30,7 @@ def pair_P(plan: Any, at: Any, rx: Any, x: Any, column: Any, dP: Any) -> None:
 @kernel
 def pair_A(plan: Any, at: Any, r: Any, x: Any, y: Any, column: Any, dA: Any) -> None:
     """-(y rx' + rv x') on A's pattern; r = (rx, rv) and dA have W columns, x and y those of the batch."""
-    apart()
+    noinline()
     for j in range(at.n):
         xj, rj = load_from(x, j, column), load(r, j)
         for k in range(index(plan, at.A_start + j), index(plan, at.A_start + j + 1)):

@@ -20,7 +20,7 @@ from cvxlayers.ipm.adjoint.system import load_right, load_system, remove_idle, r
 from cvxlayers.ipm.kkt.direction import add, substitute
 from cvxlayers.kernels.decorators import kernel
 from cvxlayers.kernels.products import dot
-from cvxlayers.kernels.simd import apart, fill, highest, load, load_from, pick, sqrt, store, store_to
+from cvxlayers.kernels.simd import highest, load, load_from, noinline, select, splat, sqrt, store, store_to
 from cvxlayers.ldl.factor import factorize
 
 __all__ = ["solve_least_norm"]
@@ -54,8 +54,8 @@ HUGE = 1e300
 def solve_least_norm(plan: Any, at: Any, V: Any, x: Any, y: Any, state: Any, mu: Any, column: Any, asked: Any,
                      info: Any) -> None:  # fmt: skip
     """Solve in the lanes that are asked for, in scales of their own, which D and E become; x and y receive dx and u."""
-    apart()
-    zero, one = fill(V, 0.0), fill(V, 1.0)
+    noinline()
+    zero, one = splat(V, 0.0), splat(V, 1.0)
     rescale_at(plan, at, V, x, y, state, column)
     load_system(plan, at, V, y, state, mu, column, COARSE)
     factorize(plan, at, V)
@@ -63,15 +63,15 @@ def solve_least_norm(plan: Any, at: Any, V: Any, x: Any, y: Any, state: Any, mu:
     free = load_served(plan, at, V)
     served = length(at, V, at.rx, at.ry)
     whole = sqrt(served * served + free * free)
-    whole = pick(whole, zero, whole, one)
+    whole = select(whole, zero, whole, one)
     left, again = zero, asked
     for k in range(PASSES):
         split(plan, at, V, again, whole)
         last = length(at, V, at.rx, at.ry) / whole
         if k == 0:
             left = last
-        keep_left(at, V, again, fill(V, 1.0 if k > 0 else 0.0))
-        again = again * pick(last, fill(V, CLEAN), one, zero)
+        keep_left(at, V, again, splat(V, 1.0 if k > 0 else 0.0))
+        again = again * select(last, splat(V, CLEAN), one, zero)
         take_left(plan, at, V)
         if highest(again) == 0.0:
             break
@@ -80,11 +80,11 @@ def solve_least_norm(plan: Any, at: Any, V: Any, x: Any, y: Any, state: Any, mu:
     for i in range(at.m):
         store(V, at.y + i, load(V, at.kept_y + i))
     worst, terms = residual(plan, at, V)
-    error = worst / pick(terms, zero, terms, one)
-    error = pick(load(V, at.error), zero, error, fill(V, HUGE))
+    error = worst / select(terms, zero, terms, one)
+    error = select(load(V, at.error), zero, error, splat(V, HUGE))
     free = free / whole
     left = sqrt(left * left + free * free)
-    singular = pick(left, fill(V, ROUNDING), one, singular)
+    singular = select(left, splat(V, ROUNDING), one, singular)
     note(info, V, 0, column, asked, error)
     note(info, V, 1, column, asked, left)
     note(info, V, 2, column, asked, singular)
@@ -93,7 +93,7 @@ def solve_least_norm(plan: Any, at: Any, V: Any, x: Any, y: Any, state: Any, mu:
 @kernel
 def note(info: Any, V: Any, row: Any, column: Any, asked: Any, value: Any) -> None:
     """Write a row of info, in the lanes that are asked for."""
-    store_to(info, row, column, pick(asked, fill(V, 0.0), value, load_from(info, row, column)))
+    store_to(info, row, column, select(asked, splat(V, 0.0), value, load_from(info, row, column)))
 
 
 @kernel
@@ -106,10 +106,10 @@ def length(at: Any, V: Any, x: Any, y: Any) -> Any:
 def load_served(plan: Any, at: Any, V: Any) -> Any:
     """The right side into rx and ry, without what has no effect; return the length of what is asked of variables that
     nothing determines, which is left out."""
-    apart()
+    noinline()
     load_right(at, V)
     remove_idle(plan, at, V, at.ry)
-    total = fill(V, 0.0)
+    total = splat(V, 0.0)
     for i in range(at.n):
         f, used = load(V, at.rx + i), load(V, at.x2 + i)
         total += f * f * (1.0 - used)
@@ -120,33 +120,33 @@ def load_served(plan: Any, at: Any, V: Any) -> Any:
 @kernel
 def keep_left(at: Any, V: Any, asked: Any, before: Any) -> None:
     """What is left of the right side, in rx and ry, into x1 and y1, or, with ``before`` one, added to them."""
-    apart()
-    zero = fill(V, 0.0)
+    noinline()
+    zero = splat(V, 0.0)
     for i in range(at.n):
-        now = pick(asked, zero, load(V, at.rx + i), zero)
-        store(V, at.x1 + i, now + pick(before, zero, load(V, at.x1 + i), zero))
+        now = select(asked, zero, load(V, at.rx + i), zero)
+        store(V, at.x1 + i, now + select(before, zero, load(V, at.x1 + i), zero))
     for i in range(at.m):
-        now = pick(asked, zero, load(V, at.ry + i), zero)
-        store(V, at.y1 + i, now + pick(before, zero, load(V, at.y1 + i), zero))
+        now = select(asked, zero, load(V, at.ry + i), zero)
+        store(V, at.y1 + i, now + select(before, zero, load(V, at.y1 + i), zero))
 
 
 @kernel
 def take_left(plan: Any, at: Any, V: Any) -> None:
     """The right side less what is left of it, into rx and ry."""
     load_served(plan, at, V)
-    add(V, at.rx, at.x1, at.n, fill(V, -1.0))
-    add(V, at.ry, at.y1, at.m, fill(V, -1.0))
+    add(V, at.rx, at.x1, at.n, splat(V, -1.0))
+    add(V, at.ry, at.y1, at.m, splat(V, -1.0))
 
 
 @kernel
 def split(plan: Any, at: Any, V: Any, asked: Any, whole: Any) -> None:
     """One pass: the solution of a part of (rx, ry) into kept_x and kept_y, what is left into rx and ry."""
-    apart()
-    zero, one, steps, before = fill(V, 0.0), fill(V, 1.0), fill(V, 0.0), fill(V, HUGE)
+    noinline()
+    zero, one, steps, before = splat(V, 0.0), splat(V, 1.0), splat(V, 0.0), splat(V, HUGE)
     for i in range(at.n):
-        store(V, at.kept_x + i, pick(asked, zero, zero, load(V, at.kept_x + i)))
+        store(V, at.kept_x + i, select(asked, zero, zero, load(V, at.kept_x + i)))
     for i in range(at.m):
-        store(V, at.kept_y + i, pick(asked, zero, zero, load(V, at.kept_y + i)))
+        store(V, at.kept_y + i, select(asked, zero, zero, load(V, at.kept_y + i)))
     all_asked = asked
     for _ in range(MOST):
         solve_neighbour(plan, at, V)
@@ -154,8 +154,8 @@ def split(plan: Any, at: Any, V: Any, asked: Any, whole: Any) -> None:
         add(V, at.kept_y, at.y, at.m, asked)
         change = replace_left(at, V, asked) / whole
         steps += asked
-        rounding = pick(change, FALLS * before, pick(fill(V, SMALL), change, one, zero), zero)
-        asked = asked * pick(change, fill(V, SETTLED), 1.0 - rounding, zero)
+        rounding = select(change, FALLS * before, select(splat(V, SMALL), change, one, zero), zero)
+        asked = asked * select(change, splat(V, SETTLED), 1.0 - rounding, zero)
         if highest(asked) == 0.0:
             break
         before = change
@@ -168,40 +168,40 @@ def split(plan: Any, at: Any, V: Any, asked: Any, whole: Any) -> None:
 def solve_neighbour(plan: Any, at: Any, V: Any) -> None:
     """(K + R)^-1 (rx, ry) into x and y, refined: the rounding of the factors is large where they are small, and larger
     beside curved cones, whose flat directions have large numbers in K."""
-    apart()
+    noinline()
     substitute(plan, at, V, at.rx, at.ry, at.x, at.y)
     remove_idle(plan, at, V, at.y)
     for _ in range(1 if at.cones == at.m else REFINEMENTS_CURVED):
         residual(plan, at, V)
-        add(V, at.ex, at.x, at.n, fill(V, -COARSE))
-        add(V, at.ey, at.y, at.m, fill(V, COARSE))
+        add(V, at.ex, at.x, at.n, splat(V, -COARSE))
+        add(V, at.ey, at.y, at.m, splat(V, COARSE))
         substitute(plan, at, V, at.ex, at.ey, at.tx, at.ty)
         remove_idle(plan, at, V, at.ty)
-        add(V, at.x, at.tx, at.n, fill(V, 1.0))
-        add(V, at.y, at.ty, at.m, fill(V, 1.0))
+        add(V, at.x, at.tx, at.n, splat(V, 1.0))
+        add(V, at.y, at.ty, at.m, splat(V, 1.0))
 
 
 @kernel
 def replace_left(at: Any, V: Any, asked: Any) -> Any:
     """R (x, y) into rx and ry, in the lanes that are asked for; return the length of the change."""
-    apart()
-    zero, total = fill(V, 0.0), fill(V, 0.0)
+    noinline()
+    zero, total = splat(V, 0.0), splat(V, 0.0)
     for i in range(at.n):
         now, before = COARSE * load(V, at.x + i), load(V, at.rx + i)
         total += (now - before) * (now - before)
-        store(V, at.rx + i, pick(asked, zero, now, before))
+        store(V, at.rx + i, select(asked, zero, now, before))
     for i in range(at.m):
         now, before = -(COARSE * load(V, at.y + i)), load(V, at.ry + i)
         total += (now - before) * (now - before)
-        store(V, at.ry + i, pick(asked, zero, now, before))
+        store(V, at.ry + i, select(asked, zero, now, before))
     return sqrt(total)
 
 
 @kernel
 def probe_kernel(plan: Any, at: Any, V: Any) -> Any:
     """1 in the lanes in which a random right side has a part that the steps leave as it is: J is singular."""
-    apart()
-    zero, one = fill(V, 0.0), fill(V, 1.0)
+    noinline()
+    zero, one = splat(V, 0.0), splat(V, 1.0)
     for i in range(at.n):
         store(V, at.rx + i, load(V, at.probe + i) * load(V, at.x2 + i))
     for i in range(at.m):
@@ -213,4 +213,4 @@ def probe_kernel(plan: Any, at: Any, V: Any) -> Any:
         remove_idle(plan, at, V, at.y)
         change = replace_left(at, V, one)
     now = length(at, V, at.rx, at.ry)
-    return pick(now, fill(V, SEEN), pick(STAYS * now, change, one, zero), zero)
+    return select(now, splat(V, SEEN), select(STAYS * now, change, one, zero), zero)

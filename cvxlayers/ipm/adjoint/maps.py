@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cvxlayers.kernels.decorators import kernel
-from cvxlayers.kernels.simd import apart, columns_of, fill, index, load_from, scatter_to, store_to
+from cvxlayers.kernels.simd import columns_of, index, load_from, noinline, scatter_to, splat, store_to
 
 __all__ = ["map_group", "map_group_apart"]
 
@@ -14,7 +14,7 @@ __all__ = ["map_group", "map_group_apart"]
 def map_group(maps: Any, weights: Any, which: Any, source: Any, column: Any, target: Any, place: Any) -> None:
     """Map number ``which`` of a ``Stack``: the columns column, ..., column + W - 1 of source give those of target from
     place on."""
-    apart()
+    noinline()
     for row in range(index(maps, index(maps, 2 * which))):
         store_to(target, row, place, mapped_row(maps, weights, which, row, source, column))
 
@@ -27,7 +27,7 @@ def map_group_apart(maps: Any, weights: Any, which: Any, source: Any, ends: Any,
     Below its first row target (rows, batch) consists of (batch, ends[0]) numbers for the first rows, then of those for
     rows ends[0], ..., ends[1] - 1, and so on.
     """
-    apart()
+    noinline()
     start, batch = 0, columns_of(target)
     for part in range(len(ends)):
         end = index(ends, part)
@@ -44,7 +44,7 @@ def mapped_row(maps: Any, weights: Any, which: Any, row: Any, source: Any, colum
     at, place = index(maps, 2 * which), index(maps, 2 * which + 1)
     rows = index(maps, at)
     starts, columns, nonzeros = at + 1, at + rows + 2, place + rows
-    total = fill(source, weights[place + row])
+    total = splat(source, weights[place + row])
     for k in range(index(maps, starts + row), index(maps, starts + row + 1)):
         total += load_from(source, index(maps, columns + k), column) * weights[nonzeros + k]
     return total

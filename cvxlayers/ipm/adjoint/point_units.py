@@ -12,7 +12,7 @@ from typing import Any
 from cvxlayers.ipm.kkt.equilibrate import norms, scale_further
 from cvxlayers.kernels.decorators import kernel
 from cvxlayers.kernels.products import largest
-from cvxlayers.kernels.simd import absolute, apart, fill, index, load, load_from, maximum, pick, sqrt, store
+from cvxlayers.kernels.simd import absolute, index, load, load_from, maximum, noinline, select, splat, sqrt, store
 
 __all__ = ["rescale_at"]
 
@@ -26,8 +26,8 @@ FAINT, FAINTEST = 1e-6, 1e-10
 @kernel
 def rescale_at(plan: Any, at: Any, V: Any, x: Any, y: Any, state: Any, column: Any) -> None:
     """Scale P and A, D and E further. The rows that are left out are zero in A, and ``s`` is their mask."""
-    apart()
-    one = fill(V, 1.0)
+    noinline()
+    one = splat(V, 1.0)
     measure_terms(plan, at, V, x, y, column)
     begin_scales(plan, at, V)
     common_unit(plan, at, V, state, column)
@@ -45,27 +45,27 @@ def rescale_at(plan: Any, at: Any, V: Any, x: Any, y: Any, state: Any, column: A
 @kernel
 def positive(size: Any, other: Any) -> Any:
     """The size, or the other where there is none."""
-    return pick(size, 0.0 * other, size, other)
+    return select(size, 0.0 * other, size, other)
 
 
 @kernel
 def apply(plan: Any, at: Any, V: Any) -> None:
     """Multiply the scales, and the matrices, by the changes in x1 and y1."""
-    apart()
+    noinline()
     for i in range(at.n):
         store(V, at.D + i, load(V, at.D + i) * load(V, at.x1 + i))
     for i in range(at.m):
         store(V, at.E + i, load(V, at.E + i) * load(V, at.y1 + i))
-    scale_further(plan, at, V, fill(V, 1.0))
+    scale_further(plan, at, V, splat(V, 1.0))
 
 
 @kernel
 def share_largest(plan: Any, at: Any, V: Any, y: Any) -> None:
     """Let all rows of a curved cone have the largest of their sizes."""
-    apart()
+    noinline()
     for c in range(at.blocks):
         start, stop = index(plan, at.cone_start + c), index(plan, at.cone_start + c + 1)
-        found = fill(V, 0.0)
+        found = splat(V, 0.0)
         for i in range(start, stop):
             found = maximum(load(V, y + i), found)
         for i in range(start, stop):
@@ -75,8 +75,8 @@ def share_largest(plan: Any, at: Any, V: Any, y: Any) -> None:
 @kernel
 def measure_terms(plan: Any, at: Any, V: Any, x: Any, y: Any, column: Any) -> None:
     """1 / dual (or zero) into x1 and 1 / eta (or zero) into y1, in the present scales."""
-    apart()
-    zero, one, cost = fill(V, 0.0), fill(V, 1.0), load(V, at.cost)
+    noinline()
+    zero, one, cost = splat(V, 0.0), splat(V, 1.0), load(V, at.cost)
     for i in range(at.n):
         store(V, at.tx + i, absolute(load_from(x, i, column)) / load(V, at.D + i))
         store(V, at.x1 + i, absolute(load(V, at.q + i)))
@@ -96,7 +96,7 @@ def measure_terms(plan: Any, at: Any, V: Any, x: Any, y: Any, column: Any) -> No
     faint = FAINT * largest(V, at.x1, at.n)
     for j in range(at.n):
         dual = load(V, at.x1 + j)
-        over = pick(dual, faint, 1.0 / positive(dual, one), zero)
+        over = select(dual, faint, 1.0 / positive(dual, one), zero)
         store(V, at.x1 + j, over)
         for k in range(index(plan, at.A_start + j), index(plan, at.A_start + j + 1)):
             i = at.y1 + index(plan, at.A_row + k)
@@ -107,8 +107,8 @@ def measure_terms(plan: Any, at: Any, V: Any, x: Any, y: Any, column: Any) -> No
 @kernel
 def begin_scales(plan: Any, at: Any, V: Any) -> None:
     """1 / dual and eta into x1 and y1; where they say nothing, what the largest entries of others say."""
-    apart()
-    zero, one = fill(V, 0.0), fill(V, 1.0)
+    noinline()
+    zero, one = splat(V, 0.0), splat(V, 1.0)
     for i in range(at.m):
         store(V, at.y1 + i, inverse(load(V, at.y1 + i), zero, one))
     for _ in range(NEIGHBOURS):
@@ -135,7 +135,7 @@ def begin_scales(plan: Any, at: Any, V: Any) -> None:
 @kernel
 def inverse(size: Any, zero: Any, one: Any) -> Any:
     """1 / size, or zero where there is none."""
-    return pick(size, zero, 1.0 / pick(size, zero, size, one), zero)
+    return select(size, zero, 1.0 / select(size, zero, size, one), zero)
 
 
 @kernel
@@ -143,8 +143,8 @@ def common_unit(plan: Any, at: Any, V: Any, state: Any, column: Any) -> None:
     """Multiply x1 by, and divide y1 by, the root of a size of the objective: the largest |x_j| dual_j, but not so small
     that all entries of P would be less than one; where P is zero, the largest eta sigma of curved cones, with
     sigma_i = (|A||x| + |b| + |s|)_i."""
-    apart()
-    zero, one, objective, size, curved = fill(V, 0.0), fill(V, 1.0), fill(V, 0.0), fill(V, 0.0), fill(V, 0.0)
+    noinline()
+    zero, one, objective, size, curved = splat(V, 0.0), splat(V, 1.0), splat(V, 0.0), splat(V, 0.0), splat(V, 0.0)
     for j in range(at.n):
         own = load(V, at.x1 + j)
         size = maximum(load(V, at.tx + j) / own, size)
@@ -163,10 +163,10 @@ def common_unit(plan: Any, at: Any, V: Any, state: Any, column: Any) -> None:
     found = largest(V, at.ty, at.m)
     for i in range(at.m):
         sigma = load(V, at.ty + i)
-        store(V, at.ty + i, pick(sigma, FAINTEST * found, sigma, found))
+        store(V, at.ty + i, select(sigma, FAINTEST * found, sigma, found))
     for i in range(at.cones, at.m):  # of the curved cones
         curved = maximum(load(V, at.ty + i) * load(V, at.y1 + i) * load(V, at.s + i), curved)
-    unit = sqrt(pick(objective, zero, size, positive(curved, one)))
+    unit = sqrt(select(objective, zero, size, positive(curved, one)))
     for i in range(at.n):
         store(V, at.x1 + i, load(V, at.x1 + i) * unit)
     for i in range(at.m):

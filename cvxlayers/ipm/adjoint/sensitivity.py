@@ -13,7 +13,7 @@ from cvxlayers.ipm.adjoint.least_norm import solve_least_norm
 from cvxlayers.ipm.adjoint.system import load_right, load_system, remove_idle, residual
 from cvxlayers.ipm.kkt.direction import add, substitute
 from cvxlayers.kernels.decorators import kernel
-from cvxlayers.kernels.simd import absolute, apart, fill, highest, load, maximum, pick, sqrt, store, store_to
+from cvxlayers.kernels.simd import absolute, highest, load, maximum, noinline, select, splat, sqrt, store, store_to
 from cvxlayers.ldl.factor import factorize
 
 __all__ = ["INFO", "differentiate_group"]
@@ -48,16 +48,16 @@ def differentiate_group(plan: Any, at: Any, V: Any, x: Any, y: Any, state: Any, 
     state holds s, and from row m on what ``blocks`` says of PSD, exponential and power cones; mu is positive where
     the derivative is to be smoothed. The first rows of info (rows, B) receive what ``INFO`` tells.
     """
-    zero, one = fill(V, 0.0), fill(V, 1.0)
+    zero, one = splat(V, 0.0), splat(V, 1.0)
     load_system(plan, at, V, y, state, mu, column, REGULARIZATION)
     factorize(plan, at, V)
     healthy = judge_probe(plan, at, V) * load(V, at.error)
     load_right(at, V)
     healthy = healthy * nothing_lost(at, V)
     error = refine(plan, at, V)
-    well = pick(error, fill(V, GOOD), zero, healthy * pick(fill(V, HUGE), error, one, zero))
+    well = select(error, splat(V, GOOD), zero, healthy * select(splat(V, HUGE), error, one, zero))
     write(at, V, one)
-    store_to(info, 0, column, pick(well, zero, error, fill(V, HUGE)))
+    store_to(info, 0, column, select(well, zero, error, splat(V, HUGE)))
     store_to(info, 1, column, zero)
     store_to(info, 2, column, zero)
     asked = (1.0 - well) * load(V, at.error)
@@ -69,22 +69,22 @@ def differentiate_group(plan: Any, at: Any, V: Any, x: Any, y: Any, state: Any, 
 @kernel
 def write(at: Any, V: Any, asked: Any) -> None:
     """The solution into ``out``, in the lanes that are asked for."""
-    apart()
-    zero, over = fill(V, 0.0), 1.0 / load(V, at.cost)
+    noinline()
+    zero, over = splat(V, 0.0), 1.0 / load(V, at.cost)
     for i in range(at.n):
-        store(V, at.out + i, pick(asked, zero, load(V, at.x + i) * load(V, at.D + i), load(V, at.out + i)))
+        store(V, at.out + i, select(asked, zero, load(V, at.x + i) * load(V, at.D + i), load(V, at.out + i)))
     for i in range(at.m):
         value = load(V, at.y + i) * load(V, at.E + i) * over
-        store(V, at.out + at.n + i, pick(asked, zero, value, load(V, at.out + at.n + i)))
+        store(V, at.out + at.n + i, select(asked, zero, value, load(V, at.out + at.n + i)))
 
 
 @kernel
 def nothing_lost(at: Any, V: Any) -> Any:
     """1 in the lanes in which nothing is asked of variables that nothing determines."""
-    found = fill(V, 0.0)
+    found = splat(V, 0.0)
     for i in range(at.n):
         found = maximum(absolute(load(V, at.rx + i)) * (1.0 - load(V, at.x2 + i)), found)
-    return pick(found, fill(V, 0.0), fill(V, 0.0), fill(V, 1.0))
+    return select(found, splat(V, 0.0), splat(V, 0.0), splat(V, 1.0))
 
 
 @kernel
@@ -94,9 +94,9 @@ def judge_probe(plan: Any, at: Any, V: Any) -> Any:
     Where it is, the first of them leaves of the random r a part that the others leave as it is. r is in V (see
     ``layout``), in scaled units.
     """
-    apart()
-    zero, one = fill(V, 0.0), fill(V, 1.0)
-    limit = fill(V, HARMLESS) / sqrt(fill(V, 1.0 * (at.n + at.m)))
+    noinline()
+    zero, one = splat(V, 0.0), splat(V, 1.0)
+    limit = splat(V, HARMLESS) / sqrt(splat(V, 1.0 * (at.n + at.m)))
     for i in range(at.n):
         store(V, at.rx + i, load(V, at.probe + i) * load(V, at.x2 + i))
     for i in range(at.m):
@@ -106,7 +106,7 @@ def judge_probe(plan: Any, at: Any, V: Any) -> Any:
     worst, _ = residual(plan, at, V)
     patience = PATIENCE if at.cones == at.m else PATIENCE_CURVED
     for _ in range(1, patience):
-        going = pick(limit, worst, zero, load(V, at.error))
+        going = select(limit, worst, zero, load(V, at.error))
         if highest(going) == 0.0:
             break
         before = worst
@@ -115,38 +115,38 @@ def judge_probe(plan: Any, at: Any, V: Any) -> Any:
         add(V, at.x, at.tx, at.n, one)
         add(V, at.y, at.ty, at.m, one)
         worst, _ = residual(plan, at, V)
-        if highest(pick(GAIN * before, worst, going, zero)) == 0.0:
+        if highest(select(GAIN * before, worst, going, zero)) == 0.0:
             break
-    return pick(limit, worst, one, zero)
+    return select(limit, worst, one, zero)
 
 
 @kernel
 def refine(plan: Any, at: Any, V: Any) -> Any:
     """x and y such that J z = (rx, ry), lane by lane as far as refinement goes; return the relative residual."""
-    apart()
-    zero, one = fill(V, 0.0), fill(V, 1.0)
+    noinline()
+    zero, one = splat(V, 0.0), splat(V, 1.0)
     for i in range(at.n):
         store(V, at.x + i, zero)
         store(V, at.ex + i, load(V, at.rx + i))
     for i in range(at.m):
         store(V, at.y + i, zero)
         store(V, at.ey + i, load(V, at.ry + i))
-    before = fill(V, HUGE)
+    before = splat(V, HUGE)
     for k in range(ROUNDS):
         substitute(plan, at, V, at.ex, at.ey, at.tx, at.ty)
         remove_idle(plan, at, V, at.ty)
         add(V, at.x, at.tx, at.n, one)
         add(V, at.y, at.ty, at.m, one)
         worst, whole = residual(plan, at, V)
-        now = worst / pick(whole, zero, whole, one)
-        back = pick(before, now, zero, one)
+        now = worst / select(whole, zero, whole, one)
+        back = select(before, now, zero, one)
         if highest(back) > 0.0:
             add(V, at.x, at.tx, at.n, -back)
             add(V, at.y, at.ty, at.m, -back)
             if k + 1 < ROUNDS:
                 residual(plan, at, V)
-        going = pick(now, fill(V, SETTLED), pick(GAIN * before, now, one, zero), zero)
-        before = pick(before, now, now, before)
+        going = select(now, splat(V, SETTLED), select(GAIN * before, now, one, zero), zero)
+        before = select(before, now, now, before)
         if highest(going) == 0.0:
             break
     return before

@@ -28,7 +28,7 @@ from cvxlayers.ipm.cones.symmetric import cone, tail_dot, write_symmetric
 from cvxlayers.ipm.kkt.equilibrate import norms
 from cvxlayers.kernels.decorators import kernel
 from cvxlayers.kernels.products import A_and_transpose_times, P_times, largest
-from cvxlayers.kernels.simd import absolute, apart, fill, index, load, load_from, maximum, pick, sqrt, store
+from cvxlayers.kernels.simd import absolute, index, load, load_from, maximum, noinline, select, splat, sqrt, store
 
 __all__ = ["load_right", "load_system", "remove_idle", "residual"]
 
@@ -39,14 +39,14 @@ LARGE, OVER = 1e8, 1e4
 @kernel
 def load_system(plan: Any, at: Any, V: Any, y: Any, state: Any, mu: Any, column: Any, eps: Any) -> None:
     """Put zeros into the rows that are left out (s is their mask), and write K, with eps added to its diagonal."""
-    apart()
-    one, zero, cost = fill(V, 1.0), fill(V, 0.0), load(V, at.cost)
+    noinline()
+    one, zero, cost = splat(V, 1.0), splat(V, 0.0), load(V, at.cost)
     for i in range(at.cones):
         e = load(V, at.E + i)
         v = load_from(y, i, column) * cost / e - load_from(state, i, column) * e
         d = one if i < at.first else slope(v, mu, cost)
-        store(V, at.s + i, pick(d, zero, one, zero))
-        store(V, at.h + i, pick(d, zero, (1.0 - d) / maximum(d, fill(V, 1e-300)), one))
+        store(V, at.s + i, select(d, zero, one, zero))
+        store(V, at.h + i, select(d, zero, (1.0 - d) / maximum(d, splat(V, 1e-300)), one))
     store(V, at.error, one)
     for c in range(at.count):
         load_cone(plan, at, V, y, state, column, c)
@@ -56,7 +56,7 @@ def load_system(plan: Any, at: Any, V: Any, y: Any, state: Any, mu: Any, column:
             store(V, at.A + k, load(V, at.A + k) * load(V, at.s + index(plan, at.A_row + k)))
     norms(plan, at, V)
     for j in range(at.n):
-        used = pick(load(V, at.x1 + j), zero, one, zero)
+        used = select(load(V, at.x1 + j), zero, one, zero)
         store(V, at.x2 + j, used)
         own = (1.0 - used) + eps
         for k in range(index(plan, at.P_start + j), index(plan, at.P_start + j + 1)):
@@ -68,19 +68,19 @@ def load_system(plan: Any, at: Any, V: Any, y: Any, state: Any, mu: Any, column:
         store(V, at.diagonal + index(plan, at.place + j), own)
     for k in range(at.A_nnz):
         store(V, at.entries + index(plan, at.A_entry + k), load(V, at.A + k))
-    write_symmetric(plan, at, V, fill(V, eps))
-    blocks.write_blocks(plan, at, V, fill(V, eps))
+    write_symmetric(plan, at, V, splat(V, eps))
+    blocks.write_blocks(plan, at, V, splat(V, eps))
 
 
 @kernel
 def slope(v: Any, mu: Any, cost: Any) -> Any:
     """D in a row of the nonnegative orthant: 1, 0, or 1/2 at the kink; smoothed, y / (y + s) with s y = mu cost."""
-    zero = fill(v, 0.0)
+    zero = splat(v, 0.0)
     if mu == 0.0:
-        return pick(v, zero, fill(v, 1.0), pick(zero, v, zero, fill(v, 0.5)))
+        return select(v, zero, splat(v, 1.0), select(zero, v, zero, splat(v, 0.5)))
     mu = mu * cost
     root = sqrt(v * v + 4.0 * mu)
-    return pick(v, zero, 0.5 * (v + root), 2.0 * mu / (root - v)) / root
+    return select(v, zero, 0.5 * (v + root), 2.0 * mu / (root - v)) / root
 
 
 @kernel
@@ -89,8 +89,8 @@ def load_cone(plan: Any, at: Any, V: Any, y: Any, s: Any, column: Any, c: Any) -
 
     Lanes at a kink of the projection, which others see to, get a 0 in ``error``.
     """
-    apart()
-    one, zero, tiny = fill(V, 1.0), fill(V, 0.0), fill(V, 1e-300)
+    noinline()
+    one, zero, tiny = splat(V, 1.0), splat(V, 0.0), splat(V, 1e-300)
     start, stop = cone(plan, at, c)
     e = load(V, at.E + start)
     over = load(V, at.cost) / e
@@ -101,14 +101,14 @@ def load_cone(plan: Any, at: Any, V: Any, y: Any, s: Any, column: Any, c: Any) -
         size += z * z
     size = sqrt(size)
     high, low = t + size, t - size
-    between = pick(high, zero, pick(zero, low, one, zero), zero)
-    outside = pick(high, zero, zero, one)
-    kink = pick(absolute(high), zero, pick(absolute(low), zero, one, zero), zero)
+    between = select(high, zero, select(zero, low, one, zero), zero)
+    outside = select(high, zero, zero, one)
+    kink = select(absolute(high), zero, select(absolute(low), zero, one, zero), zero)
     store(V, at.error, load(V, at.error) * kink)
     h = between * maximum(-low, zero) / maximum(high, tiny)
-    top = maximum(fill(V, LARGE), OVER * h)
+    top = maximum(splat(V, LARGE), OVER * h)
     # In lanes that are not between: eta^2 = 1e-12 inside and 1 outside, where w = (1, 0).
-    scale = pick(between, zero, maximum(h, fill(V, 1e-12)), pick(outside, zero, one, fill(V, 1e-12)))
+    scale = select(between, zero, maximum(h, splat(V, 1e-12)), select(outside, zero, one, splat(V, 1e-12)))
     rho = sqrt(top / scale)
     half = 0.5 * (rho - 1.0 / rho) * between / maximum(size, tiny)
     total, over = zero, between / maximum(size, tiny)
@@ -129,7 +129,7 @@ def load_cone(plan: Any, at: Any, V: Any, y: Any, s: Any, column: Any, c: Any) -
 @kernel
 def load_right(at: Any, V: Any) -> None:
     """cost D f and E g into rx and ry, without the rows that are left out."""
-    apart()
+    noinline()
     cost = load(V, at.cost)
     for i in range(at.n):
         store(V, at.rx + i, load(V, at.right + i) * load(V, at.D + i) * cost)
@@ -140,7 +140,7 @@ def load_right(at: Any, V: Any) -> None:
 @kernel
 def remove_idle(plan: Any, at: Any, V: Any, y: Any) -> None:
     """Set to zero the part of y along (1, -e) of each second-order cone, and y in the rows that are left out."""
-    apart()
+    noinline()
     for i in range(at.cones):
         store(V, y + i, load(V, y + i) * load(V, at.s + i))
     for c in range(at.count):
@@ -159,10 +159,10 @@ def residual(plan: Any, at: Any, V: Any) -> Any:
 
     A x is no term of its own: along (1, -e) it may be of any size, and elsewhere it is the sum of the others.
     """
-    apart()
+    noinline()
     P_times(plan, at, V, at.x, at.Pt)
     A_and_transpose_times(plan, at, V, at.x, at.y, at.ey, at.ex)
-    worst, total, Px, Aty, Hy = fill(V, 0.0), fill(V, 0.0), fill(V, 0.0), fill(V, 0.0), fill(V, 0.0)
+    worst, total, Px, Aty, Hy = splat(V, 0.0), splat(V, 0.0), splat(V, 0.0), splat(V, 0.0), splat(V, 0.0)
     for i in range(at.n):
         p, a = load(V, at.Pt + i), load(V, at.ex + i)
         e = load(V, at.rx + i) - p - a

@@ -24,9 +24,9 @@ from typing import Any
 
 from cvxlayers.kernels.decorators import kernel
 from cvxlayers.kernels.functions import log, log_of_one_plus
-from cvxlayers.kernels.simd import apart, fill, maximum, minimum, store
+from cvxlayers.kernels.simd import maximum, minimum, noinline, splat, store
 
-__all__ = ["CENTRE", "bend", "dual_margin", "expand", "gradient", "margin", "shadow"]
+__all__ = ["CENTRE", "third_derivative", "dual_margin", "expand", "gradient", "margin", "conjugate_point"]
 
 CENTRE = (-1.051383945322714, 0.556409619469370, 1.258967884768947)
 """The point with -f*'(y) = y."""
@@ -55,11 +55,11 @@ def dual_margin(y1: Any, y2: Any, y3: Any) -> Any:
 
 
 @kernel
-def shadow(s1: Any, s2: Any, s3: Any) -> Any:
+def conjugate_point(s1: Any, s2: Any, s3: Any) -> Any:
     """The point z inside K* with -f*'(z) = s, for s inside K."""
-    apart()
+    noinline()
     ratio = s1 / s2
-    a = maximum(log(s3 / s2) - ratio, fill(s1, 1e-300))
+    a = maximum(log(s3 / s2) - ratio, splat(s1, 1e-300))
     # p + log(1 + p) is concave, and both starting points lie to the left of the root: Newton's method climbs to it.
     p = maximum(0.5 * a, a - log_of_one_plus(a))
     for _ in range(ROOT_STEPS):
@@ -78,8 +78,8 @@ def gradient(y1: Any, y2: Any, y3: Any) -> Any:
 @kernel
 def expand(V: Any, row: Any, y1: Any, y2: Any, y3: Any) -> None:
     """f*' and f*'' = sum of c_k t_k t_k' at y into 15 rows: the gradient, the coefficients, the vectors t_k."""
-    apart()
-    zero = fill(V, 0.0)
+    noinline()
+    zero = splat(V, 0.0)
     psi, l = psi_of(y1, y2, y3)  # noqa: E741
     over = 1.0 / psi
     g1, g2, g3 = gradient(y1, y2, y3)
@@ -88,9 +88,9 @@ def expand(V: Any, row: Any, y1: Any, y2: Any, y3: Any) -> None:
     store(V, row + 2, g3)
     store(V, row + 3, over * over)
     store(V, row + 4, 0.5 - y1 * over)
-    store(V, row + 5, fill(V, 0.5))
+    store(V, row + 5, splat(V, 0.5))
     store(V, row + 6, -l)
-    store(V, row + 7, fill(V, 1.0))
+    store(V, row + 7, splat(V, 1.0))
     store(V, row + 8, -(y1 / y3))
     for k in (9, 12):
         store(V, row + k, -1.0 / y1 if k == 9 else 1.0 / y1)
@@ -99,9 +99,9 @@ def expand(V: Any, row: Any, y1: Any, y2: Any, y3: Any) -> None:
 
 
 @kernel
-def bend(y1: Any, y2: Any, y3: Any, u1: Any, u2: Any, u3: Any, v1: Any, v2: Any, v3: Any) -> Any:
+def third_derivative(y1: Any, y2: Any, y3: Any, u1: Any, u2: Any, u3: Any, v1: Any, v2: Any, v3: Any) -> Any:
     """The third derivative f*'''[u, v], a vector."""
-    apart()
+    noinline()
     # Of -log psi: -2 (a'u) (a'v) a / psi^3 + ((u'psi''v) a + (a'v) psi''u + (a'u) psi''v) / psi^2 - psi'''[u, v] / psi.
     psi, l = psi_of(y1, y2, y3)  # noqa: E741
     over, t = 1.0 / psi, -(y1 / y3)

@@ -30,9 +30,9 @@ from cvxlayers.ipm.cones import exponential, power
 from cvxlayers.kernels.decorators import kernel
 from cvxlayers.kernels.functions import cross
 from cvxlayers.kernels.products import dot
-from cvxlayers.kernels.simd import apart, fill, highest, index, load, pick, sqrt, store
+from cvxlayers.kernels.simd import highest, index, load, noinline, select, splat, sqrt, store
 
-__all__ = ["H_times", "correct", "place_centre", "reach", "rescale", "write_scaling"]
+__all__ = ["H_times", "combined_shift", "unit_initialization", "backtrack_step", "rescale", "write_scaling"]
 
 CENTRAL = 1e-8
 """mu mu_ - 1 up to which the cone is on the central path."""
@@ -62,30 +62,30 @@ def put(V: Any, row: Any, a: Any, b: Any, c: Any) -> None:
 
 
 @kernel
-def shadow(at: Any, V: Any, k: Any, s1: Any, s2: Any, s3: Any) -> Any:
+def conjugate_point(at: Any, V: Any, k: Any, s1: Any, s2: Any, s3: Any) -> Any:
     """y_."""
     if k < at.exponentials:
-        return exponential.shadow(s1, s2, s3)
-    return power.shadow(load(V, at.alpha + k - at.exponentials), s1, s2, s3)
+        return exponential.conjugate_point(s1, s2, s3)
+    return power.conjugate_point(load(V, at.alpha + k - at.exponentials), s1, s2, s3)
 
 
 @kernel
-def place_centre(plan: Any, at: Any, V: Any, v: Any) -> None:
+def unit_initialization(plan: Any, at: Any, V: Any, v: Any) -> None:
     """The points at which -f*'(y) = y."""
     for k in range(at.exponentials):
         row = v + first_row(plan, at, k)
         for i in range(3):
-            store(V, row + i, fill(V, exponential.CENTRE[i]))
+            store(V, row + i, splat(V, exponential.CENTRE[i]))
     for k in range(at.powers):
         row = v + first_row(plan, at, at.exponentials + k)
         alpha = load(V, at.alpha + k)
-        put(V, row, sqrt(1.0 + alpha), sqrt(2.0 - alpha), fill(V, 0.0))
+        put(V, row, sqrt(1.0 + alpha), sqrt(2.0 - alpha), splat(V, 0.0))
 
 
 @kernel
 def rescale(plan: Any, at: Any, V: Any) -> None:
     """The derivatives of the barriers and the scaling at s and y, which lie inside their cones."""
-    apart()
+    noinline()
     for k in range(at.exponentials + at.powers):
         row, barrier = first_row(plan, at, k), at.barrier + 15 * k
         y1, y2, y3 = triple(V, at.y + row)
@@ -99,21 +99,21 @@ def rescale(plan: Any, at: Any, V: Any) -> None:
 @kernel
 def scale_cone(at: Any, V: Any, k: Any, row: Any) -> None:
     """F of one cone."""
-    apart()
+    noinline()
     barrier, factor = at.barrier + 15 * k, at.factor + 9 * k
     s1, s2, s3 = triple(V, at.s + row)
     y1, y2, y3 = triple(V, at.y + row)
     g1, g2, g3 = triple(V, barrier)
-    z1, z2, z3 = shadow(at, V, k, s1, s2, s3)
+    z1, z2, z3 = conjugate_point(at, V, k, s1, s2, s3)
     product = s1 * y1 + s2 * y2 + s3 * y3
     mu = product / 3.0
     excess = -mu * (g1 * z1 + g2 * z2 + g3 * z3) / 3.0 - 1.0
     v1, v2, v3 = cross(y1, y2, y3, z1, z2, z3)
     w1, w2, w3 = divided(V, barrier, v1, v2, v3)
     length = v1 * w1 + v2 * w2 + v3 * w3
-    zero, one = fill(V, 0.0), fill(V, 1.0)
-    bounded = pick(fill(V, 1e300), excess, one, zero)
-    primal_dual = pick(excess, fill(V, CENTRAL), pick(length, zero, bounded, zero), zero)
+    zero, one = splat(V, 0.0), splat(V, 1.0)
+    bounded = select(splat(V, 1e300), excess, one, zero)
+    primal_dual = select(excess, splat(V, CENTRAL), select(length, zero, bounded, zero), zero)
     for j in range(3):
         if j == 0:
             size, a1, a2, a3 = 1.0 / product, s1, s2, s3
@@ -121,17 +121,21 @@ def scale_cone(at: Any, V: Any, k: Any, row: Any) -> None:
             size, a1, a2, a3 = 1.0 / (product * excess), s1 + mu * g1, s2 + mu * g2, s3 + mu * g3
         else:
             size, a1, a2, a3 = mu / length, v1, v2, v3
-        size = pick(primal_dual, zero, size, mu * load(V, barrier + 3 + j))
+        size = select(primal_dual, zero, size, mu * load(V, barrier + 3 + j))
         t1, t2, t3 = triple(V, barrier + 6 + 3 * j)
         size = sqrt(size)
-        a1, a2, a3 = pick(primal_dual, zero, a1, t1), pick(primal_dual, zero, a2, t2), pick(primal_dual, zero, a3, t3)
+        a1, a2, a3 = (
+            select(primal_dual, zero, a1, t1),
+            select(primal_dual, zero, a2, t2),
+            select(primal_dual, zero, a3, t3),
+        )
         put(V, factor + 3 * j, size * a1, size * a2, size * a3)
 
 
 @kernel
 def divided(V: Any, barrier: Any, d1: Any, d2: Any, d3: Any) -> Any:
     """f*''^-1 d, from f*'' = sum of c_k t_k t_k': the sum of (r_k'd / c_k) r_k with r_1 = t_2 x t_3 / det and so on."""
-    apart()
+    noinline()
     a1, a2, a3 = triple(V, barrier + 6)
     b1, b2, b3 = triple(V, barrier + 9)
     c1, c2, c3 = triple(V, barrier + 12)
@@ -149,13 +153,13 @@ def divided(V: Any, barrier: Any, d1: Any, d2: Any, d3: Any) -> Any:
 @kernel
 def write_scaling(plan: Any, at: Any, V: Any, eps: Any) -> None:
     """Write -(H + eps I) into K's entries and diagonal."""
-    apart()
+    noinline()
     for k in range(at.exponentials + at.powers):
         row, factor = first_row(plan, at, k), at.factor + 9 * k
         e = at.cone_map + index(plan, at.cone_entry + at.count + at.matrices + k)
         for j in range(3):
             for i in range(j, 3):
-                total = fill(V, 0.0)
+                total = splat(V, 0.0)
                 for c in range(3):
                     total += load(V, factor + 3 * c + i) * load(V, factor + 3 * c + j)
                 if i == j:
@@ -168,11 +172,11 @@ def write_scaling(plan: Any, at: Any, V: Any, eps: Any) -> None:
 @kernel
 def H_times(plan: Any, at: Any, V: Any, v: Any, Hv: Any) -> None:
     """Hv on the rows of these cones."""
-    apart()
+    noinline()
     for k in range(at.exponentials + at.powers):
         row, factor = first_row(plan, at, k), at.factor + 9 * k
         v1, v2, v3 = triple(V, v + row)
-        h1, h2, h3 = fill(V, 0.0), fill(V, 0.0), fill(V, 0.0)
+        h1, h2, h3 = splat(V, 0.0), splat(V, 0.0), splat(V, 0.0)
         for c in range(3):
             f1, f2, f3 = triple(V, factor + 3 * c)
             along = f1 * v1 + f2 * v2 + f3 * v3
@@ -181,9 +185,9 @@ def H_times(plan: Any, at: Any, V: Any, v: Any, Hv: Any) -> None:
 
 
 @kernel
-def correct(plan: Any, at: Any, V: Any, sigma_mu: Any) -> None:
+def combined_shift(plan: Any, at: Any, V: Any, sigma_mu: Any) -> None:
     """c for the combined step, from the affine one, which is in ds and dy."""
-    apart()
+    noinline()
     for k in range(at.exponentials + at.powers):
         row, barrier = first_row(plan, at, k), at.barrier + 15 * k
         y1, y2, y3 = triple(V, at.y + row)
@@ -191,10 +195,10 @@ def correct(plan: Any, at: Any, V: Any, sigma_mu: Any) -> None:
         d1, d2, d3 = triple(V, at.ds + row)
         u1, u2, u3 = divided(V, barrier, d1, d2, d3)
         if k < at.exponentials:
-            b1, b2, b3 = exponential.bend(y1, y2, y3, u1, u2, u3, v1, v2, v3)
+            b1, b2, b3 = exponential.third_derivative(y1, y2, y3, u1, u2, u3, v1, v2, v3)
         else:
             alpha = load(V, at.alpha + k - at.exponentials)
-            b1, b2, b3 = power.bend(alpha, y1, y2, y3, u1, u2, u3, v1, v2, v3)
+            b1, b2, b3 = power.third_derivative(alpha, y1, y2, y3, u1, u2, u3, v1, v2, v3)
         s1, s2, s3 = triple(V, at.s + row)
         g1, g2, g3 = triple(V, barrier)
         c1, c2, c3 = s1 + sigma_mu * g1 - 0.5 * b1, s2 + sigma_mu * g2 - 0.5 * b2, s3 + sigma_mu * g3 - 0.5 * b3
@@ -202,15 +206,15 @@ def correct(plan: Any, at: Any, V: Any, sigma_mu: Any) -> None:
 
 
 @kernel
-def reach(plan: Any, at: Any, V: Any, alpha: Any, dtau: Any, dkappa: Any, near: Any, active: Any) -> Any:
+def backtrack_step(plan: Any, at: Any, V: Any, alpha: Any, dtau: Any, dkappa: Any, near: Any, active: Any) -> Any:
     """The first of alpha, 0.8 alpha, ... at which every cone is fine: inside, and with near mu' mu_ <= 1.
 
     Only the active lanes are looked at; 0 where no step is possible.
     """
-    apart()
+    noinline()
     if at.exponentials + at.powers == 0:
         return alpha
-    zero, one = fill(V, 0.0), fill(V, 1.0)
+    zero, one = splat(V, 0.0), splat(V, 1.0)
     # mu' = mu + alpha slope + alpha^2 bow.
     degree, mu = 1.0 + at.degree, load(V, at.mu)
     slope = dot(V, at.s, at.dy, at.m) + dot(V, at.y, at.ds, at.m)
@@ -221,18 +225,18 @@ def reach(plan: Any, at: Any, V: Any, alpha: Any, dtau: Any, dkappa: Any, near: 
         floor = near * (mu + alpha * (slope + alpha * bow))
         fine = one
         for k in range(at.exponentials + at.powers):
-            fine = pick(at_end(plan, at, V, k, alpha, floor, near > 0.0), zero, fine, zero)
-        bad = pick(active, zero, pick(fine, zero, zero, one), zero)
+            fine = select(at_end(plan, at, V, k, alpha, floor, near > 0.0), zero, fine, zero)
+        bad = select(active, zero, select(fine, zero, zero, one), zero)
         if highest(bad) == 0.0:
             return alpha
-        alpha = pick(bad, zero, BACKTRACK * alpha, alpha)
-    return pick(bad, zero, zero, alpha)
+        alpha = select(bad, zero, BACKTRACK * alpha, alpha)
+    return select(bad, zero, zero, alpha)
 
 
 @kernel
 def at_end(plan: Any, at: Any, V: Any, k: Any, alpha: Any, floor: Any, central: Any) -> Any:
     """Positive if cone k is inside at the end of the step, and if ``central``, floor mu_ < 1 there."""
-    apart()
+    noinline()
     row = first_row(plan, at, k)
     s1, s2, s3 = triple(V, at.s + row)
     y1, y2, y3 = triple(V, at.y + row)
@@ -245,13 +249,13 @@ def at_end(plan: Any, at: Any, V: Any, k: Any, alpha: Any, floor: Any, central: 
     else:
         exponent = load(V, at.alpha + k - at.exponentials)
         m, n = power.margin(exponent, s1, s2, s3), power.dual_margin(exponent, y1, y2, y3)
-    zero, one = fill(V, 0.0), fill(V, 1.0)
+    zero, one = splat(V, 0.0), splat(V, 1.0)
     if not central:
-        return pick(m, zero, pick(n, zero, one, zero), zero)
+        return select(m, zero, select(n, zero, one, zero), zero)
     if k < at.exponentials:
         g1, g2, g3 = exponential.gradient(y1, y2, y3)
     else:
         g1, g2, g3 = power.gradient(load(V, at.alpha + k - at.exponentials), y1, y2, y3)
-    z1, z2, z3 = shadow(at, V, k, s1, s2, s3)
+    z1, z2, z3 = conjugate_point(at, V, k, s1, s2, s3)
     room = 3.0 + floor * (g1 * z1 + g2 * z2 + g3 * z3)
-    return pick(m, zero, pick(n, zero, room, zero), zero)
+    return select(m, zero, select(n, zero, room, zero), zero)

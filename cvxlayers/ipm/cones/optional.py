@@ -10,17 +10,17 @@ from typing import Any
 
 from cvxlayers.ipm.cones import nonsymmetric, psd
 from cvxlayers.kernels.decorators import kernel_where
-from cvxlayers.kernels.simd import fill
+from cvxlayers.kernels.simd import splat
 
 __all__ = [
     "H_times",
     "add_unit",
-    "correct",
+    "combined_shift",
     "inside",
     "lopsided",
-    "place_centre",
-    "rate",
-    "reach",
+    "unit_initialization",
+    "inverse_max_step",
+    "backtrack_step",
     "rescale",
     "unit_scaling",
     "write_scaling",
@@ -58,19 +58,19 @@ def H_times(plan: Any, at: Any, V: Any, v: Any, Hv: Any) -> None:
 
 
 @kernel_where(FIELD, lambda plan, at, V, sigma_mu: None)
-def correct(plan: Any, at: Any, V: Any, sigma_mu: Any) -> None:
+def combined_shift(plan: Any, at: Any, V: Any, sigma_mu: Any) -> None:
     """c for the combined step."""
-    psd.correct(plan, at, V, sigma_mu)
-    nonsymmetric.correct(plan, at, V, sigma_mu)
+    psd.combined_shift(plan, at, V, sigma_mu)
+    nonsymmetric.combined_shift(plan, at, V, sigma_mu)
 
 
-@kernel_where(FIELD, lambda plan, at, V, v, dv: fill(V, 0.0))
-def rate(plan: Any, at: Any, V: Any, v: Any, dv: Any) -> Any:
+@kernel_where(FIELD, lambda plan, at, V, v, dv: splat(V, 0.0))
+def inverse_max_step(plan: Any, at: Any, V: Any, v: Any, dv: Any) -> Any:
     """The inverse of the longest step for which v + step dv stays in the PSD cones."""
-    return psd.rate(plan, at, V, v, dv)
+    return psd.inverse_max_step(plan, at, V, v, dv)
 
 
-@kernel_where(FIELD, lambda plan, at, V, v: (fill(V, 1e300), fill(V, 0.0)))
+@kernel_where(FIELD, lambda plan, at, V, v: (splat(V, 1e300), splat(V, 0.0)))
 def inside(plan: Any, at: Any, V: Any, v: Any) -> Any:
     """The least eigenvalue, and the sum of those that are positive."""
     return psd.inside(plan, at, V, v)
@@ -89,12 +89,12 @@ def lopsided(at: Any) -> bool:
 
 
 @kernel_where(FIELD, lambda plan, at, V, v: None)
-def place_centre(plan: Any, at: Any, V: Any, v: Any) -> None:
+def unit_initialization(plan: Any, at: Any, V: Any, v: Any) -> None:
     """The point of the exponential and power cones from which to start."""
-    nonsymmetric.place_centre(plan, at, V, v)
+    nonsymmetric.unit_initialization(plan, at, V, v)
 
 
 @kernel_where(FIELD, lambda plan, at, V, alpha, dtau, dkappa, near, active: alpha)
-def reach(plan: Any, at: Any, V: Any, alpha: Any, dtau: Any, dkappa: Any, near: Any, active: Any) -> Any:
+def backtrack_step(plan: Any, at: Any, V: Any, alpha: Any, dtau: Any, dkappa: Any, near: Any, active: Any) -> Any:
     """How much of the step alpha the exponential and power cones allow."""
-    return nonsymmetric.reach(plan, at, V, alpha, dtau, dkappa, near, active)
+    return nonsymmetric.backtrack_step(plan, at, V, alpha, dtau, dkappa, near, active)

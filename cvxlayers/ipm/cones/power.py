@@ -28,10 +28,10 @@ from __future__ import annotations
 from typing import Any
 
 from cvxlayers.kernels.decorators import kernel
-from cvxlayers.kernels.functions import exp, fall, log, log_of_one_plus
-from cvxlayers.kernels.simd import absolute, apart, fill, maximum, minimum, pick, store
+from cvxlayers.kernels.functions import exp, log, log_of_one_plus, one_minus_exp_neg
+from cvxlayers.kernels.simd import absolute, maximum, minimum, noinline, select, splat, store
 
-__all__ = ["bend", "dual_margin", "expand", "gradient", "margin", "shadow"]
+__all__ = ["third_derivative", "dual_margin", "expand", "gradient", "margin", "conjugate_point"]
 
 SMALLEST = 1e-100
 """|s3| is not taken to be smaller than this."""
@@ -42,7 +42,7 @@ ROOT_STEPS = 6
 @kernel
 def margin(alpha: Any, s1: Any, s2: Any, s3: Any) -> Any:
     """Positive inside K: the smallest of s1, s2, 2 log(s1^alpha s2^beta / |s3|). Outside it is not positive, or NaN."""
-    size = maximum(absolute(s3), fill(s3, SMALLEST))
+    size = maximum(absolute(s3), splat(s3, SMALLEST))
     room = 2.0 * (alpha * log(s1) + (1.0 - alpha) * log(s2) - log(size))
     return minimum(minimum(s1, s2), room)
 
@@ -69,22 +69,22 @@ def parts(alpha: Any, y1: Any, y2: Any, y3: Any) -> Any:
 
 
 @kernel
-def shadow(alpha: Any, s1: Any, s2: Any, s3: Any) -> Any:
+def conjugate_point(alpha: Any, s1: Any, s2: Any, s3: Any) -> Any:
     """The point z inside K* with -f*'(z) = s, for s inside K."""
-    apart()
+    noinline()
     beta = 1.0 - alpha
-    size = maximum(absolute(s3), fill(s3, SMALLEST))
-    room = maximum(2.0 * (alpha * log(s1) + beta * log(s2) - log(size)), fill(s3, 1e-300))
+    size = maximum(absolute(s3), splat(s3, SMALLEST))
+    room = maximum(2.0 * (alpha * log(s1) + beta * log(s2) - log(size)), splat(s3, 1e-300))
     by_alpha, by_beta = 0.5 * beta / alpha, 0.5 * alpha / beta
     # The left side is concave in h, with slope 2 at 0: Newton's method climbs from half the right side to the root.
     h = 0.5 * room
     for _ in range(ROOT_STEPS):
-        e = fall(h)
+        e = one_minus_exp_neg(h)
         value = h + 2.0 * (alpha * log_of_one_plus(by_alpha * e) + beta * log_of_one_plus(by_beta * e))
         slope = 1.0 + (1.0 - e) * (beta / (1.0 + by_alpha * e) + alpha / (1.0 + by_beta * e))
         h = maximum(h - (value - room) / slope, 0.5 * room)
-    e = fall(h)
-    signed = pick(fill(s3, 0.0), s3, -size, size)
+    e = one_minus_exp_neg(h)
+    signed = select(splat(s3, 0.0), s3, -size, size)
     return (2.0 * alpha + beta * e) / (e * s1), (2.0 * beta + alpha * e) / (e * s2), -2.0 * exp(-h) / (e * signed)
 
 
@@ -99,7 +99,7 @@ def gradient(alpha: Any, y1: Any, y2: Any, y3: Any) -> Any:
 @kernel
 def expand(alpha: Any, V: Any, row: Any, y1: Any, y2: Any, y3: Any) -> None:
     """f*' and f*'' = sum of c_k t_k t_k' at y into 15 rows: the gradient, the coefficients, the vectors t_k."""
-    apart()
+    noinline()
     beta = 1.0 - alpha
     psi, rho = parts(alpha, y1, y2, y3)
     g1, g2, g3 = gradient(alpha, y1, y2, y3)
@@ -116,20 +116,22 @@ def expand(alpha: Any, V: Any, row: Any, y1: Any, y2: Any, y3: Any) -> None:
     lean = -2.0 * y3 * rho / twice
     store(V, row + 6, lean * sigma1)
     store(V, row + 7, lean * sigma2)
-    store(V, row + 8, fill(V, 2.0))
+    store(V, row + 8, splat(V, 2.0))
     store(V, row + 9, sigma1)
     store(V, row + 10, sigma2)
-    store(V, row + 11, fill(V, 0.0))
+    store(V, row + 11, splat(V, 0.0))
     lean = slant / by_delta
     store(V, row + 12, 1.0 / y1 + lean * sigma1)
     store(V, row + 13, lean * sigma2 - 1.0 / y2)
-    store(V, row + 14, fill(V, 0.0))
+    store(V, row + 14, splat(V, 0.0))
 
 
 @kernel
-def bend(alpha: Any, y1: Any, y2: Any, y3: Any, u1: Any, u2: Any, u3: Any, v1: Any, v2: Any, v3: Any) -> Any:
+def third_derivative(
+    alpha: Any, y1: Any, y2: Any, y3: Any, u1: Any, u2: Any, u3: Any, v1: Any, v2: Any, v3: Any
+) -> Any:
     """The third derivative f*'''[u, v], a vector."""
-    apart()
+    noinline()
     # As for the exponential cone: of -log psi, -2 (a'u) (a'v) a / psi^3 + ((u'psi''v) a + (a'v) psi''u + (a'u) psi''v)
     # / psi^2 - psi'''[u, v] / psi with a = psi'. Every derivative of phi is phi over powers of y1 and y2.
     beta = 1.0 - alpha

@@ -18,9 +18,18 @@ from typing import Any
 
 from cvxlayers.kernels.decorators import kernel
 from cvxlayers.kernels.jacobi import cholesky, congruent, eigenvalues, orthogonalize, pack, unpack
-from cvxlayers.kernels.simd import apart, fill, index, load, maximum, minimum, sqrt, store
+from cvxlayers.kernels.simd import index, load, maximum, minimum, noinline, splat, sqrt, store
 
-__all__ = ["H_times", "add_unit", "correct", "inside", "rate", "rescale", "unit_scaling", "write_scaling"]
+__all__ = [
+    "H_times",
+    "add_unit",
+    "combined_shift",
+    "inside",
+    "inverse_max_step",
+    "rescale",
+    "unit_scaling",
+    "write_scaling",
+]
 
 HALF_ROOT = 0.7071067811865476
 
@@ -35,18 +44,18 @@ def place_of(plan: Any, at: Any, k: Any) -> Any:
 @kernel
 def unit_scaling(plan: Any, at: Any, V: Any) -> None:
     """H = I."""
-    apart()
+    noinline()
     for k in range(at.matrices):
         _, order, R = place_of(plan, at, k)
         for i in range(order):
             for j in range(order):
-                store(V, R + order * order + i * order + j, fill(V, 1.0 if i == j else 0.0))
+                store(V, R + order * order + i * order + j, splat(V, 1.0 if i == j else 0.0))
 
 
 @kernel
 def rescale(plan: Any, at: Any, V: Any) -> None:
     """The scaling at s and y, which are positive definite."""
-    apart()
+    noinline()
     for k in range(at.matrices):
         row, order, R = place_of(plan, at, k)
         square = order * order
@@ -59,11 +68,11 @@ def rescale(plan: Any, at: Any, V: Any) -> None:
         transpose_times(V, N, R, order, M)
         orthogonalize(V, M, R, order)
         for j in range(order):
-            total = fill(V, 0.0)
+            total = splat(V, 0.0)
             for i in range(order):
                 value = load(V, M + i * order + j)
                 total += value * value
-            total = maximum(sqrt(total), fill(V, 1e-150))
+            total = maximum(sqrt(total), splat(V, 1e-150))
             store(V, l + j, total)
             over = 1.0 / sqrt(total)
             for i in range(order):
@@ -74,10 +83,10 @@ def rescale(plan: Any, at: Any, V: Any) -> None:
 @kernel
 def transpose_times(V: Any, A: Any, B: Any, k: Any, C: Any) -> None:
     """C = A'B."""
-    apart()
+    noinline()
     for i in range(k):
         for j in range(k):
-            total = fill(V, 0.0)
+            total = splat(V, 0.0)
             for p in range(k):
                 total += load(V, A + p * k + i) * load(V, B + p * k + j)
             store(V, C + i * k + j, total)
@@ -86,10 +95,10 @@ def transpose_times(V: Any, A: Any, B: Any, k: Any, C: Any) -> None:
 @kernel
 def times_transpose(V: Any, A: Any, B: Any, k: Any, C: Any) -> None:
     """C = A B', if that is symmetric."""
-    apart()
+    noinline()
     for i in range(k):
         for j in range(i + 1):
-            total = fill(V, 0.0)
+            total = splat(V, 0.0)
             for p in range(k):
                 total += load(V, A + i * k + p) * load(V, B + j * k + p)
             store(V, C + i * k + j, total)
@@ -99,10 +108,10 @@ def times_transpose(V: Any, A: Any, B: Any, k: Any, C: Any) -> None:
 @kernel
 def times(V: Any, A: Any, B: Any, k: Any, C: Any) -> None:
     """C = A B."""
-    apart()
+    noinline()
     for i in range(k):
         for j in range(k):
-            total = fill(V, 0.0)
+            total = splat(V, 0.0)
             for p in range(k):
                 total += load(V, A + i * k + p) * load(V, B + p * k + j)
             store(V, C + i * k + j, total)
@@ -111,7 +120,7 @@ def times(V: Any, A: Any, B: Any, k: Any, C: Any) -> None:
 @kernel
 def write_scaling(plan: Any, at: Any, V: Any, eps: Any) -> None:
     """Write -(H + eps I) into K's entries and diagonal."""
-    apart()
+    noinline()
     # With E_a = w (e_i e_j' + e_j e_i') for packed entry a = (i, j), w = 1/2 on the diagonal and 1/sqrt(2) off it,
     # H_ab = tr(E_a G E_b G) = 2 w_a w_b (G_ik G_jl + G_il G_jk), b = (k, l).
     for k in range(at.matrices):
@@ -146,7 +155,7 @@ def write_column(plan: Any, at: Any, V: Any, G: Any, order: Any, i: Any, j: Any,
 @kernel
 def H_times(plan: Any, at: Any, V: Any, v: Any, Hv: Any) -> None:
     """Hv on the rows of these cones."""
-    apart()
+    noinline()
     for k in range(at.matrices):
         row, order, R = place_of(plan, at, k)
         square = order * order
@@ -158,9 +167,9 @@ def H_times(plan: Any, at: Any, V: Any, v: Any, Hv: Any) -> None:
 
 
 @kernel
-def correct(plan: Any, at: Any, V: Any, sigma_mu: Any) -> None:
+def combined_shift(plan: Any, at: Any, V: Any, sigma_mu: Any) -> None:
     """c for the combined step, from the affine one, which is in dy."""
-    apart()
+    noinline()
     for k in range(at.matrices):
         row, order, R = place_of(plan, at, k)
         square = order * order
@@ -185,10 +194,10 @@ def correct(plan: Any, at: Any, V: Any, sigma_mu: Any) -> None:
 
 
 @kernel
-def rate(plan: Any, at: Any, V: Any, v: Any, dv: Any) -> Any:
+def inverse_max_step(plan: Any, at: Any, V: Any, v: Any, dv: Any) -> Any:
     """The inverse of the longest step for which v + step dv stays in the cones, or a little more; at least 0."""
-    apart()
-    found = fill(V, 0.0)
+    noinline()
+    found = splat(V, 0.0)
     for k in range(at.matrices):
         row, order, _ = place_of(plan, at, k)
         M, N = at.work, at.work + order * order
@@ -203,21 +212,21 @@ def rate(plan: Any, at: Any, V: Any, v: Any, dv: Any) -> Any:
 @kernel
 def inside(plan: Any, at: Any, V: Any, v: Any) -> Any:
     """The least eigenvalue of all, and the sum of those that are positive; nearly."""
-    apart()
-    least, total = fill(V, 1e300), fill(V, 0.0)
+    noinline()
+    least, total = splat(V, 1e300), splat(V, 0.0)
     for k in range(at.matrices):
         row, order, _ = place_of(plan, at, k)
         unpack(V, v + row, order, at.work)
         least = minimum(eigenvalues(V, at.work, order), least)
         for i in range(order):
-            total += maximum(load(V, at.work + i * order + i), fill(V, 0.0))
+            total += maximum(load(V, at.work + i * order + i), splat(V, 0.0))
     return least, total
 
 
 @kernel
 def add_unit(plan: Any, at: Any, V: Any, v: Any, length: Any) -> None:
     """Add this multiple of the identity to each matrix."""
-    apart()
+    noinline()
     for k in range(at.matrices):
         row, order, _ = place_of(plan, at, k)
         for j in range(order):

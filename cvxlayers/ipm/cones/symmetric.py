@@ -19,13 +19,13 @@ from typing import Any
 
 from cvxlayers.ipm.cones import optional
 from cvxlayers.kernels.decorators import kernel
-from cvxlayers.kernels.simd import apart, fill, index, load, maximum, minimum, pick, sqrt, store
+from cvxlayers.kernels.simd import index, load, maximum, minimum, noinline, select, splat, sqrt, store
 
 __all__ = [
     "H_times",
     "cone",
-    "correct",
-    "rate",
+    "combined_shift",
+    "inverse_max_step",
     "rescale",
     "shift",
     "tail_dot",
@@ -40,7 +40,7 @@ TINY = 1e-300
 @kernel
 def tail_dot(V: Any, u: Any, v: Any, start: Any, stop: Any) -> Any:
     """The sum of u_i v_i over start < i < stop: a cone's rows without its first."""
-    total = fill(V, 0.0)
+    total = splat(V, 0.0)
     for i in range(start + 1, stop):
         total += load(V, u + i) * load(V, v + i)
     return total
@@ -51,7 +51,7 @@ def determinant(V: Any, v: Any, start: Any, stop: Any) -> Any:
     """v'Jv = (v0 - |v1|) (v0 + |v1|) of a cone's rows, kept positive."""
     size = sqrt(tail_dot(V, v, v, start, stop))
     v0 = load(V, v + start)
-    return maximum((v0 - size) * (v0 + size), fill(V, TINY))
+    return maximum((v0 - size) * (v0 + size), splat(V, TINY))
 
 
 @kernel
@@ -63,20 +63,20 @@ def cone(plan: Any, at: Any, c: Any) -> Any:
 @kernel
 def unit_scaling(plan: Any, at: Any, V: Any) -> None:
     """H = I, and 0 for equalities."""
-    apart()
+    noinline()
     for i in range(at.m):
-        store(V, at.h + i, fill(V, 1.0 if at.first <= i < at.cones else 0.0))
-        store(V, at.w + i, fill(V, 0.0))
+        store(V, at.h + i, splat(V, 1.0 if at.first <= i < at.cones else 0.0))
+        store(V, at.w + i, splat(V, 0.0))
     for c in range(at.count):
-        store(V, at.w + index(plan, at.cone_start + c), fill(V, 1.0))
-        store(V, at.eta + c, fill(V, 1.0))
+        store(V, at.w + index(plan, at.cone_start + c), splat(V, 1.0))
+        store(V, at.eta + c, splat(V, 1.0))
     optional.unit_scaling(plan, at, V)
 
 
 @kernel
 def rescale(plan: Any, at: Any, V: Any) -> None:
     """The scaling at s and y, which lie inside their cones."""
-    apart()
+    noinline()
     s, y, w = at.s, at.y, at.w
     for i in range(at.first, at.cones):
         store(V, at.h + i, load(V, s + i) / load(V, y + i))
@@ -87,7 +87,7 @@ def rescale(plan: Any, at: Any, V: Any) -> None:
         product = load(V, s + start) * load(V, y + start) + tail_dot(V, s, y, start, stop)
         g = 0.5 / sqrt(0.5 * (1.0 + product / (size_s * size_y)))
         over_s, over_y = g / size_s, g / size_y
-        total = fill(V, 0.0)
+        total = splat(V, 0.0)
         for i in range(start + 1, stop):
             value = load(V, s + i) * over_s - load(V, y + i) * over_y
             total += value * value
@@ -118,7 +118,7 @@ def write_scaling(plan: Any, at: Any, V: Any, eps: Any) -> None:
 @kernel
 def write_symmetric(plan: Any, at: Any, V: Any, eps: Any) -> None:
     """The same in the rows of equalities, nonnegative and second-order cones."""
-    apart()
+    noinline()
     rows = at.place + at.n
     for i in range(at.cones):
         store(V, at.diagonal + index(plan, rows + i), -(load(V, at.h + i) + eps))
@@ -132,7 +132,7 @@ def write_symmetric(plan: Any, at: Any, V: Any, eps: Any) -> None:
 @kernel
 def write_small(plan: Any, at: Any, V: Any, c: Any, eps: Any) -> None:
     """-eta^2 (2 w w' - J) as a block."""
-    apart()
+    noinline()
     start, stop = cone(plan, at, c)
     e = at.cone_map + index(plan, at.cone_entry + c)
     scale = load(V, at.eta + c) * load(V, at.eta + c)
@@ -148,7 +148,7 @@ def write_small(plan: Any, at: Any, V: Any, c: Any, eps: Any) -> None:
 @kernel
 def write_large(plan: Any, at: Any, V: Any, c: Any, eps: Any) -> None:
     """-eta^2 D, and the columns eta v and eta u."""
-    apart()
+    noinline()
     # With a = w0^2 + |w1|^2: D = diag(1 / (2a), 1, ...), u = (u0, u1 w1), v = (0, v1 w1), u0^2 = a - 1 / (2a),
     # u1 = 2 w0 / u0 and v1^2 = u1^2 - 2 = (4 + 2 / a) / (2a - 1 / a). Then D + uu' - vv' = 2ww' - J.
     start, stop = cone(plan, at, c)
@@ -170,14 +170,14 @@ def write_large(plan: Any, at: Any, V: Any, c: Any, eps: Any) -> None:
         e += 1
         store(V, at.entries + index(plan, e), u1 * load(V, at.w + i))
     extra = at.place + index(plan, at.cone_extra + c)
-    store(V, at.diagonal + index(plan, extra), fill(V, -1.0))
-    store(V, at.diagonal + index(plan, extra + 1), fill(V, 1.0))
+    store(V, at.diagonal + index(plan, extra), splat(V, -1.0))
+    store(V, at.diagonal + index(plan, extra + 1), splat(V, 1.0))
 
 
 @kernel
 def H_times(plan: Any, at: Any, V: Any, v: Any, Hv: Any) -> None:
     """Hv."""
-    apart()
+    noinline()
     w = at.w
     for i in range(at.cones):
         store(V, Hv + i, load(V, at.h + i) * load(V, v + i))
@@ -195,7 +195,7 @@ def H_times(plan: Any, at: Any, V: Any, v: Any, Hv: Any) -> None:
 @kernel
 def W_times(at: Any, V: Any, c: Any, start: Any, stop: Any, v: Any, Wv: Any) -> None:
     """W v = eta (w0 v0 + w1'v1, v1 + (v0 + w1'v1 / (1 + w0)) w1) on the rows of cone c."""
-    apart()
+    noinline()
     w = at.w
     root, w0, v0 = load(V, at.eta + c), load(V, w + start), load(V, v + start)
     along = tail_dot(V, w, v, start, stop)
@@ -206,29 +206,29 @@ def W_times(at: Any, V: Any, c: Any, start: Any, stop: Any, v: Any, Wv: Any) -> 
 
 
 @kernel
-def correct(plan: Any, at: Any, V: Any, sigma_mu: Any) -> None:
+def combined_shift(plan: Any, at: Any, V: Any, sigma_mu: Any) -> None:
     """c for the combined step, from the affine one, which is in ds and dy; ty is work space."""
-    apart()
+    noinline()
     s, y, c, ds, dy = at.s, at.y, at.c, at.ds, at.dy
     for i in range(at.first, at.cones):
         product = load(V, ds + i) * load(V, dy + i)
         store(V, c + i, load(V, s + i) + (product - sigma_mu) / load(V, y + i))
     for k in range(at.count):
         correct_cone(plan, at, V, k, sigma_mu)
-    optional.correct(plan, at, V, sigma_mu)
+    optional.combined_shift(plan, at, V, sigma_mu)
 
 
 @kernel
 def correct_cone(plan: Any, at: Any, V: Any, k: Any, sigma_mu: Any) -> None:
     """The rows of c of second-order cone k."""
-    apart()
+    noinline()
     s, y, c, l, u = at.s, at.y, at.c, at.l, at.ty  # noqa: E741 - the letter of the formula
     start, stop = cone(plan, at, k)
     W_times(at, V, k, start, stop, at.dy, u)
     l0, u0 = load(V, l + start), load(V, u + start)
     # p = -(l + u) o u, with a o b = (a'b, a0 b1 + b0 a1); then r = l \ p, the solution of l o r = p.
     p0 = -((l0 + u0) * u0 + tail_dot(V, l, u, start, stop) + tail_dot(V, u, u, start, stop))
-    along = fill(V, 0.0)
+    along = splat(V, 0.0)
     for i in range(start + 1, stop):
         li, ui = load(V, l + i), load(V, u + i)
         p = -((l0 + u0) * ui + u0 * (li + ui))
@@ -246,10 +246,10 @@ def correct_cone(plan: Any, at: Any, V: Any, k: Any, sigma_mu: Any) -> None:
 
 
 @kernel
-def rate(plan: Any, at: Any, V: Any, v: Any, dv: Any) -> Any:
+def inverse_max_step(plan: Any, at: Any, V: Any, v: Any, dv: Any) -> Any:
     """The inverse of the longest step for which v + step dv stays in the cones; 0 if it may be of any length."""
-    apart()
-    found = fill(V, 0.0)
+    noinline()
+    found = splat(V, 0.0)
     for i in range(at.first, at.cones):
         found = maximum(found, -(load(V, dv + i) / load(V, v + i)))
     for c in range(at.count):
@@ -259,19 +259,19 @@ def rate(plan: Any, at: Any, V: Any, v: Any, dv: Any) -> Any:
         v0, d0 = over * load(V, v + start), load(V, dv + start)
         r0 = v0 * d0 - over * tail_dot(V, v, dv, start, stop)
         factor = over * (r0 + d0) / (v0 + 1.0)
-        total = fill(V, 0.0)
+        total = splat(V, 0.0)
         for i in range(start + 1, stop):
             r = load(V, dv + i) - factor * load(V, v + i)
             total += r * r
         found = maximum(found, over * (sqrt(total) - r0))
-    return maximum(found, optional.rate(plan, at, V, v, dv))
+    return maximum(found, optional.inverse_max_step(plan, at, V, v, dv))
 
 
 @kernel
 def inside(plan: Any, at: Any, V: Any, v: Any) -> Any:
     """The smallest of v_i and v0 - |v1| over the cones, and the sum of those that are positive."""
-    apart()
-    zero = fill(V, 0.0)
+    noinline()
+    zero = splat(V, 0.0)
     least, total = optional.inside(plan, at, V, v)
     for i in range(at.first, at.cones):
         margin = load(V, v + i)
@@ -286,13 +286,13 @@ def inside(plan: Any, at: Any, V: Any, v: Any) -> Any:
 @kernel
 def shift(plan: Any, at: Any, V: Any, v: Any) -> None:
     """Move v well inside its cones, along their units, by the same length for all; unless it is there already."""
-    apart()
+    noinline()
     degree = at.degree
     if degree == 0:
         return
     least, total = inside(plan, at, V, v)
-    goal = maximum(fill(V, 1.0), total * (0.1 / degree))
-    length = pick(least, goal, fill(V, 0.0), goal - least)
+    goal = maximum(splat(V, 1.0), total * (0.1 / degree))
+    length = select(least, goal, splat(V, 0.0), goal - least)
     for i in range(at.first, at.cones):
         store(V, v + i, load(V, v + i) + length)
     for c in range(at.count):

@@ -25,15 +25,15 @@ from cvxlayers.kernels.decorators import kernel
 from cvxlayers.kernels.products import largest
 from cvxlayers.kernels.simd import (
     absolute,
-    apart,
-    fill,
     highest,
     index,
     load,
     load_from,
     maximum,
     minimum,
-    pick,
+    noinline,
+    select,
+    splat,
     sqrt,
     store,
     store_to,
@@ -58,8 +58,8 @@ def equilibrate(plan: Any, at: Any, V: Any, P: Any, q: Any, A: Any, b: Any, colu
 
     The rows of a curved cone share their scaling. The batch, in which an element's entries lie far apart, is read once.
     """
-    apart()
-    one = fill(V, 1.0)
+    noinline()
+    one = splat(V, 1.0)
     for i in range(at.n):
         store(V, at.D + i, one)
         store(V, at.D_inverse + i, one)
@@ -69,7 +69,7 @@ def equilibrate(plan: Any, at: Any, V: Any, P: Any, q: Any, A: Any, b: Any, colu
         store(V, at.E_inverse + i, one)
         store(V, at.b + i, load_from(b, i, column))
     load_matrices(plan, at, V, P, A, column)
-    t, going, zero = begin_units(at, V), one, fill(V, 0.0)
+    t, going, zero = begin_units(at, V), one, splat(V, 0.0)
     wild = far_apart(plan, at, V)
     if highest(wild) > 0.0:
         geometric_scales(plan, at, V, wild)
@@ -80,13 +80,13 @@ def equilibrate(plan: Any, at: Any, V: Any, P: Any, q: Any, A: Any, b: Any, colu
         norms(plan, at, V)
         last = with_vectors(plan, at, V)
         off = maximum(how_far(V, at.x1, at.n), how_far(V, at.y1, at.m))
-        off = maximum(off, absolute(pick(last, zero, last, one) - 1.0))
-        going = going * pick(fill(V, NEAR_ONE), off, zero, one)  # no element's scales depend on its neighbours
+        off = maximum(off, absolute(select(last, zero, last, one) - 1.0))
+        going = going * select(splat(V, NEAR_ONE), off, zero, one)  # no element's scales depend on its neighbours
         if highest(going) == 0.0:
             break
         rescale_by(V, at.x1, at.D, at.D_inverse, at.n, going)
         rescale_by(V, at.y1, at.E, at.E_inverse, at.m, going)
-        change = pick(going * last, zero, 1.0 / sqrt(last), one)
+        change = select(going * last, zero, 1.0 / sqrt(last), one)
         t = t * change
         scale_further(plan, at, V, change)
     settle_units(plan, at, V, t)
@@ -105,7 +105,7 @@ def write_scales(at: Any, V: Any, column: Any, scales: Any) -> None:
 @kernel
 def load_scales(plan: Any, at: Any, V: Any, P: Any, q: Any, A: Any, b: Any, scales: Any, column: Any) -> None:
     """Load D, E and cost as ``write_scales`` leaves them, and P, q, A and b, scaled by them."""
-    apart()
+    noinline()
     cost = load_from(scales, at.n + at.m, column)
     store(V, at.cost, cost)
     for j in range(at.n):
@@ -130,13 +130,13 @@ def load_scales(plan: Any, at: Any, V: Any, P: Any, q: Any, A: Any, b: Any, scal
 def begin_units(at: Any, V: Any) -> Any:
     """The first t: where the b_i that tell of the sizes of x are all very large or small, one unit common to x, b and q
     (the objective in its square) makes the largest of them one, before they tell the columns anything else."""
-    zero, one = fill(V, 0.0), fill(V, 1.0)
+    zero, one = splat(V, 0.0), splat(V, 1.0)
     size = zero
     for i in range(at.m):
         b = load(V, at.b + i)
         size = maximum(-b if at.first <= i < at.cones else absolute(b), size)
-    found = pick(size, zero, size, one)
-    t = pick(maximum(found, 1.0 / found), fill(V, WILD), 1.0 / found, one)
+    found = select(size, zero, size, one)
+    t = select(maximum(found, 1.0 / found), splat(V, WILD), 1.0 / found, one)
     for j in range(at.n):
         store(V, at.q + j, load(V, at.q + j) * t)
     for i in range(at.m):
@@ -151,16 +151,16 @@ def settle_units(plan: Any, at: Any, V: Any, t: Any) -> None:
     With the first, the largest |b_i| becomes one, but for bounds that may mean "none", in which b_i outweighs the rest
     of the row (and shrinks the row again); with the second, the largest entry of P and q.
     """
-    apart()
-    zero, one = fill(V, 0.0), fill(V, 1.0)
+    noinline()
+    zero, one = splat(V, 0.0), splat(V, 1.0)
     norms(plan, at, V)
     size = zero
     for i in range(at.m):
         b = absolute(load(V, at.b + i))
         if at.first <= i < at.cones:
-            b = pick(OUTWEIGHED * load(V, at.y1 + i), load(V, at.b + i), b, zero)
+            b = select(OUTWEIGHED * load(V, at.y1 + i), load(V, at.b + i), b, zero)
         size = maximum(b, size)
-    size = minimum(pick(size, zero, size, one), one)
+    size = minimum(select(size, zero, size, one), one)
     for i in range(at.m):
         b = load(V, at.b + i) / size
         store(V, at.b + i, b)
@@ -170,7 +170,7 @@ def settle_units(plan: Any, at: Any, V: Any, t: Any) -> None:
         highest_cost = maximum(absolute(load(V, at.q + j)), highest_cost)
         store(V, at.x1 + j, one)
     highest_cost = maximum(largest(V, at.P, at.P_nnz) * size, highest_cost)
-    cost = 1.0 / pick(highest_cost, zero, highest_cost, one)
+    cost = 1.0 / select(highest_cost, zero, highest_cost, one)
     # In the usual terms: x = D x, s = s / E, y = E y / cost, where b <- E b, q <- cost D q.
     over, whole = size / t, t / size
     for j in range(at.n):
@@ -195,7 +195,7 @@ def settle_units(plan: Any, at: Any, V: Any, t: Any) -> None:
 @kernel
 def load_matrices(plan: Any, at: Any, V: Any, P: Any, A: Any, column: Any) -> None:
     """The matrices of W elements, from this column of the batch on, as they are."""
-    apart()
+    noinline()
     for k in range(at.P_nnz):
         store(V, at.P + k, load_from(P, k, column))
     for k in range(at.A_nnz):
@@ -205,7 +205,7 @@ def load_matrices(plan: Any, at: Any, V: Any, P: Any, A: Any, column: Any) -> No
 @kernel
 def scale_further(plan: Any, at: Any, V: Any, last: Any) -> None:
     """Multiply the parts by the changes of the scalings, which are in x1 and y1, and the last row's."""
-    apart()
+    noinline()
     for j in range(at.n):
         scale = load(V, at.x1 + j)
         store(V, at.q + j, load(V, at.q + j) * (scale * last))
@@ -221,8 +221,8 @@ def scale_further(plan: Any, at: Any, V: Any, last: Any) -> None:
 def with_vectors(plan: Any, at: Any, V: Any) -> Any:
     """Let the norms in x1 and y1 count q, and b where it may be a bound that means "none"; return the last column's,
     the largest entry of q and b."""
-    apart()
-    whole = fill(V, 0.0)
+    noinline()
+    whole = splat(V, 0.0)
     for j in range(at.n):
         size = absolute(load(V, at.q + j))
         whole = maximum(size, whole)
@@ -239,12 +239,12 @@ def with_vectors(plan: Any, at: Any, V: Any) -> Any:
 @kernel
 def norms(plan: Any, at: Any, V: Any) -> None:
     """The largest entries of the columns of [[P, A'], [A, 0]], into x1 and y1."""
-    apart()
+    noinline()
     x, y = at.x1, at.y1
     for i in range(at.n):
-        store(V, x + i, fill(V, 0.0))
+        store(V, x + i, splat(V, 0.0))
     for i in range(at.m):
-        store(V, y + i, fill(V, 0.0))
+        store(V, y + i, splat(V, 0.0))
     for j in range(at.n):
         own = load(V, x + j)
         for k in range(index(plan, at.P_start + j), index(plan, at.P_start + j + 1)):
@@ -264,17 +264,17 @@ def norms(plan: Any, at: Any, V: Any) -> None:
 @kernel
 def far_apart(plan: Any, at: Any, V: Any) -> Any:
     """1 in lanes in which some row or column is so large or small that the units deserve a closer look."""
-    apart()
-    zero, one = fill(V, 0.0), fill(V, 1.0)
+    noinline()
+    zero, one = splat(V, 0.0), splat(V, 1.0)
     norms(plan, at, V)
     high, low = one, one
     for j in range(at.n):
         size = load(V, at.x1 + j)
-        high, low = maximum(size, high), minimum(pick(size, zero, size, one), low)
+        high, low = maximum(size, high), minimum(select(size, zero, size, one), low)
     for i in range(at.m):
         size = load(V, at.y1 + i)
-        high, low = maximum(size, high), minimum(pick(size, zero, size, one), low)
-    return pick(maximum(high, 1.0 / low), fill(V, WILD), one, zero)
+        high, low = maximum(size, high), minimum(select(size, zero, size, one), low)
+    return select(maximum(high, 1.0 / low), splat(V, WILD), one, zero)
 
 
 @kernel
@@ -289,23 +289,23 @@ def change_by(V: Any, change: Any, scale: Any, inverse: Any, size: Any) -> None:
 @kernel
 def how_far(V: Any, norm: Any, size: Any) -> Any:
     """How far a norm is from one at the most, where it is not zero."""
-    zero, one = fill(V, 0.0), fill(V, 1.0)
+    zero, one = splat(V, 0.0), splat(V, 1.0)
     off = zero
     for i in range(size):
         found = load(V, norm + i)
-        off = maximum(off, absolute(pick(found, zero, found, one) - 1.0))
+        off = maximum(off, absolute(select(found, zero, found, one) - 1.0))
     return off
 
 
 @kernel
 def rescale_by(V: Any, norm: Any, scale: Any, inverse: Any, size: Any, going: Any) -> None:
     """Divide the scalings by the roots of the norms, which become the changes, in lanes that are still going."""
-    zero, one = fill(V, 0.0), fill(V, 1.0)
+    zero, one = splat(V, 0.0), splat(V, 1.0)
     for i in range(size):
         found = load(V, norm + i)
         before = load(V, scale + i)
         root = minimum(maximum(sqrt(found), before * (1.0 / LIMIT)), before * LIMIT)
-        root = pick(found * going, zero, root, one)
+        root = select(found * going, zero, root, one)
         change = 1.0 / root
         store(V, scale + i, before * change)
         store(V, inverse + i, load(V, inverse + i) * root)

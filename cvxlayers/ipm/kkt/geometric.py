@@ -16,7 +16,7 @@ from typing import Any
 
 from cvxlayers.kernels.decorators import kernel
 from cvxlayers.kernels.functions import exp, log
-from cvxlayers.kernels.simd import absolute, apart, fill, index, load, maximum, pick, store
+from cvxlayers.kernels.simd import absolute, index, load, maximum, noinline, select, splat, store
 
 __all__ = ["geometric_scales", "share"]
 
@@ -33,8 +33,8 @@ NONE = -1e200
 @kernel
 def geometric_scales(plan: Any, at: Any, V: Any, wanted: Any) -> None:
     """Put exp(u) into x1 and y1, and 1 in lanes in which they are not wanted."""
-    apart()
-    zero, one = fill(V, 0.0), fill(V, 1.0)
+    noinline()
+    zero, one = splat(V, 0.0), splat(V, 1.0)
     for j in range(at.n):
         store(V, at.x1 + j, zero)
         store(V, at.tx + j, one)
@@ -58,36 +58,36 @@ def geometric_scales(plan: Any, at: Any, V: Any, wanted: Any) -> None:
         store(V, at.ey + i, -load(V, at.y2 + i))
     conjugate_gradients(plan, at, V)
     for j in range(at.n):
-        store(V, at.x1 + j, pick(wanted, zero, exp(load(V, at.x1 + j)), one))
+        store(V, at.x1 + j, select(wanted, zero, exp(load(V, at.x1 + j)), one))
     for i in range(at.m):
-        store(V, at.y1 + i, pick(wanted, zero, exp(load(V, at.y1 + i)), one))
+        store(V, at.y1 + i, select(wanted, zero, exp(load(V, at.y1 + i)), one))
 
 
 @kernel
 def logarithm(value: Any) -> Any:
     """log |value|, or NONE."""
-    zero, one, size = fill(value, 0.0), fill(value, 1.0), absolute(value)
-    return pick(size, zero, log(pick(size, zero, size, one)), fill(value, NONE))
+    zero, one, size = splat(value, 0.0), splat(value, 1.0), absolute(value)
+    return select(size, zero, log(select(size, zero, size, one)), splat(value, NONE))
 
 
 @kernel
 def term(V: Any, place: Any, total: Any, logs: Any) -> Any:
     """u_i + u_j of an entry, or its logarithm instead; 0 where the entry is."""
-    found, none = load(V, place), fill(V, 0.5 * NONE)
+    found, none = load(V, place), splat(V, 0.5 * NONE)
     if logs:
-        return pick(found, none, found, fill(V, 0.0))
-    return pick(found, none, total, fill(V, 0.0))
+        return select(found, none, found, splat(V, 0.0))
+    return select(found, none, total, splat(V, 0.0))
 
 
 @kernel
 def normal_product(plan: Any, at: Any, V: Any, logs: Any) -> None:
     """The normal matrix times (tx, ty), into x2 and y2; or M'log |M| instead."""
-    apart()
+    noinline()
     base = at.out
     for j in range(at.n):
-        store(V, at.x2 + j, fill(V, 0.0))
+        store(V, at.x2 + j, splat(V, 0.0))
     for i in range(at.m):
-        store(V, at.y2 + i, fill(V, 0.0))
+        store(V, at.y2 + i, splat(V, 0.0))
     for j in range(at.n):
         own, total = load(V, at.tx + j), load(V, at.x2 + j)
         for k in range(index(plan, at.P_start + j), index(plan, at.P_start + j + 1)):
@@ -117,9 +117,9 @@ def conjugate_gradients(plan: Any, at: Any, V: Any) -> None:
 
     A lane rests once its residual is rounding: there may be directions that no entry sees, and it would run along them.
     """
-    apart()
-    zero, one = fill(V, 0.0), fill(V, 1.0)
-    before, first = fill(V, 0.0), fill(V, 0.0)
+    noinline()
+    zero, one = splat(V, 0.0), splat(V, 1.0)
+    before, first = splat(V, 0.0), splat(V, 0.0)
     for step in range(STEPS):
         now = zero
         for j in range(at.n):
@@ -128,8 +128,8 @@ def conjugate_gradients(plan: Any, at: Any, V: Any) -> None:
             now += load(V, at.ey + i) * load(V, at.ey + i) / load(V, at.r + i)
         if step == 0:
             first = now
-        going = pick(now, DONE * first, one, zero)
-        beta = pick(before, zero, now / before, zero) if step > 0 else zero
+        going = select(now, DONE * first, one, zero)
+        beta = select(before, zero, now / before, zero) if step > 0 else zero
         for j in range(at.n):
             store(V, at.tx + j, load(V, at.ex + j) / load(V, at.rx + j) + beta * load(V, at.tx + j))
         for i in range(at.m):
@@ -140,7 +140,7 @@ def conjugate_gradients(plan: Any, at: Any, V: Any) -> None:
             along += load(V, at.tx + j) * load(V, at.x2 + j)
         for i in range(at.m):
             along += load(V, at.ty + i) * load(V, at.y2 + i)
-        alpha = pick(along * going, DONE * now, now / along, zero)
+        alpha = select(along * going, DONE * now, now / along, zero)
         for j in range(at.n):
             store(V, at.x1 + j, load(V, at.x1 + j) + alpha * load(V, at.tx + j))
             store(V, at.ex + j, load(V, at.ex + j) - alpha * load(V, at.x2 + j))
@@ -153,10 +153,10 @@ def conjugate_gradients(plan: Any, at: Any, V: Any) -> None:
 @kernel
 def share(plan: Any, at: Any, V: Any, y: Any) -> None:
     """Let all rows of a curved cone have their mean."""
-    apart()
+    noinline()
     for c in range(at.blocks):
         start, stop = index(plan, at.cone_start + c), index(plan, at.cone_start + c + 1)
-        total = fill(V, 0.0)
+        total = splat(V, 0.0)
         for i in range(start, stop):
             total += load(V, y + i)
         for i in range(start, stop):

@@ -20,7 +20,7 @@ from cvxlayers.kernels.width import W
 from cvxlayers.ldl.panels import WIDEST
 from cvxlayers.program.structure import Array
 
-__all__ = ["FIELDS", "FURTHER_FIELDS", "Layout"]
+__all__ = ["FIELDS", "OPTIONAL_FIELDS", "KktLayout"]
 
 KEPT_ROWS, KEPT_SPACES = 2**16, 8
 """Work space of at most so many rows (4 MiB) is kept for later calls, at most so many of them."""
@@ -43,7 +43,7 @@ _ROWS = (*_OF_LANES, *_OF_VARIABLES, *_OF_ROWS, *_OF_PLACES, *_OTHERS)
 FIELDS = np.dtype([(name, np.int64) for name in (*_SIZES, *_INDICES, *_ROWS)])
 """The record: sizes, offsets in the plan, offsets in V."""
 
-FURTHER_FIELDS = np.dtype([(name, np.int64) for name in (*_FURTHER_SIZES, *_FURTHER, *FIELDS.names)])  # type: ignore[misc]
+OPTIONAL_FIELDS = np.dtype([(name, np.int64) for name in (*_FURTHER_SIZES, *_FURTHER, *FIELDS.names)])  # type: ignore[misc]
 """The record of a structure with PSD, exponential or power cones (see ``optional``). Their fields come first, so that
 Numba does not take the one record for a special case of the other."""
 
@@ -53,7 +53,7 @@ Space = tuple[NDArray[np.int32], Array]
 
 
 @dataclass(frozen=True)
-class Layout:
+class KktLayout:
     """The plan, the record as an array of one, the number of rows of V, the sizes of the problem, about how many
     seconds W problems take, and their derivatives, and their residuals; whether there are PSD, exponential or power
     cones, and the alphas.
@@ -70,12 +70,12 @@ class Layout:
     seconds: float
     derivative_seconds: float
     measure_seconds: float
-    further: bool
+    optional: bool
     exponents: tuple[float, ...]
     idle: tuple[deque[Space], deque[Space]]
 
     @classmethod
-    def of(cls, analysis: Analysis) -> Layout:
+    def of(cls, analysis: Analysis) -> KktLayout:
         """Lay out what an analysis needs."""
         plan, cones = analysis.plan, analysis.cones
         size, panels = analysis.elimination.size, analysis.elimination.panels
@@ -91,14 +91,14 @@ class Layout:
         in_plan = np.cumsum([0, *(part.size for part in indices)])
         in_rows = np.cumsum([0, *(lengths[name] for name in _ROWS)])
         numbers, rows, fields = (*sizes, *in_plan[:-1], *in_rows[:-1]), int(in_rows[-1]), FIELDS
-        further = bool(cones.psd or cones.exponential or cones.power)
-        if further:
+        optional = bool(cones.psd or cones.exponential or cones.power)
+        if optional:
             more = np.cumsum([rows, *_further_lengths(cones)])
             numbers = (len(cones.psd), cones.exponential, len(cones.power), *more[:-1], *numbers)
-            rows, fields = int(more[-1]), FURTHER_FIELDS
+            rows, fields = int(more[-1]), OPTIONAL_FIELDS
         record = np.array([numbers], dtype=fields)
         seconds = (analysis.seconds, analysis.derivative_seconds, analysis.measure_seconds)
-        return cls(np.concatenate(indices), record, rows, n, m, *seconds, further, cones.power, (deque(), deque()))
+        return cls(np.concatenate(indices), record, rows, n, m, *seconds, optional, cones.power, (deque(), deque()))
 
     def take(self, single: bool = False) -> Space:
         """Work space for one thread, for a single problem or for W, to be given back if nothing fails. In the latter
@@ -115,7 +115,7 @@ class Layout:
             idle.append(space)
 
 
-def _space(layout: Layout, single: bool) -> Space:
+def _space(layout: KktLayout, single: bool) -> Space:
     lanes = 1 if single else W
     block = np.zeros(layout.rows * lanes + W)
     begin = -(block.ctypes.data // block.itemsize) % W
@@ -128,6 +128,6 @@ def _space(layout: Layout, single: bool) -> Space:
 
 
 def _further_lengths(cones: Cones) -> tuple[int, ...]:
-    """How many rows each of the further parts needs."""
+    """How many rows each of the optional parts needs."""
     three, largest = cones.exponential + len(cones.power), max(cones.psd, default=0)
     return sum(2 * k * k + k for k in cones.psd), 3 * largest**2, 15 * three, 9 * three, len(cones.power)

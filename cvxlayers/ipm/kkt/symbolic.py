@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cvxlayers.cones.product import Cones, svec_length
-from cvxlayers.ldl.elimination import Elimination, analyse
+from cvxlayers.ldl.elimination import SymbolicFactorization, analyse
 from cvxlayers.program.structure import Structure
 
 __all__ = ["Analysis", "Plan", "analyse_structure", "analysis_of", "quick_analysis_of"]
@@ -81,7 +81,7 @@ class Analysis:
     m: int
     cones: Cones
     plan: Plan
-    elimination: Elimination
+    elimination: SymbolicFactorization
 
     @property
     def entries(self) -> int:
@@ -189,8 +189,8 @@ def _cone_pattern(cones: Cones, n: int, extra: int) -> tuple[Index, Index, Index
     """Rows of the cones, their extra variables, and rows and columns of their entries of K, with where each begins."""
     start = cones.zero + cones.nonneg
     starts, extras, rows, columns, entries = [start], [], [], [], [0]
-    further = [*(svec_length(k) for k in cones.psd), *[3] * (cones.exponential + len(cones.power))]
-    for number, d in enumerate([*cones.second_order, *further]):
+    optional = [*(svec_length(k) for k in cones.psd), *[3] * (cones.exponential + len(cones.power))]
+    for number, d in enumerate([*cones.second_order, *optional]):
         block = n + start + np.arange(d)
         if d <= SMALL or number >= len(cones.second_order):
             j, i = np.triu_indices(d, 1)

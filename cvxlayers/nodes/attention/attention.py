@@ -13,7 +13,7 @@ from cvxlayers.errors import OptionError, ParameterError
 from cvxlayers.nodes.attention.entmax import entmax
 from cvxlayers.nodes.robust.robust_mean import PENALTIES, RobustMeanRule
 from cvxlayers.nodes.rules.arguments import check_dimensions, flatten_batch, positive
-from cvxlayers.nodes.rules.outcome import Call, Reporting, check_policy
+from cvxlayers.nodes.rules.call_result import NodeCall, Reporting, check_policy
 from cvxlayers.nodes.transport.transport import transport_plan
 
 __all__ = ["DeclarativeAttention", "RobustMean", "declarative_attention", "robust_mean", "sinkhorn_weights"]
@@ -61,15 +61,15 @@ def sinkhorn_weights(
     (True, True)
     """
     check_policy(on_failure)
-    return _sinkhorn(Call(on_failure, {"tolerance": tolerance, "most": max_iterations}), scores, r, c)
+    return _sinkhorn(NodeCall(on_failure, {"tolerance": tolerance, "most": max_iterations}), scores, r, c)
 
 
-def _sinkhorn(call: Call, scores: Any, r: Tensor | None = None, c: Tensor | None = None) -> Tensor:
+def _sinkhorn(call: NodeCall, scores: Any, r: Tensor | None = None, c: Tensor | None = None) -> Tensor:
     check_dimensions("scores", scores, "Q, K", 2)
     Q, K = scores.shape[-2:]
     r = scores.new_ones(Q) if r is None else r
     c = scores.new_full((K,), Q / K) if c is None else c
-    call = Call(call.on_failure, {**call.settings, "balance": False}, call.keeper)
+    call = NodeCall(call.on_failure, {**call.settings, "balance": False}, call.keeper)
     return transport_plan(call, -scores, r, c, 1.0)
 
 
@@ -123,7 +123,7 @@ def robust_mean(
     """
     _check_penalty(penalty)
     check_policy(on_failure)
-    call = Call(on_failure, {"tolerance": tolerance, "most": max_iterations})
+    call = NodeCall(on_failure, {"tolerance": tolerance, "most": max_iterations})
     return _robust_mean(call, weights, values, alpha, penalty)
 
 
@@ -160,11 +160,11 @@ class RobustMean(Reporting):
     def forward(self, weights: Tensor, values: Tensor) -> Tensor:
         """The robust means (..., Q, C) for weights (..., Q, K) and values (..., K, C); see ``robust_mean``."""
         return _robust_mean(
-            Call(self.on_failure, self.settings, self._local), weights, values, self.alpha, self.penalty
+            NodeCall(self.on_failure, self.settings, self._local), weights, values, self.alpha, self.penalty
         )
 
 
-def _robust_mean(call: Call, weights: Any, values: Any, alpha: Any, penalty: str) -> Tensor:
+def _robust_mean(call: NodeCall, weights: Any, values: Any, alpha: Any, penalty: str) -> Tensor:
     check_dimensions("weights", weights, "Q, K", 2)
     check_dimensions("values", values, "K, C", 2)
     if weights.shape[-1] != values.shape[-2]:
@@ -176,7 +176,7 @@ def _robust_mean(call: Call, weights: Any, values: Any, alpha: Any, penalty: str
     alpha = alpha if isinstance(alpha, Tensor) else values.new_full((), alpha)
     flat, batch = flatten_batch(("weights", "values", "alpha"), (weights, values, alpha), (2, 2, 0))
     tolerance = call.settings["tolerance"] or (1e-10 if values.dtype == torch.float64 else 1e-5)
-    call = Call(call.on_failure, {**call.settings, "tolerance": tolerance}, call.keeper)
+    call = NodeCall(call.on_failure, {**call.settings, "tolerance": tolerance}, call.keeper)
     work = torch.promote_types(values.dtype, torch.float32)  # LAPACK knows no half precision
     (y,) = _RULES[penalty](call, *(part.to(work) for part in flat))
     return y.to(values.dtype).reshape(*batch, *y.shape[1:])
@@ -278,8 +278,8 @@ class DeclarativeAttention(Reporting):
             return self.map(scores)
         return entmax(scores, {"softmax": 1.0, "sparsemax": 2.0}.get(self.map, self.order))
 
-    def _call(self) -> Call:
-        return Call(self.on_failure, self.settings, self._local)
+    def _call(self) -> NodeCall:
+        return NodeCall(self.on_failure, self.settings, self._local)
 
     def _scores(self, queries: Any, keys: Any) -> Tensor:
         check_dimensions("queries", queries, "Q, D", 2)

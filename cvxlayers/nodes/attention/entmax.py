@@ -18,8 +18,8 @@ from torch import Tensor
 from cvxlayers.errors import ParameterError
 from cvxlayers.nodes.projections.projection_rules import L1Rule
 from cvxlayers.nodes.rules.arguments import check_entries, check_tensor
+from cvxlayers.nodes.rules.call_result import NodeCall, SolvedNode
 from cvxlayers.nodes.rules.closed_rule import ClosedRule
-from cvxlayers.nodes.rules.outcome import Call, Solved
 from cvxlayers.program.solution import Status
 
 __all__ = ["entmax", "softmax", "sparsemax"]
@@ -176,7 +176,7 @@ def _by_root(z: Tensor, alpha: Tensor) -> Tensor:
     z = z - z.detach().amax(-1, keepdim=True)
     z = torch.maximum(z, -2 / (alpha.detach() - 1))
     rows, orders = z.reshape(-1, z.shape[-1]), alpha.expand((*z.shape[:-1], 1)).reshape(-1)
-    (p,) = _RULE(Call("nan"), rows, orders)
+    (p,) = _RULE(NodeCall("nan"), rows, orders)
     return p.reshape(z.shape)
 
 
@@ -190,7 +190,7 @@ class _EntmaxRule(ClosedRule):
 
     names = ("z", "alpha")
 
-    def solve(self, call: Call, *inputs: Tensor) -> Solved:
+    def solve(self, call: NodeCall, *inputs: Tensor) -> SolvedNode:
         z, alpha = (part.double() for part in inputs)
         x, power = (alpha[:, None] - 1) * z, 1 / (alpha[:, None] - 1)
         tau, steps = _root(x, power)
@@ -198,7 +198,7 @@ class _EntmaxRule(ClosedRule):
         total = p.sum(1, keepdim=True)
         status = torch.full(alpha.shape, int(Status.OPTIMAL), dtype=torch.int8, device=z.device)
         p = (p / total).to(inputs[0].dtype)
-        return Solved((p,), status, torch.full_like(status, steps), (total[:, 0] - 1).abs())
+        return SolvedNode((p,), status, torch.full_like(status, steps), (total[:, 0] - 1).abs())
 
     def pullback(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Tensor], needed: Sequence[bool]

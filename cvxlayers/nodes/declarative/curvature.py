@@ -22,7 +22,7 @@ from cvxlayers.nodes.declarative import kkt
 from cvxlayers.nodes.declarative.dense import probes, solve_symmetric
 from cvxlayers.nodes.declarative.faces import lowest_direction
 from cvxlayers.nodes.declarative.local import Local, look
-from cvxlayers.nodes.declarative.optimality import Point
+from cvxlayers.nodes.declarative.optimality import OptimalityPoint
 from cvxlayers.nodes.declarative.problem import Formulation
 from cvxlayers.nodes.declarative.scales import equilibrate, largest, weigh
 
@@ -34,7 +34,7 @@ FLAT = {torch.float64: 1e-9, torch.float32: 1e-4}
 DOUBT = 10.0
 
 
-def minima(form: Formulation, xs: Sequence[Tensor], point: Point, closeness: float) -> Tensor:
+def minima(form: Formulation, xs: Sequence[Tensor], point: OptimalityPoint, closeness: float) -> Tensor:
     """Which points are not saddles or maxima, (B,) bool.
 
     Multipliers, and distances of inequalities from equality, count as zero within ``closeness``, each beside its own
@@ -43,7 +43,9 @@ def minima(form: Formulation, xs: Sequence[Tensor], point: Point, closeness: flo
     return downhill(form, xs, point, closeness)[0]
 
 
-def downhill(form: Formulation, xs: Sequence[Tensor], point: Point, closeness: float) -> tuple[Tensor, Tensor]:
+def downhill(
+    form: Formulation, xs: Sequence[Tensor], point: OptimalityPoint, closeness: float
+) -> tuple[Tensor, Tensor]:
     """The same, and for the others a direction (B, n) in which the objective goes down; zero where none is known."""
     y = point.z[:, : form.n]
     none = torch.zeros_like(y)
@@ -71,7 +73,7 @@ def downhill(form: Formulation, xs: Sequence[Tensor], point: Point, closeness: f
 
 
 def _held(
-    form: Formulation, xs: Sequence[Tensor], point: Point, local: Local, closeness: float
+    form: Formulation, xs: Sequence[Tensor], point: OptimalityPoint, local: Local, closeness: float
 ) -> tuple[Tensor, Tensor]:
     """Which constraints leave no room, and which leave it to one side, both (B, p + q)."""
     strict = torch.ones_like(local.c, dtype=torch.bool)
@@ -97,7 +99,7 @@ def _convex(S: Tensor, A: Tensor) -> Tensor:
     return info == 0
 
 
-def _uncertainty(form: Formulation, xs: Sequence[Tensor], point: Point, local: Local) -> Tensor:
+def _uncertainty(form: Formulation, xs: Sequence[Tensor], point: OptimalityPoint, local: Local) -> Tensor:
     """How much the entries of H change when the point moves by what is not known of it, (B, n, n)."""
     z, active = point.z, point.active
     step = kkt.newton(form, xs, z, active, local).abs()

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from cvxlayers.nodes.declarative.rules import Attach
-from cvxlayers.nodes.declarative.search import Call
+from cvxlayers.nodes.declarative.search import SearchCall
 
 __all__ = ["settle"]
 
 
-def settle(call: Call, z: Tensor, active: Tensor, ok: Tensor, xs: Sequence[Tensor]) -> Tensor:
+def settle(call: SearchCall, z: Tensor, active: Tensor, ok: Tensor, xs: Sequence[Tensor]) -> Tensor:
     """y (B, n) with the derivative of the verified elements, and NaN or the best point elsewhere.
 
     The derivative is computed at a verified element in the place of each failed one, and then not used there, so that

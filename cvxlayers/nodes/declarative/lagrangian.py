@@ -20,7 +20,7 @@ from torch import Tensor
 from cvxlayers.nodes.declarative.curvature import downhill, kick
 from cvxlayers.nodes.declarative.local import look
 from cvxlayers.nodes.declarative.newton import FAR, Descent, minimize
-from cvxlayers.nodes.declarative.optimality import Point
+from cvxlayers.nodes.declarative.optimality import OptimalityPoint
 from cvxlayers.nodes.declarative.polish import examine, polish
 from cvxlayers.nodes.declarative.problem import Formulation
 from cvxlayers.nodes.declarative.scales import largest
@@ -49,7 +49,7 @@ class _State:
 
 def solve(
     form: Formulation, xs: Sequence[Tensor], y: Tensor, tolerance: float, steps: int, enough: float
-) -> tuple[Point, Tensor, Tensor]:
+) -> tuple[OptimalityPoint, Tensor, Tensor]:
     """Minimize from y (B, n).
 
     Returns

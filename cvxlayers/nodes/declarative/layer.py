@@ -14,9 +14,9 @@ from cvxlayers.nodes.declarative.failures import settle
 from cvxlayers.nodes.declarative.node import DeclarativeNode
 from cvxlayers.nodes.declarative.report import NodeInfo
 from cvxlayers.nodes.declarative.rules import Attach
-from cvxlayers.nodes.declarative.search import Call, Search
-from cvxlayers.nodes.declarative.system import Settings
-from cvxlayers.nodes.rules.outcome import Reporting, check_policy
+from cvxlayers.nodes.declarative.search import Search, SearchCall
+from cvxlayers.nodes.declarative.system import SystemSettings
+from cvxlayers.nodes.rules.call_result import Reporting, check_policy
 
 __all__ = ["DeclarativeLayer"]
 
@@ -144,8 +144,8 @@ class DeclarativeLayer(Reporting):
         work = self.dtype or (real if real == torch.float64 else torch.float32)
         batch, rows = gather(inputs, self.node.dims, work)
         default = 1e-6 if work == torch.float64 else 1e-3
-        settings = Settings(tolerance=self._tolerance or default, **self._options)
-        call = Call(self.node, settings, self.on_failure)
+        settings = SystemSettings(tolerance=self._tolerance or default, **self._options)
+        call = SearchCall(self.node, settings, self.on_failure)
         try:
             z, active, ok = Search.apply(call, *(x.detach() for x in rows))
         finally:

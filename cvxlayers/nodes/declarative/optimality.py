@@ -19,11 +19,11 @@ from cvxlayers.nodes.declarative.local import Local, look
 from cvxlayers.nodes.declarative.problem import Formulation
 from cvxlayers.nodes.declarative.scales import largest, weigh
 
-__all__ = ["Point", "measure", "multipliers"]
+__all__ = ["OptimalityPoint", "measure", "multipliers"]
 
 
 @dataclass(frozen=True)
-class Point:
+class OptimalityPoint:
     """Points y (B, n) with multipliers, z = (y, nu, lam), their active sets, and how optimal they are.
 
     Attributes
@@ -51,17 +51,17 @@ class Point:
         stacked = torch.stack([self.primal, self.dual, self.gap, self.cone])
         return torch.where(stacked.isnan(), torch.inf, stacked).amax(0)
 
-    def put(self, places: Tensor, part: Point) -> Point:
+    def put(self, places: Tensor, part: OptimalityPoint) -> OptimalityPoint:
         """This batch with the elements at some places replaced."""
         changed = {name: value.index_copy(0, places, getattr(part, name)) for name, value in vars(self).items()}
-        return Point(**changed)
+        return OptimalityPoint(**changed)
 
-    def take(self, places: Tensor) -> Point:
+    def take(self, places: Tensor) -> OptimalityPoint:
         """Some elements."""
-        return Point(**{name: value[places] for name, value in vars(self).items()})
+        return OptimalityPoint(**{name: value[places] for name, value in vars(self).items()})
 
 
-def measure(form: Formulation, xs: Sequence[Tensor], z: Tensor, active: Tensor, local: Local) -> Point:
+def measure(form: Formulation, xs: Sequence[Tensor], z: Tensor, active: Tensor, local: Local) -> OptimalityPoint:
     """Measure the points z with the active sets ``active``."""
     lam, p = form.split(z)[2], form.p
     scales = weigh(form, xs, z, active, local)
@@ -72,7 +72,9 @@ def measure(form: Formulation, xs: Sequence[Tensor], z: Tensor, active: Tensor, 
     margin = torch.where(active > 0, forces, inside)
     primal, gap = largest(torch.cat([apart[:, :p], over], -1)), largest(torch.where(active > 0, apart[:, p:], 0.0))
     dual, cone = largest(scales.slope(local)), largest((-forces).clamp(min=0))
-    return Point(z, active, primal, dual, gap, cone, margin.amin(-1) if form.q else torch.full_like(dual, torch.inf))
+    return OptimalityPoint(
+        z, active, primal, dual, gap, cone, margin.amin(-1) if form.q else torch.full_like(dual, torch.inf)
+    )
 
 
 def multipliers(form: Formulation, xs: Sequence[Tensor], y: Tensor, closeness: float) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cvxlayers.nodes.declarative import kkt
 from cvxlayers.nodes.declarative.local import Local, look
-from cvxlayers.nodes.declarative.optimality import Point, measure
+from cvxlayers.nodes.declarative.optimality import OptimalityPoint, measure
 from cvxlayers.nodes.declarative.problem import Formulation
 from cvxlayers.nodes.declarative.scales import largest
 
@@ -28,12 +28,12 @@ PATIENCE = 3
 REACH = 0.05
 
 
-def examine(form: Formulation, xs: Sequence[Tensor], z: Tensor, active: Tensor) -> Point:
+def examine(form: Formulation, xs: Sequence[Tensor], z: Tensor, active: Tensor) -> OptimalityPoint:
     """Evaluate the problem at z and measure how optimal it is."""
     return measure(form, xs, z, active, look(form, xs, z, active))
 
 
-def polish(form: Formulation, xs: Sequence[Tensor], z: Tensor, active: Tensor, enough: float) -> Point:
+def polish(form: Formulation, xs: Sequence[Tensor], z: Tensor, active: Tensor, enough: float) -> OptimalityPoint:
     """Sharpen points until their residuals are at most ``enough``; a step that makes an element worse is undone."""
     start = z[:, : form.n]
     room = REACH * (1 + largest(start.abs()))

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from cvxlayers.derivative.base import DerivativeReport
 from cvxlayers.layer.report import Info, Seconds
-from cvxlayers.nodes.declarative.optimality import Point
-from cvxlayers.nodes.declarative.system import System
+from cvxlayers.nodes.declarative.optimality import OptimalityPoint
+from cvxlayers.nodes.declarative.system import OptimalitySystem
 from cvxlayers.program.solution import Residuals, Status
 
 __all__ = ["ADVICE", "NodeInfo", "judge", "report"]
@@ -38,7 +38,7 @@ class NodeInfo(Info):
 
     active: NDArray[np.bool_] = None  # type: ignore[assignment]
     multipliers: NDArray[np.float64] = None  # type: ignore[assignment]
-    system: System = field(default=None, repr=False)  # type: ignore[assignment]
+    system: OptimalitySystem = field(default=None, repr=False)  # type: ignore[assignment]
 
     @property
     def derivative(self) -> DerivativeReport | None:
@@ -51,7 +51,7 @@ class NodeInfo(Info):
         return None if self.system is None else self.system.report
 
 
-def judge(point: Point, n: int, tolerance: float, stuck: torch.Tensor) -> torch.Tensor:
+def judge(point: OptimalityPoint, n: int, tolerance: float, stuck: torch.Tensor) -> torch.Tensor:
     """The status of each point, (B,) of ``Status``; ``stuck`` where the constraints seem to be incompatible (B,)."""
     worst = point.worst
     status = torch.full(worst.shape, int(Status.FAILED), dtype=torch.int8, device=worst.device)
@@ -65,8 +65,8 @@ def judge(point: Point, n: int, tolerance: float, stuck: torch.Tensor) -> torch.
 
 
 def report(
-    system: System, point: Point, status: torch.Tensor, objective: torch.Tensor, steps: torch.Tensor, engine: str,
-    seconds: Seconds,
+    system: OptimalitySystem, point: OptimalityPoint, status: torch.Tensor, objective: torch.Tensor,
+    steps: torch.Tensor, engine: str, seconds: Seconds,
 ) -> NodeInfo:  # fmt: skip
     """The report of a batch."""
     lost = ~point.z.isfinite().all(-1)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd.forward_ad import _set_fwd_grad_enabled, unpack_dual
 
-from cvxlayers.nodes.declarative.system import System
+from cvxlayers.nodes.declarative.system import OptimalitySystem
 
 __all__ = ["Attach", "fold", "unfold"]
 
@@ -31,7 +31,7 @@ class Attach(torch.autograd.Function):
     generate_vmap_rule = False
 
     @staticmethod
-    def forward(system: System, z: Tensor, active: Tensor, *xs: Tensor) -> Tensor:
+    def forward(system: OptimalitySystem, z: Tensor, active: Tensor, *xs: Tensor) -> Tensor:
         return z.clone()
 
     @staticmethod
@@ -63,7 +63,7 @@ class Attach(torch.autograd.Function):
             return dz
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], system: System, *tensors: Tensor) -> tuple[Tensor, int]:
+    def vmap(info: Any, in_dims: tuple[Any, ...], system: OptimalitySystem, *tensors: Tensor) -> tuple[Tensor, int]:
         folded = [fold(t, dim, info.batch_size) for t, dim in zip(tensors, in_dims[1:], strict=True)]
         return unfold(Attach.apply(system, *folded), info.batch_size), 0
 
@@ -74,7 +74,7 @@ class _Solve(torch.autograd.Function):
     generate_vmap_rule = False
 
     @staticmethod
-    def forward(system: System, vectors: Tensor, active: Tensor, z: Tensor, *xs: Tensor) -> Tensor:
+    def forward(system: OptimalitySystem, vectors: Tensor, active: Tensor, z: Tensor, *xs: Tensor) -> Tensor:
         return system.solve(xs, z, active, vectors)
 
     @staticmethod
@@ -128,7 +128,7 @@ class _Solve(torch.autograd.Function):
             return du
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], system: System, *tensors: Tensor) -> tuple[Tensor, int]:
+    def vmap(info: Any, in_dims: tuple[Any, ...], system: OptimalitySystem, *tensors: Tensor) -> tuple[Tensor, int]:
         dims, size = in_dims[1:], info.batch_size
         vectors, active, *others = tensors
         if all(dim is None for dim in dims[1:]):  # many vectors at the same points: one factorization

@@ -15,26 +15,26 @@ from cvxlayers.layer.report import Seconds
 from cvxlayers.nodes.declarative import lagrangian
 from cvxlayers.nodes.declarative.curvature import minima
 from cvxlayers.nodes.declarative.node import DeclarativeNode
-from cvxlayers.nodes.declarative.optimality import Point, multipliers
+from cvxlayers.nodes.declarative.optimality import OptimalityPoint, multipliers
 from cvxlayers.nodes.declarative.polish import examine, polish
 from cvxlayers.nodes.declarative.problem import Formulation, formulate
 from cvxlayers.nodes.declarative.report import ADVICE, NodeInfo, judge, report
 from cvxlayers.nodes.declarative.rules import fold, unfold
-from cvxlayers.nodes.declarative.system import BUDGET, Settings, System
-from cvxlayers.nodes.rules.outcome import solve_error
+from cvxlayers.nodes.declarative.system import BUDGET, OptimalitySystem, SystemSettings
+from cvxlayers.nodes.rules.call_result import solve_error
 from cvxlayers.program.solution import Status
 
-__all__ = ["Call", "Search"]
+__all__ = ["SearchCall", "Search"]
 
 
 @dataclass
-class Call:
+class SearchCall:
     """One call of a layer: what it was asked, and what is known after the search."""
 
     node: DeclarativeNode
-    settings: Settings
+    settings: SystemSettings
     on_failure: str
-    system: System | None = None
+    system: OptimalitySystem | None = None
     info: NodeInfo | None = None
     complete: bool = True
     none: bool = False
@@ -46,7 +46,7 @@ class Search(torch.autograd.Function):
     generate_vmap_rule = False
 
     @staticmethod
-    def forward(call: Call, *xs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(call: SearchCall, *xs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return search(call, xs)
 
     @staticmethod
@@ -58,13 +58,13 @@ class Search(torch.autograd.Function):
         return (None,) * len(ctx.needs_input_grad)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], call: Call, *xs: Tensor) -> tuple[Any, tuple[int, ...]]:
+    def vmap(info: Any, in_dims: tuple[Any, ...], call: SearchCall, *xs: Tensor) -> tuple[Any, tuple[int, ...]]:
         folded = [fold(x, dim, info.batch_size) for x, dim in zip(xs, in_dims[1:], strict=True)]
         found = Search.apply(call, *folded)
         return tuple(unfold(t, info.batch_size) for t in found), (0, 0, 0)
 
 
-def search(call: Call, xs: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+def search(call: SearchCall, xs: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Solve and judge; fills in the call's system and report.
 
     Raises
@@ -90,7 +90,7 @@ def search(call: Call, xs: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         objective = form.objective(some, point.z[:, : form.n])
     if some is not xs:
         point, status, objective, steps = _spread(finite, point, status, objective, steps)
-    call.system = System(form, call.settings, point.margin.double().cpu().numpy())
+    call.system = OptimalitySystem(form, call.settings, point.margin.double().cpu().numpy())
     engine = "SOLVE" if own else "NEWTON"
     call.info = report(call.system, point, status, objective, steps, engine, seconds)
     ok = status == int(Status.OPTIMAL)
@@ -111,8 +111,8 @@ def _given(node: DeclarativeNode, xs: Sequence[Tensor]) -> tuple[Tensor, bool]:
 
 
 def _in_chunks(
-    settings: Settings, form: Formulation, xs: Sequence[Tensor], y: Tensor, own: bool
-) -> tuple[Point, Tensor, Tensor]:
+    settings: SystemSettings, form: Formulation, xs: Sequence[Tensor], y: Tensor, own: bool
+) -> tuple[OptimalityPoint, Tensor, Tensor]:
     """Points with multipliers, the steps of the default solver, and where it found the constraints incompatible."""
     size = settings.chunk or max(1, len(y) if form.matrix_free else BUDGET // max(1, form.N) ** 2)
     pieces = [
@@ -124,12 +124,12 @@ def _in_chunks(
     points, *others = zip(*pieces, strict=True)
     joined = {name: torch.cat([getattr(point, name) for point in points]) for name in vars(points[0])}
     steps, stuck = (torch.cat(parts) for parts in others)
-    return Point(**joined), steps, stuck
+    return OptimalityPoint(**joined), steps, stuck
 
 
 def _solved(
-    settings: Settings, form: Formulation, xs: Sequence[Tensor], y: Tensor, own: bool
-) -> tuple[Point, Tensor, Tensor]:
+    settings: SystemSettings, form: Formulation, xs: Sequence[Tensor], y: Tensor, own: bool
+) -> tuple[OptimalityPoint, Tensor, Tensor]:
     flat = y.reshape(len(y), form.n).to(_work(xs, y))
     enough = torch.finfo(flat.dtype).eps ** 0.8
     if not own:
@@ -158,7 +158,7 @@ def _solution_of(node: DeclarativeNode, y: Any, xs: Sequence[Tensor], what: str)
     return y.detach()
 
 
-def _spread(finite: Tensor, point: Point, *others: Tensor) -> tuple[Any, ...]:
+def _spread(finite: Tensor, point: OptimalityPoint, *others: Tensor) -> tuple[Any, ...]:
     """The results of the finite elements in the whole batch; the others are failed, without a point."""
     batch = len(finite)
 
@@ -171,7 +171,7 @@ def _spread(finite: Tensor, point: Point, *others: Tensor) -> tuple[Any, ...]:
     parts = {name: placed(value, fillings.get(name, torch.inf)) for name, value in vars(point).items()}
     status, objective, steps = others
     return (
-        Point(**parts), placed(status, int(Status.FAILED)), placed(objective, torch.nan), placed(steps, 0),
+        OptimalityPoint(**parts), placed(status, int(Status.FAILED)), placed(objective, torch.nan), placed(steps, 0),
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from cvxlayers.nodes.declarative import kkt
 from cvxlayers.nodes.declarative.local import look
 from cvxlayers.nodes.declarative.problem import Formulation
 
-__all__ = ["Settings", "System"]
+__all__ = ["SystemSettings", "OptimalitySystem"]
 
 # Entries of the matrices that are held at once.
 BUDGET = 2**25
@@ -24,7 +24,7 @@ LOOSE = 1e-8
 
 
 @dataclass(frozen=True)
-class Settings:
+class SystemSettings:
     """What the user chose for a layer; see ``DeclarativeLayer``."""
 
     tolerance: float = 1e-6
@@ -36,7 +36,7 @@ class Settings:
 
 
 @dataclass
-class System:
+class OptimalitySystem:
     """Solves with K, in chunks of the batch, and remembers how well that went.
 
     Attributes
@@ -48,7 +48,7 @@ class System:
     """
 
     form: Formulation
-    settings: Settings
+    settings: SystemSettings
     margin: np.ndarray
     singular: bool = False
     report: DerivativeReport | None = None

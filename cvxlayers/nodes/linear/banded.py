@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.linalg import lapack
 from torch import Tensor
 
-from cvxlayers.nodes.rules.outcome import Solved
+from cvxlayers.nodes.rules.call_result import SolvedNode
 from cvxlayers.program.solution import Status
 
 __all__ = ["ADVICE", "judge", "solve_blocks", "solve_tridiagonal", "through_numpy"]
@@ -47,7 +47,7 @@ def through_numpy(solve: Callable[..., tuple[Array, Array]], *tensors: Tensor) -
     return torch.from_numpy(x).to(first.device, first.dtype), torch.from_numpy(singular).to(first.device)
 
 
-def judge(x: Tensor, singular: Tensor, residual: Tensor, size: Tensor) -> Solved:
+def judge(x: Tensor, singular: Tensor, residual: Tensor, size: Tensor) -> SolvedNode:
     """Verify: the residual Ax - d of each element (B, ...) against the sizes |A| |x| + |d| that it is made of."""
     over = tuple(range(1, residual.ndim))
     worst = residual.abs().amax(over) / size.amax(over).clamp_min(torch.finfo(x.dtype).tiny)
@@ -56,7 +56,7 @@ def judge(x: Tensor, singular: Tensor, residual: Tensor, size: Tensor) -> Solved
     if singular.any():
         x = torch.where(singular.reshape(-1, *[1] * (x.ndim - 1)), torch.nan, x)
         worst = torch.where(singular, torch.nan, worst)
-    return Solved((x,), status, torch.zeros_like(status), worst)
+    return SolvedNode((x,), status, torch.zeros_like(status), worst)
 
 
 def solve_tridiagonal(lower: Array, diag: Array, upper: Array, d: Array) -> tuple[Array, Array]:

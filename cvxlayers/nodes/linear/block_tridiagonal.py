@@ -15,8 +15,8 @@ from torch import Tensor
 from cvxlayers.errors import ParameterError
 from cvxlayers.nodes.linear.banded import ADVICE, judge, solve_blocks, through_numpy
 from cvxlayers.nodes.rules.arguments import check_dimensions, flatten_batch
+from cvxlayers.nodes.rules.call_result import NodeCall, Reporting, SolvedNode, check_policy
 from cvxlayers.nodes.rules.closed_rule import ClosedRule
-from cvxlayers.nodes.rules.outcome import Call, Reporting, Solved, check_policy
 
 __all__ = ["BlockTridiagonalSolve", "block_tridiagonal_solve"]
 
@@ -58,7 +58,7 @@ def block_tridiagonal_solve(lower: Tensor, diag: Tensor, upper: Tensor, d: Tenso
     >>> block_tridiagonal_solve(eye[None], torch.stack([zero, zero]), 2 * eye[None], torch.tensor([2.0, 4.0, 5.0, 6.0]))
     tensor([5., 6., 1., 2.])
     """
-    return _solve(lower, diag, upper, d, Call(_checked(on_failure)))
+    return _solve(lower, diag, upper, d, NodeCall(_checked(on_failure)))
 
 
 class BlockTridiagonalSolve(Reporting):
@@ -86,7 +86,7 @@ class BlockTridiagonalSolve(Reporting):
 
     def forward(self, lower: Tensor, diag: Tensor, upper: Tensor, d: Tensor) -> Tensor:
         """See ``block_tridiagonal_solve``."""
-        return _solve(lower, diag, upper, d, Call(self.on_failure, keeper=self._local))
+        return _solve(lower, diag, upper, d, NodeCall(self.on_failure, keeper=self._local))
 
 
 def _multiply(lower: Tensor, diag: Tensor, upper: Tensor, x: Tensor) -> Tensor:
@@ -109,7 +109,7 @@ class _Rule(ClosedRule):
     names = ("lower", "diag", "upper", "d")
     advice = ADVICE
 
-    def solve(self, call: Call, *inputs: Tensor) -> Solved:
+    def solve(self, call: NodeCall, *inputs: Tensor) -> SolvedNode:
         x, singular = through_numpy(solve_blocks, *inputs)
         lower, diag, upper, d = inputs
         size = _multiply(lower.abs(), diag.abs(), upper.abs(), x.abs()) + d.abs()
@@ -130,7 +130,7 @@ class _Rule(ClosedRule):
         return self(_QUIET, lower, diag, upper, dd - _multiply(dl, dm, du, x))
 
 
-_QUIET = Call("nan")
+_QUIET = NodeCall("nan")
 """For the systems of derivatives: NaN that comes in goes out, and nothing is reported."""
 
 _RULE = _Rule()
@@ -141,7 +141,7 @@ def _checked(on_failure: str) -> str:
     return on_failure
 
 
-def _solve(lower: Any, diag: Any, upper: Any, d: Any, call: Call) -> Tensor:
+def _solve(lower: Any, diag: Any, upper: Any, d: Any, call: NodeCall) -> Tensor:
     check_dimensions("diag", diag, "N, M, M", 3)
     N, M = diag.shape[-3], diag.shape[-1]
     for name, part, count in (("diag", diag, N), ("lower", lower, N - 1), ("upper", upper, N - 1)):

@@ -26,8 +26,8 @@ from torch import Tensor
 from cvxlayers.errors import OptionError, ParameterError
 from cvxlayers.nodes.linear.eigenpairs import eigenpairs, working_dtype
 from cvxlayers.nodes.rules.arguments import check_dimensions
+from cvxlayers.nodes.rules.call_result import NodeCall, Reporting, SolvedNode, check_policy
 from cvxlayers.nodes.rules.closed_rule import ClosedRule
-from cvxlayers.nodes.rules.outcome import Call, Reporting, Solved, check_policy
 from cvxlayers.program.solution import Status
 
 __all__ = ["Eigendecomposition", "eigendecomposition"]
@@ -76,7 +76,7 @@ def eigendecomposition(X: Tensor, k: int | None = None, on_failure: str = "raise
     (tensor([3.]), tensor([[0., 1.]]))
     """
     check_policy(on_failure)
-    return _decompose(X, k, Call(on_failure))
+    return _decompose(X, k, NodeCall(on_failure))
 
 
 class Eigendecomposition(Reporting):
@@ -107,7 +107,7 @@ class Eigendecomposition(Reporting):
 
     def forward(self, X: Tensor) -> tuple[Tensor, Tensor]:
         """See ``eigendecomposition``."""
-        return _decompose(X, self.k, Call(self.on_failure, keeper=self._local))
+        return _decompose(X, self.k, NodeCall(self.on_failure, keeper=self._local))
 
     def extra_repr(self) -> str:
         return f"k={self.k}"
@@ -127,7 +127,7 @@ class _Rule(ClosedRule):
     def __init__(self, k: int) -> None:
         self.k = k
 
-    def solve(self, call: Call, *inputs: Tensor) -> Solved:
+    def solve(self, call: NodeCall, *inputs: Tensor) -> SolvedNode:
         (X,) = inputs
         S = X.to(working_dtype(X))
         S = (S + S.mT).mul_(0.5)
@@ -141,7 +141,7 @@ class _Rule(ClosedRule):
         if self.k < X.shape[-1] or X.dtype != S.dtype:
             first = lam[:, : self.k], V[..., : self.k]
             outputs = *outputs, *(part.to(X.dtype, copy=True) for part in first)
-        return Solved(outputs, status, torch.zeros_like(status), worst)
+        return SolvedNode(outputs, status, torch.zeros_like(status), worst)
 
     def pullback(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Any], needed: Sequence[bool]
@@ -235,7 +235,7 @@ def _poison(lam: Tensor, V: Tensor, noise: Tensor, coarser: float) -> Tensor:
     return torch.where(multiple, zero.sqrt(), 0.0)
 
 
-def _decompose(X: Any, k: int | None, call: Call) -> tuple[Tensor, Tensor]:
+def _decompose(X: Any, k: int | None, call: NodeCall) -> tuple[Tensor, Tensor]:
     check_dimensions("X", X, "M, M", 2)
     M = X.shape[-1]
     if X.shape[-2] != M:

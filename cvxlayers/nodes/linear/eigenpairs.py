@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from cvxlayers.kernels import jit
-from cvxlayers.kernels.threads import spread
+from cvxlayers.kernels.threads import parallel_for
 
 __all__ = ["eigenpairs", "working_dtype"]
 
@@ -49,7 +49,7 @@ def _compiled(S: Tensor) -> tuple[Tensor, Tensor]:
     B, M = S.shape[:2]
     values, vectors = S.new_empty((B, M)), S.new_empty_strided((B, M, M), (M * M, 1, M))
     given: tuple[Any, ...] = S.contiguous().numpy(), values.numpy(), vectors.mT.numpy()
-    spread(lambda begin, end: decompose(*given, begin, end), B, CUBE * M**3, torch.get_num_threads())
+    parallel_for(lambda begin, end: decompose(*given, begin, end), B, CUBE * M**3, torch.get_num_threads())
     return values, vectors
 
 

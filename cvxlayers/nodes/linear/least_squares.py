@@ -25,8 +25,8 @@ from torch import Tensor
 
 from cvxlayers.errors import ParameterError
 from cvxlayers.nodes.rules.arguments import check_dimensions, check_entries, flatten_batch, positive
+from cvxlayers.nodes.rules.call_result import NodeCall, Reporting, SolvedNode, check_policy
 from cvxlayers.nodes.rules.closed_rule import ClosedRule
-from cvxlayers.nodes.rules.outcome import Call, Reporting, Solved, check_policy
 from cvxlayers.program.solution import Status
 
 __all__ = ["LeastSquares", "least_squares"]
@@ -101,7 +101,7 @@ def least_squares(
     (2.0, 1.0)
     """
     check_policy(on_failure)
-    return _solve(X, t, w, beta, bias, least_norm, Call(on_failure))
+    return _solve(X, t, w, beta, bias, least_norm, NodeCall(on_failure))
 
 
 class LeastSquares(Reporting):
@@ -136,7 +136,7 @@ class LeastSquares(Reporting):
 
     def forward(self, X: Tensor, t: Tensor, w: Weight = None) -> tuple[Tensor, Tensor]:
         """See ``least_squares``."""
-        return _solve(X, t, w, self.beta, self.bias, self.least_norm, Call(self.on_failure, keeper=self._local))
+        return _solve(X, t, w, self.beta, self.bias, self.least_norm, NodeCall(self.on_failure, keeper=self._local))
 
 
 class _Inverse(ClosedRule):
@@ -148,7 +148,7 @@ class _Inverse(ClosedRule):
     def __init__(self, bias: bool) -> None:
         self.bias = bias
 
-    def solve(self, call: Call, *inputs: Tensor) -> Solved:
+    def solve(self, call: NodeCall, *inputs: Tensor) -> SolvedNode:
         X, w, _, a, a0, L = inputs
         if self.bias:
             total = w.sum(-1, keepdim=True)
@@ -189,7 +189,7 @@ class _Rule(ClosedRule):
     def __init__(self, bias: bool) -> None:
         self.bias, self.inverse = bias, _Inverse(bias)
 
-    def solve(self, call: Call, *inputs: Tensor) -> Solved:
+    def solve(self, call: NodeCall, *inputs: Tensor) -> SolvedNode:
         X, t, w, beta = (x.double() for x in inputs)
         mean, target = _means(X, t, w, self.bias)
         S, t = (X - mean[..., None], t - target) if self.bias else (X, t)
@@ -214,7 +214,7 @@ class _Rule(ClosedRule):
         status = torch.where(singular, int(Status.FAILED), status)
         gone = torch.where(singular, torch.nan, 0.0)
         outputs = (u + gone[:, None]).to(inputs[0].dtype), (u0 + gone[:, None]).to(inputs[0].dtype), L
-        return Solved(outputs, status, torch.full_like(status, rounds), worst + gone)
+        return SolvedNode(outputs, status, torch.full_like(status, rounds), worst + gone)
 
     def pullback(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Tensor], needed: Sequence[bool]
@@ -236,15 +236,15 @@ class _Rule(ClosedRule):
         return du, du0, torch.zeros_like(L)
 
 
-_QUIET = Call("nan")
+_QUIET = NodeCall("nan")
 """For the systems of derivatives: NaN that comes in goes out, and nothing is reported."""
 
 _RULES = {bias: _Rule(bias) for bias in (False, True)}
 
 
-def _done(outputs: tuple[Tensor, ...]) -> Solved:
+def _done(outputs: tuple[Tensor, ...]) -> SolvedNode:
     status = torch.full(outputs[0].shape[:1], int(Status.OPTIMAL), device=outputs[0].device)
-    return Solved(outputs, status, torch.zeros_like(status), torch.zeros_like(status, dtype=torch.float64))
+    return SolvedNode(outputs, status, torch.zeros_like(status), torch.zeros_like(status, dtype=torch.float64))
 
 
 def _predict(X: Tensor, u: Tensor, u0: Tensor | float = 0.0) -> Tensor:
@@ -320,9 +320,9 @@ def _least_norm(X: Tensor, t: Tensor, w: Tensor, beta: Tensor, bias: bool) -> tu
     return u.to(dtype), u0.to(dtype)
 
 
-def _solve(X: Any, t: Any, w: Any, beta: Any, bias: bool, least_norm: bool, call: Call) -> tuple[Tensor, Tensor]:
+def _solve(X: Any, t: Any, w: Any, beta: Any, bias: bool, least_norm: bool, call: NodeCall) -> tuple[Tensor, Tensor]:
     check_dimensions("X", X, "C, T", 2)
-    call = Call(call.on_failure, {"uniform": w is None}, call.keeper)
+    call = NodeCall(call.on_failure, {"uniform": w is None}, call.keeper)
     w = X.new_ones(1, X.shape[-1]) if w is None else w
     for name, row in (("t", t), ("w", w)):
         check_dimensions(name, row, "1, T", 2)

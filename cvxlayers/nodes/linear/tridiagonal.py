@@ -15,8 +15,8 @@ from torch import Tensor
 from cvxlayers.errors import ParameterError
 from cvxlayers.nodes.linear.banded import ADVICE, judge, solve_tridiagonal, through_numpy
 from cvxlayers.nodes.rules.arguments import check_dimensions, flatten_batch
+from cvxlayers.nodes.rules.call_result import NodeCall, Reporting, SolvedNode, check_policy
 from cvxlayers.nodes.rules.closed_rule import ClosedRule
-from cvxlayers.nodes.rules.outcome import Call, Reporting, Solved, check_policy
 
 __all__ = ["TridiagonalSolve", "multiply_tridiagonal", "tridiagonal_solve"]
 
@@ -55,7 +55,7 @@ def tridiagonal_solve(lower: Tensor, diag: Tensor, upper: Tensor, d: Tensor, on_
     >>> tridiagonal_solve(one, zero, 2 * one, torch.tensor([4.0, 3.0]))  # [[0, 2], [1, 0]] x = (4, 3)
     tensor([3., 2.])
     """
-    return _solve(lower, diag, upper, d, Call(_checked(on_failure)))
+    return _solve(lower, diag, upper, d, NodeCall(_checked(on_failure)))
 
 
 class TridiagonalSolve(Reporting):
@@ -83,7 +83,7 @@ class TridiagonalSolve(Reporting):
 
     def forward(self, lower: Tensor, diag: Tensor, upper: Tensor, d: Tensor) -> Tensor:
         """See ``tridiagonal_solve``."""
-        return _solve(lower, diag, upper, d, Call(self.on_failure, keeper=self._local))
+        return _solve(lower, diag, upper, d, NodeCall(self.on_failure, keeper=self._local))
 
 
 def multiply_tridiagonal(lower: Tensor, diag: Tensor, upper: Tensor, x: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ class _Rule(ClosedRule):
     names = ("lower", "diag", "upper", "d")
     advice = ADVICE
 
-    def solve(self, call: Call, *inputs: Tensor) -> Solved:
+    def solve(self, call: NodeCall, *inputs: Tensor) -> SolvedNode:
         lower, diag, upper, d = inputs
         x, singular = through_numpy(solve_tridiagonal, lower, diag, upper, d)
         return judge(x, singular, *_residual(lower, diag, upper, d, x))
@@ -131,7 +131,7 @@ class _Rule(ClosedRule):
         return self(_QUIET, lower, diag, upper, dd - multiply_tridiagonal(dl, dm, du, x))
 
 
-_QUIET = Call("nan")
+_QUIET = NodeCall("nan")
 """For the systems of derivatives: NaN that comes in goes out, and nothing is reported."""
 
 _RULE = _Rule()
@@ -142,7 +142,7 @@ def _checked(on_failure: str) -> str:
     return on_failure
 
 
-def _solve(lower: Any, diag: Any, upper: Any, d: Any, call: Call) -> Tensor:
+def _solve(lower: Any, diag: Any, upper: Any, d: Any, call: NodeCall) -> Tensor:
     check_dimensions("diag", diag, "N", 1)
     N = diag.shape[-1]
     for name, band in (("lower", lower), ("upper", upper)):

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from cvxlayers.nodes.rules.call_result import NodeCall, SolvedNode
 from cvxlayers.nodes.rules.closed_rule import ClosedRule
-from cvxlayers.nodes.rules.outcome import Call, Solved
 from cvxlayers.program.solution import Status
 
 __all__ = ["MeanRule"]
@@ -23,14 +23,14 @@ class MeanRule(ClosedRule):
     names = ("x", "alpha")
     advice = {Status.INACCURATE: "the sum of an inaccurate element is beyond the largest number: scale its samples"}
 
-    def solve(self, call: Call, *inputs: Tensor) -> Solved:
+    def solve(self, call: NodeCall, *inputs: Tensor) -> SolvedNode:
         x, alpha = inputs
         y = x.mean(-1)
         exact = torch.zeros(alpha.shape, dtype=torch.float64, device=x.device)
         status = torch.full(alpha.shape, int(Status.OPTIMAL), device=x.device)
         if not bool(torch.isfinite(y.sum())):
             status[~torch.isfinite(y.reshape(len(y), -1)).all(1)] = int(Status.INACCURATE)
-        return Solved((y,), status, torch.zeros_like(status), exact)
+        return SolvedNode((y,), status, torch.zeros_like(status), exact)
 
     def pullback(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Tensor], needed: Sequence[bool]

@@ -21,8 +21,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from cvxlayers.nodes.rules.call_result import NodeCall, SolvedNode
 from cvxlayers.nodes.rules.closed_rule import ClosedRule
-from cvxlayers.nodes.rules.outcome import Call, Solved
 from cvxlayers.program.solution import Status
 
 __all__ = ["PENALTIES", "RobustMeanRule"]
@@ -81,7 +81,7 @@ class RobustMeanRule(ClosedRule):
     def __init__(self, penalty: str) -> None:
         self.penalty = PENALTIES[penalty]
 
-    def solve(self, call: Call, *inputs: Tensor) -> Solved:
+    def solve(self, call: NodeCall, *inputs: Tensor) -> SolvedNode:
         A, v, alpha = (part.double() for part in inputs)  # near a flat minimum, rounding in float32 stops the search
         tolerance, most = call.settings["tolerance"], call.settings["most"]
         y, iterations = (A @ v) / A.sum(2, keepdim=True), torch.zeros(len(A), dtype=torch.int64, device=A.device)
@@ -95,7 +95,7 @@ class RobustMeanRule(ClosedRule):
         identity = torch.eye(v.shape[2], dtype=A.dtype, device=A.device)
         curved = torch.linalg.cholesky_ex(state.hessian() - flat * identity)[1] == 0
         status[~curved.all(1) | residual.isinf()] = int(Status.FAILED)
-        return Solved((y.to(inputs[1].dtype),), status, iterations, residual)
+        return SolvedNode((y.to(inputs[1].dtype),), status, iterations, residual)
 
     def _descend(
         self, A: Tensor, v: Tensor, alpha: Tensor, y: Tensor, tolerance: float, most: int, iterations: Tensor

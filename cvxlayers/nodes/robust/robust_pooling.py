@@ -21,8 +21,8 @@ from cvxlayers.nodes.robust.mean_rule import MeanRule
 from cvxlayers.nodes.robust.penalties import PENALTIES, Penalty, find_penalty
 from cvxlayers.nodes.robust.robust_search import minimize, stationarity
 from cvxlayers.nodes.rules.arguments import check_dimensions, flatten_batch, positive
+from cvxlayers.nodes.rules.call_result import NodeCall, Reporting, SolvedNode, check_policy
 from cvxlayers.nodes.rules.closed_rule import ClosedRule
-from cvxlayers.nodes.rules.outcome import Call, Reporting, Solved, check_policy
 from cvxlayers.program.solution import Status
 
 __all__ = ["RobustPool", "robust_pool"]
@@ -68,7 +68,7 @@ def robust_pool(x: Tensor, penalty: str = "huber", alpha: Scale = 1.0, on_failur
     (tensor(25.5000), tensor(1.))
     """
     check_policy(on_failure)
-    return _pool(x, penalty, alpha, Call(on_failure))
+    return _pool(x, penalty, alpha, NodeCall(on_failure))
 
 
 class RobustPool(Reporting):
@@ -101,7 +101,7 @@ class RobustPool(Reporting):
 
     def forward(self, x: Tensor) -> Tensor:
         """See ``robust_pool``."""
-        return _pool(x, self.penalty, self.alpha, Call(self.on_failure, keeper=self._local))
+        return _pool(x, self.penalty, self.alpha, NodeCall(self.on_failure, keeper=self._local))
 
     def extra_repr(self) -> str:
         return f"penalty={self.penalty!r}"
@@ -119,7 +119,7 @@ class _Rule(ClosedRule):
     def __init__(self, penalty: Penalty) -> None:
         self.penalty = penalty
 
-    def solve(self, call: Call, *inputs: Tensor) -> Solved:
+    def solve(self, call: NodeCall, *inputs: Tensor) -> SolvedNode:
         x, alpha = (part.double() for part in inputs)
         y, iterations, good = minimize(self.penalty, x, alpha)
         ends = x.new_full((x.shape[0], 2), -1)
@@ -127,7 +127,7 @@ class _Rule(ClosedRule):
             y, ends = _middle(x, alpha, y, ends)
         worst = stationarity(self.penalty, x, alpha, y)
         status = torch.where(good & (worst <= STATIONARY), int(Status.OPTIMAL), int(Status.INACCURATE))
-        return Solved((y.to(inputs[0].dtype), ends), status, iterations, worst)
+        return SolvedNode((y.to(inputs[0].dtype), ends), status, iterations, worst)
 
     def pullback(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Tensor], needed: Sequence[bool]
@@ -174,7 +174,7 @@ _RULES: dict[str, ClosedRule] = {name: _Rule(found) for name, found in PENALTIES
 _RULES["quadratic"] = MeanRule()
 
 
-def _pool(x: Any, penalty: str, alpha: Any, call: Call) -> Tensor:
+def _pool(x: Any, penalty: str, alpha: Any, call: NodeCall) -> Tensor:
     name = find_penalty(penalty).name
     check_dimensions("x", x, "H, W", 2)
     alpha = positive("alpha", alpha, x, x.shape[:-2])

@@ -23,8 +23,8 @@ from cvxlayers.nodes.robust.mean_rule import MeanRule
 from cvxlayers.nodes.robust.penalties import PENALTIES, Penalty, find_penalty
 from cvxlayers.nodes.robust.robust_descent import minimize_vector, solve_hessian
 from cvxlayers.nodes.rules.arguments import check_tensor, positive
+from cvxlayers.nodes.rules.call_result import NodeCall, Reporting, SolvedNode, check_policy
 from cvxlayers.nodes.rules.closed_rule import ClosedRule
-from cvxlayers.nodes.rules.outcome import Call, Reporting, Solved, check_policy
 from cvxlayers.program.solution import Status
 
 __all__ = ["RobustVectorPool", "robust_vector_pool"]
@@ -71,7 +71,7 @@ def robust_vector_pool(x: Tensor, penalty: str = "huber", alpha: Scale = 1.0, on
     tensor([[1., 1.]])
     """
     check_policy(on_failure)
-    return _pool(x, penalty, alpha, Call(on_failure))
+    return _pool(x, penalty, alpha, NodeCall(on_failure))
 
 
 class RobustVectorPool(Reporting):
@@ -104,7 +104,7 @@ class RobustVectorPool(Reporting):
 
     def forward(self, x: Tensor) -> Tensor:
         """See ``robust_vector_pool``."""
-        return _pool(x, self.penalty, self.alpha, Call(self.on_failure, keeper=self._local))
+        return _pool(x, self.penalty, self.alpha, NodeCall(self.on_failure, keeper=self._local))
 
     def extra_repr(self) -> str:
         return f"penalty={self.penalty!r}"
@@ -119,7 +119,7 @@ class _Rule(ClosedRule):
     def __init__(self, penalty: Penalty) -> None:
         self.penalty = penalty
 
-    def solve(self, call: Call, *inputs: Tensor) -> Solved:
+    def solve(self, call: NodeCall, *inputs: Tensor) -> SolvedNode:
         x, alpha = (part.double() for part in inputs)
         y, iterations, good = minimize_vector(self.penalty, x, alpha)
         d = y[..., None] - x
@@ -130,7 +130,7 @@ class _Rule(ClosedRule):
         worst = (pull - noise).clamp_min(0) / (psi * s.sqrt()).sum(1).clamp_min(torch.finfo(x.dtype).tiny)
         status = torch.where(good & (worst <= STATIONARY), int(Status.OPTIMAL), int(Status.INACCURATE))
         damping = self._damping(d, psi, slope, torch.finfo(inputs[0].dtype).eps)
-        return Solved((y.to(inputs[0].dtype), damping.to(inputs[0].dtype)), status, iterations, worst)
+        return SolvedNode((y.to(inputs[0].dtype), damping.to(inputs[0].dtype)), status, iterations, worst)
 
     def _damping(self, d: Tensor, psi: Tensor, slope: Tensor, eps: float) -> Tensor:
         """Positive where H is singular. One sample within alpha makes Huber's H at least the identity."""
@@ -171,7 +171,7 @@ _RULES: dict[str, ClosedRule] = {name: _Rule(found) for name, found in PENALTIES
 _RULES["quadratic"] = MeanRule()
 
 
-def _pool(x: Any, penalty: str, alpha: Any, call: Call) -> Tensor:
+def _pool(x: Any, penalty: str, alpha: Any, call: NodeCall) -> Tensor:
     name = find_penalty(penalty).name
     check_tensor("x", x)
     if x.ndim < 3 or not x.shape[1:].numel():

@@ -19,7 +19,7 @@ from torch.autograd.forward_ad import _set_fwd_grad_enabled, unpack_dual
 from cvxlayers.errors import ParameterError
 from cvxlayers.layer.report import Seconds
 from cvxlayers.nodes.rules.arguments import signed
-from cvxlayers.nodes.rules.outcome import Call, Solved
+from cvxlayers.nodes.rules.call_result import NodeCall, SolvedNode
 from cvxlayers.program.solution import Status
 
 __all__ = ["ClosedRule"]
@@ -51,7 +51,7 @@ class ClosedRule(ABC):
     inner: ClassVar[bool] = False
 
     @abstractmethod
-    def solve(self, call: Call, *inputs: Tensor) -> Solved:
+    def solve(self, call: NodeCall, *inputs: Tensor) -> SolvedNode:
         """Solve for finite inputs, without a graph."""
 
     @abstractmethod
@@ -69,7 +69,7 @@ class ClosedRule(ABC):
     ) -> Sequence[Tensor]:
         """The tangents of the outputs."""
 
-    def __call__(self, call: Call, *inputs: Tensor) -> tuple[Tensor, ...]:
+    def __call__(self, call: NodeCall, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Solve, report, and attach the derivative.
 
         Raises
@@ -82,7 +82,7 @@ class ClosedRule(ABC):
         outputs: tuple[Tensor, ...] = _Attach.apply(self, call, _Record(), *inputs)
         return outputs[:-1]
 
-    def solve_all(self, call: Call, record: _Record, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def solve_all(self, call: NodeCall, record: _Record, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Solve the elements with finite inputs, settle failures, and return the outputs and who is all right."""
         if self.inner:
             record.complete = True
@@ -101,7 +101,9 @@ class ClosedRule(ABC):
             outputs = tuple(_filled(y, solved.ok, call.on_failure) for y in outputs)
         return *outputs, solved.ok
 
-    def _solve_finite(self, call: Call, seconds: Seconds, inputs: Sequence[Tensor], solved: Solved | None) -> Solved:
+    def _solve_finite(
+        self, call: NodeCall, seconds: Seconds, inputs: Sequence[Tensor], solved: SolvedNode | None
+    ) -> SolvedNode:
         """Solve, unless that has been done, the elements with finite inputs; the others are failures."""
         with seconds.measure("packing"):
             finite = _finite(inputs)
@@ -123,13 +125,13 @@ class ClosedRule(ABC):
                 )
 
 
-def _spread(solved: Solved, index: Tensor, batch: int) -> Solved:
+def _spread(solved: SolvedNode, index: Tensor, batch: int) -> SolvedNode:
     def put(part: Tensor, empty: float) -> Tensor:
         return part.new_full((batch, *part.shape[1:]), empty).index_copy(0, index, part)
 
     outputs = tuple(put(y, torch.nan) for y in solved.outputs)
     status = put(solved.status, int(Status.FAILED))
-    return Solved(outputs, status, put(solved.iterations, 0), put(solved.residuals, torch.nan))
+    return SolvedNode(outputs, status, put(solved.iterations, 0), put(solved.residuals, torch.nan))
 
 
 def _filled(y: Tensor, ok: Tensor, on_failure: str) -> Tensor:
@@ -173,7 +175,7 @@ class _Attach(torch.autograd.Function):
 
     @staticmethod
     @signed
-    def forward(rule: ClosedRule, call: Call, record: _Record, *inputs: Tensor) -> tuple[Tensor, ...]:
+    def forward(rule: ClosedRule, call: NodeCall, record: _Record, *inputs: Tensor) -> tuple[Tensor, ...]:
         return rule.solve_all(call, record, inputs)
 
     @staticmethod
@@ -216,7 +218,7 @@ class _Attach(torch.autograd.Function):
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: tuple[int | None, ...], rule: ClosedRule, call: Call, record: _Record, *inputs: Tensor
+        info: Any, in_dims: tuple[int | None, ...], rule: ClosedRule, call: NodeCall, record: _Record, *inputs: Tensor
     ) -> Any:
         folded = [
             (x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)).flatten(0, 1)

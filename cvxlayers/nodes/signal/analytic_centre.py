@@ -10,8 +10,8 @@ from torch import Tensor
 
 from cvxlayers.errors import ParameterError
 from cvxlayers.nodes.rules.arguments import check_dimensions, flatten_batch
+from cvxlayers.nodes.rules.call_result import NodeCall, Reporting, SolvedNode, check_policy
 from cvxlayers.nodes.rules.closed_rule import ClosedRule
-from cvxlayers.nodes.rules.outcome import Call, Reporting, Solved, check_policy
 from cvxlayers.nodes.signal.barrier import find_centre
 from cvxlayers.program.solution import Status
 
@@ -73,7 +73,7 @@ def analytic_centre(
     tensor([ 0.5000, -0.5000,  0.0000,  0.0000])
     """
     check_policy(on_failure)
-    return _centre(Call(on_failure, {"tolerance": tolerance, "most": max_iterations}), A, b)
+    return _centre(NodeCall(on_failure, {"tolerance": tolerance, "most": max_iterations}), A, b)
 
 
 class AnalyticCentre(Reporting):
@@ -100,10 +100,10 @@ class AnalyticCentre(Reporting):
 
     def forward(self, A: Tensor, b: Tensor) -> Tensor:
         """The centres (..., n) for A (..., m, n) and b (..., m); see ``analytic_centre``."""
-        return _centre(Call(self.on_failure, self.settings, self._local), A, b)
+        return _centre(NodeCall(self.on_failure, self.settings, self._local), A, b)
 
 
-def _centre(call: Call, A: Any, b: Any) -> Tensor:
+def _centre(call: NodeCall, A: Any, b: Any) -> Tensor:
     check_dimensions("A", A, "m, n", 2)
     check_dimensions("b", b, "m", 1)
     if b.shape[-1] != A.shape[-2]:
@@ -112,7 +112,7 @@ def _centre(call: Call, A: Any, b: Any) -> Tensor:
         )
     (A, b), batch = flatten_batch(("A", "b"), (A, b), (2, 1))
     tolerance = call.settings["tolerance"] or (1e-9 if A.dtype == torch.float64 else 1e-6)
-    call = Call(call.on_failure, {**call.settings, "tolerance": tolerance}, call.keeper)
+    call = NodeCall(call.on_failure, {**call.settings, "tolerance": tolerance}, call.keeper)
     (y,) = _RULE(call, A.double(), b.double())
     return y.to(A.dtype).reshape(*batch, y.shape[1])
 
@@ -131,7 +131,7 @@ class _CentreRule(ClosedRule):
         Status.FAILED: "failed elements are too badly scaled to tell: bring the rows' distances nearer to one another",
     }
 
-    def solve(self, call: Call, *inputs: Tensor) -> Solved:
+    def solve(self, call: NodeCall, *inputs: Tensor) -> SolvedNode:
         A, b = inputs
         return find_centre(A, b, call.settings["tolerance"], call.settings["most"])
 

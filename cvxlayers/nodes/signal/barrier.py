@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cvxlayers.nodes.rules.outcome import Solved
+from cvxlayers.nodes.rules.call_result import SolvedNode
 from cvxlayers.program.solution import Status
 
 __all__ = ["find_centre"]
@@ -32,7 +32,7 @@ FLAT = 1e-9
 HALVINGS = 40
 
 
-def find_centre(A: Tensor, b: Tensor, tolerance: float, most: int) -> Solved:
+def find_centre(A: Tensor, b: Tensor, tolerance: float, most: int) -> SolvedNode:
     """The centres (B, n) of {A y <= b} for A (B, m, n), b (B, m), in at most so many Newton steps for each phase."""
     batch = len(A)
     lengths = A.norm(dim=2)
@@ -54,7 +54,7 @@ def find_centre(A: Tensor, b: Tensor, tolerance: float, most: int) -> Solved:
         int(Status.UNBOUNDED),
         torch.where(found.decrement <= tolerance, int(Status.OPTIMAL), int(Status.INACCURATE)),
     ).to(torch.int8)
-    return Solved((y * unit[:, None],), status, steps, residual)
+    return SolvedNode((y * unit[:, None],), status, steps, residual)
 
 
 def _rank_deficient(A: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ from torch import Tensor
 from cvxlayers.errors import ParameterError
 from cvxlayers.nodes.projections.level_sets import jump_signs
 from cvxlayers.nodes.rules.arguments import check_dimensions, check_entries, flatten_batch
+from cvxlayers.nodes.rules.call_result import NodeCall, Reporting, SolvedNode, check_policy
 from cvxlayers.nodes.rules.closed_rule import ClosedRule
-from cvxlayers.nodes.rules.outcome import Call, Reporting, Solved, check_policy
 from cvxlayers.program.solution import Status
 
 __all__ = ["TotalVariation", "total_variation"]
@@ -66,7 +66,7 @@ def total_variation(
     tensor([0.5000, 0.5000, 0.0000, 0.0000])
     """
     check_policy(on_failure)
-    return _denoise(Call(on_failure), x, lam, weights)
+    return _denoise(NodeCall(on_failure), x, lam, weights)
 
 
 class TotalVariation(Reporting):
@@ -92,10 +92,10 @@ class TotalVariation(Reporting):
 
     def forward(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
         """Denoise signals (..., N), with weights (..., N - 1) of the differences; see ``total_variation``."""
-        return _denoise(Call(self.on_failure, keeper=self._local), x, self.lam, weights)
+        return _denoise(NodeCall(self.on_failure, keeper=self._local), x, self.lam, weights)
 
 
-def _denoise(call: Call, x: Any, lam: Any, weights: Any) -> Tensor:
+def _denoise(call: NodeCall, x: Any, lam: Any, weights: Any) -> Tensor:
     check_dimensions("x", x, "N", 1)
     N = x.shape[-1]
     if weights is None:
@@ -125,7 +125,7 @@ class _TotalVariationRule(ClosedRule):
     names = ("x", "lam or weights")
     advice = {Status.FAILED: "failed elements are too large for the arithmetic: rescale them"}
 
-    def solve(self, call: Call, *inputs: Tensor) -> Solved:
+    def solve(self, call: NodeCall, *inputs: Tensor) -> SolvedNode:
         x, e = (part.detach().cpu().double() for part in inputs)
         found, rounds = jump_signs(x.numpy(), e.numpy())
         sign = torch.from_numpy(np.ascontiguousarray(found)).double()
@@ -134,7 +134,7 @@ class _TotalVariationRule(ClosedRule):
         status = torch.where(residual <= TOLERANCE, int(Status.OPTIMAL), int(Status.FAILED)).to(torch.int8)
         place = inputs[0].device
         outputs = tuple(part.to(device=place, dtype=inputs[0].dtype) for part in (y, sign))
-        return Solved(outputs, status.to(place), torch.from_numpy(rounds).to(place), residual.to(place))
+        return SolvedNode(outputs, status.to(place), torch.from_numpy(rounds).to(place), residual.to(place))
 
     def pullback(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Tensor], needed: Sequence[bool]

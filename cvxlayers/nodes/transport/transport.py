@@ -10,8 +10,8 @@ from torch import Tensor
 
 from cvxlayers.errors import ParameterError
 from cvxlayers.nodes.rules.arguments import check_dimensions, flatten_batch, positive
+from cvxlayers.nodes.rules.call_result import NodeCall, Reporting, SolvedNode, check_policy
 from cvxlayers.nodes.rules.closed_rule import ClosedRule
-from cvxlayers.nodes.rules.outcome import Call, Reporting, Solved, check_policy
 from cvxlayers.nodes.transport.sinkhorn import LARGEST, find_potentials
 from cvxlayers.program.solution import Status
 
@@ -88,7 +88,7 @@ def optimal_transport(
     True
     """
     check_policy(on_failure)
-    call = Call(on_failure, {"tolerance": tolerance, "most": max_iterations, "balance": balance})
+    call = NodeCall(on_failure, {"tolerance": tolerance, "most": max_iterations, "balance": balance})
     return transport_plan(call, M, r, c, gamma)
 
 
@@ -124,11 +124,11 @@ class OptimalTransport(Reporting):
 
     def forward(self, M: Tensor, r: Tensor | None = None, c: Tensor | None = None) -> Tensor:
         """Solve for costs M (..., H, W) and masses r (..., H), c (..., W); see ``optimal_transport``."""
-        return transport_plan(Call(self.on_failure, self.settings, self._local), M, r, c, self.gamma)
+        return transport_plan(NodeCall(self.on_failure, self.settings, self._local), M, r, c, self.gamma)
 
 
-def transport_plan(call: Call, M: Any, r: Any, c: Any, gamma: Any) -> Tensor:
-    """``optimal_transport`` with its options in a ``Call``: tolerance, most (iterations), and whether to balance."""
+def transport_plan(call: NodeCall, M: Any, r: Any, c: Any, gamma: Any) -> Tensor:
+    """``optimal_transport``, its options in a ``NodeCall``: tolerance, most (iterations), and whether to balance."""
     check_dimensions("M", M, "H, W", 2)
     H, W = M.shape[-2:]
     uniform = (r is None, c is None)
@@ -139,7 +139,7 @@ def transport_plan(call: Call, M: Any, r: Any, c: Any, gamma: Any) -> Tensor:
     (M, r, c, gamma), batch = flatten_batch(("M", "r", "c", "gamma"), (M, r, c, gamma), (2, 1, 1, 0))
     dtype = M.dtype
     tolerance = call.settings["tolerance"] or TOLERANCES.get(dtype, 4 * torch.finfo(dtype).eps)
-    call = Call(call.on_failure, {**call.settings, "tolerance": tolerance}, call.keeper)
+    call = NodeCall(call.on_failure, {**call.settings, "tolerance": tolerance}, call.keeper)
     M, r, c, gamma = (part.double() for part in (M, r, c, gamma))
     r, c = (part / part.shape[1] if one else part for part, one in zip((r, c), uniform, strict=True))
     P, _ = _RULE(call, M, r, c, gamma)
@@ -196,7 +196,7 @@ class _TransportRule(ClosedRule):
 
     sparing = True
 
-    def solve(self, call: Call, *inputs: Tensor) -> Solved:
+    def solve(self, call: NodeCall, *inputs: Tensor) -> SolvedNode:
         M, r, c, gamma = inputs
         tolerance = call.settings["tolerance"]
         rows, columns = r.sum(1), c.sum(1)
@@ -220,7 +220,7 @@ class _TransportRule(ClosedRule):
         status[empty] = int(Status.FAILED)
         status[infeasible] = int(Status.INFEASIBLE)
         P = ((total * r)[:, :, None] * E).mul_(c[:, None])
-        return Solved((P, E), status, iterations, residual)
+        return SolvedNode((P, E), status, iterations, residual)
 
     def pullback(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Any], needed: Sequence[bool]

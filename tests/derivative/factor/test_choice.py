@@ -7,15 +7,15 @@ import pytest
 
 from cvxlayers.cones.product import Cones
 from cvxlayers.derivative.exact import ExactDerivative
-from cvxlayers.derivative.factor.choice import WAYS, Paths
-from cvxlayers.derivative.factor.condensed import CondensedPath
+from cvxlayers.derivative.factor.choice import WAYS, Choice
+from cvxlayers.derivative.factor.condensed import CondensedFactorization
 from cvxlayers.derivative.factor.conic_blocks import ConicBlocks
-from cvxlayers.derivative.factor.lanes import LanesPath
+from cvxlayers.derivative.factor.lanes import LanesFactorization
 from cvxlayers.derivative.factor.normal import DenseNormal, PairNormal
 from cvxlayers.derivative.factor.quasidefinite import QuasiDefinite
-from cvxlayers.derivative.factor.sparse import SparsePath
+from cvxlayers.derivative.factor.sparse import SparseFactorization
 from cvxlayers.derivative.factor.symbolic import count_pairs, eliminate
-from cvxlayers.derivative.system.system import Layout, System
+from cvxlayers.derivative.system.system import System, SystemLayout
 from cvxlayers.errors import OptionError
 from cvxlayers.program.structure import Structure
 from tests.derivative.problems import Problem, pattern, random_problem
@@ -70,7 +70,7 @@ def test_every_path_solves_with_a_near_neighbour_of_the_system(path: str, rng: n
     problem = random_problem(rng, ALL.m + 1, ALL, batch=3)
     system = system_of(problem)
     f, g = rng.standard_normal((ALL.m + 1, 3)), rng.standard_normal((ALL.m, 3))
-    factor = Paths.of(Layout.of(problem.structure), path).fastest(3).factorize(system)
+    factor = Choice.of(SystemLayout.of(problem.structure), path).fastest(3).factorize(system)
     assert factor.usable.all()
     rest_f, rest_g, error = system.residual(*factor.solve(f, g, np.arange(3)), f, g)
     assert error.max() < 1e-5
@@ -85,7 +85,7 @@ def arrow(n: int) -> Structure:
 
 def test_symbolic_elimination_of_an_arrow() -> None:
     n = 20
-    matrix = QuasiDefinite.of(Layout.of(arrow(n)))
+    matrix = QuasiDefinite.of(SystemLayout.of(arrow(n)))
     found = matrix.structures()
     elimination = eliminate(found)
     # Each inequality and then its variable is eliminated, with no fill, the equality comes last: three levels.
@@ -96,7 +96,7 @@ def test_symbolic_elimination_of_an_arrow() -> None:
 
 def test_symbolic_elimination_finds_the_pattern_of_the_factor(rng: np.random.Generator) -> None:
     problem = random_problem(rng, 12, ALL, batch=1, density=0.15)
-    matrix = QuasiDefinite.of(Layout.of(problem.structure))
+    matrix = QuasiDefinite.of(SystemLayout.of(problem.structure))
     elimination = eliminate(matrix.structures())
     order = matrix.order.size
     K = np.zeros((order, order))
@@ -113,7 +113,7 @@ def test_wide_cones_take_few_nonzeros() -> None:
     structure = Structure(
         pattern(np.zeros((n, n), bool)), pattern(np.ones((d, n), bool)), Cones(second_order=(d,)), frozenset("q")
     )
-    assert QuasiDefinite.of(Layout.of(structure)).source.size < 20 * d
+    assert QuasiDefinite.of(SystemLayout.of(structure)).source.size < 20 * d
 
 
 def test_the_entries_of_the_blocks_are_counted() -> None:
@@ -123,25 +123,25 @@ def test_the_entries_of_the_blocks_are_counted() -> None:
 
 def test_a_way_that_is_preferred_takes_every_batch() -> None:
     dense = arrow(50)
-    kinds = {"condensed": CondensedPath, "sparse": SparsePath, "lanes": LanesPath}
+    kinds = {"condensed": CondensedFactorization, "sparse": SparseFactorization, "lanes": LanesFactorization}
     for way in WAYS:
         exact = ExactDerivative(dense, prefer=way)
-        assert exact.fused_for(1) is exact.fused_for(4096) is None
-        assert {type(exact.paths.fastest(batch)) for batch in (1, 256, 4096)} == {kinds[way]}
+        assert exact.kernels_for(1) is exact.kernels_for(4096) is None
+        assert {type(exact.choice.fastest(batch)) for batch in (1, 256, 4096)} == {kinds[way]}
     arrays, kernels = ExactDerivative(dense, prefer="arrays"), ExactDerivative(dense, prefer="kernels")
-    assert arrays.fused_for(1) is arrays.fused_for(4096) is None
-    assert len(arrays.paths.candidates) > 1
-    assert kernels.fused_for(1) is kernels.fused_for(4096) is kernels.fused
+    assert arrays.kernels_for(1) is arrays.kernels_for(4096) is None
+    assert len(arrays.choice.candidates) > 1
+    assert kernels.kernels_for(1) is kernels.kernels_for(4096) is kernels.kernels
     with pytest.raises(OptionError, match="prefer is 'dense', but must be one of 'kernels', 'arrays', 'condensed'"):
         ExactDerivative(dense, prefer="dense")
 
 
 def test_the_choice_of_a_path() -> None:
     small = ExactDerivative(arrow(50))
-    assert isinstance(small.paths.fastest(1), CondensedPath)
-    assert isinstance(small.paths.fastest(256), LanesPath)
-    assert isinstance(ExactDerivative(arrow(4000)).paths.fastest(1), SparsePath | LanesPath)
+    assert isinstance(small.choice.fastest(1), CondensedFactorization)
+    assert isinstance(small.choice.fastest(256), LanesFactorization)
+    assert isinstance(ExactDerivative(arrow(4000)).choice.fastest(1), SparseFactorization | LanesFactorization)
     n = 60
     dense = Structure(pattern(np.triu(np.ones((n, n), bool))), pattern(np.ones((n, n), bool)), Cones(nonneg=n))
     for batch in (1, 64, 1024):
-        assert isinstance(ExactDerivative(dense).paths.fastest(batch), CondensedPath)
+        assert isinstance(ExactDerivative(dense).choice.fastest(batch), CondensedFactorization)

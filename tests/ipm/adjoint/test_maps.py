@@ -41,7 +41,9 @@ def parameters(batch: int, shared: bool) -> list[np.ndarray]:
 def test_there_and_back_as_step_by_step(batch: int, shared: bool, curved: bool) -> None:
     compiled = problem(curved)
     packed = packing.pack(compiled, parameters(batch, shared))
-    values, solution, rows = IPM(compiled.structure, Settings()).solve_mapped(compiled, packed.theta, packed.shared)
+    values, solution, rows = IPM(compiled.structure, Settings()).solve_from_parameters(
+        compiled, packed.theta, packed.shared
+    )
     expected = compiled.evaluate(packed.theta, packed.shared)
     for name in ("P", "q", "A", "b"):
         np.testing.assert_allclose(getattr(values, name), getattr(expected, name), rtol=1e-14, atol=1e-14)

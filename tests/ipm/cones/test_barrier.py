@@ -27,9 +27,9 @@ _V, _INT = numba.types.Array(numba.types.float64, 2, "C"), numba.types.int64
 
 def run_exponential(V: Any) -> None:
     exponential.expand(V, 20, load(V, 3), load(V, 4), load(V, 5))
-    a, b, c = exponential.shadow(load(V, 0), load(V, 1), load(V, 2))
+    a, b, c = exponential.conjugate_point(load(V, 0), load(V, 1), load(V, 2))
     d, e, f = exponential.gradient(a, b, c)
-    p, q, r = exponential.bend(
+    p, q, r = exponential.third_derivative(
         load(V, 3), load(V, 4), load(V, 5), load(V, 6), load(V, 7), load(V, 8), load(V, 9), load(V, 10), load(V, 11)
     )
     store(V, 35, exponential.margin(load(V, 0), load(V, 1), load(V, 2)))
@@ -41,9 +41,9 @@ def run_exponential(V: Any) -> None:
 def run_power(V: Any) -> None:
     alpha = load(V, 12)
     power.expand(alpha, V, 20, load(V, 3), load(V, 4), load(V, 5))
-    a, b, c = power.shadow(alpha, load(V, 0), load(V, 1), load(V, 2))
+    a, b, c = power.conjugate_point(alpha, load(V, 0), load(V, 1), load(V, 2))
     d, e, f = power.gradient(alpha, a, b, c)
-    p, q, r = power.bend(
+    p, q, r = power.third_derivative(
         alpha, load(V, 3), load(V, 4), load(V, 5), load(V, 6), load(V, 7), load(V, 8), load(V, 9), load(V, 10),
         load(V, 11),
     )  # fmt: skip
@@ -155,7 +155,7 @@ def test_outside_the_margins_are_not_positive(kind: str) -> None:
 def test_logarithm_and_exponential_keep_their_digits() -> None:
     def run(V: Any) -> None:
         store(V, 1, functions.log_of_one_plus(load(V, 0)))
-        store(V, 2, functions.fall(load(V, 0)))
+        store(V, 2, functions.one_minus_exp_neg(load(V, 0)))
 
     V = np.zeros((3, LANES))
     V[0] = 1e-300, 1e-12, 1e-3, 0.1, 0.249999, 0.250001, 3.0, 700.0

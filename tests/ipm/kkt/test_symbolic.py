@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from cvxlayers.ldl.elimination import Elimination, analyse
+from cvxlayers.ldl.elimination import SymbolicFactorization, analyse
 from cvxlayers.ldl.ordering import minimum_degree
 from cvxlayers.ldl.panels import WIDEST
 
@@ -27,7 +27,7 @@ def test_pattern_is_that_of_elimination(density: float, seed: int) -> None:
     K = sp.random_array((40, 40), density=density, rng=rng)
     K = sp.coo_array(K + K.T)
     found = analyse(*K.coords, 40)
-    assert isinstance(found, Elimination) and sorted(found.order.tolist()) == list(range(40))
+    assert isinstance(found, SymbolicFactorization) and sorted(found.order.tolist()) == list(range(40))
     wanted = filled(K, found.order)
     columns = np.repeat(np.arange(40), np.diff(found.column_start))
     by_column = np.zeros_like(wanted)

@@ -25,7 +25,7 @@ from cvxlayers.nodes import (
     robust_mean,
     total_variation,
 )
-from cvxlayers.nodes.rules.outcome import Reporting
+from cvxlayers.nodes.rules.call_result import Reporting
 
 
 class Case(NamedTuple):

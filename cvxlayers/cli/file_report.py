@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from cvxlayers.cli.check import Report, check
-from cvxlayers.cli.gradcheck import GradientReport, Point, gradcheck, sampled_points
+from cvxlayers.cli.gradcheck import GradientReport, Sample, gradcheck, sampled_points
 from cvxlayers.cli.load import MisuseError, NamedProblem, known_solver, load_problems, parse_target
 from cvxlayers.cli.npz import read_parameters, refuse_unwritable
 from cvxlayers.cli.terminal import progress
 from cvxlayers.compiler.leaves import parameters_of
 from cvxlayers.layer.layer import Layer
 
-__all__ = ["Examination", "GradientOptions", "examine_file"]
+__all__ = ["FileReport", "GradientOptions", "examine_file"]
 
 SAMPLES = 3
 
@@ -31,7 +31,7 @@ class GradientOptions:
 
 
 @dataclass(frozen=True)
-class Examination:
+class FileReport:
     """The reports on a file's problems, and the pictures that were drawn."""
 
     file: str
@@ -45,7 +45,7 @@ class Examination:
 
 def examine_file(
     file: str, gp: bool, solver: str | None, gradients: GradientOptions | None, plot: Path | None
-) -> Examination:
+) -> FileReport:
     """Load and examine; the arguments are those of the command."""
     target, solver = parse_target(file), known_solver(solver)
     if plot is not None:
@@ -67,19 +67,19 @@ def examine_file(
             _draw(layer, report, path)
             plots.append(str(path))
         reports.append(report)
-    return Examination(str(target.path), tuple(reports), tuple(plots))
+    return FileReport(str(target.path), tuple(reports), tuple(plots))
 
 
 def _gradients(named: NamedProblem, report: Report, layer: Layer, options: GradientOptions) -> GradientReport:
     random = np.random.default_rng(options.seed)
     parameters = parameters_of(named.problem)
-    points: Sequence[Point]
+    points: Sequence[Sample]
     if options.params is None:
         points = list(sampled_points(parameters, report.gp, options.samples or SAMPLES, random))
     else:
         given = read_parameters(options.params, layer.compiled.parameters, broadcast=True)
         count = min(given.size, options.samples or given.size)
-        points = [Point(f"{options.params.name}[{i}]", given.element(i)) for i in range(count)]
+        points = [Sample(f"{options.params.name}[{i}]", given.element(i)) for i in range(count)]
     names = [leaf.name for leaf in report.parameters]
     with progress(f"gradients of {named.name}", len(points)) as advance:
         return gradcheck(layer, parameters, names, points, random, lambda: advance(1))

@@ -15,13 +15,13 @@ from cvxlayers.errors import OptionError, SolveError
 from cvxlayers.layer.report import Info, Seconds
 from cvxlayers.program.solution import Residuals, Status
 
-__all__ = ["POLICIES", "Call", "Reporting", "Solved", "check_policy", "solve_error"]
+__all__ = ["POLICIES", "NodeCall", "Reporting", "SolvedNode", "check_policy", "solve_error"]
 
 POLICIES = ("raise", "nan", "zero_grad")
 
 
 @dataclass(frozen=True)
-class Solved:
+class SolvedNode:
     """What a node's solver hands back: outputs, each (B, ...), and for each element (B,) its status and its figures."""
 
     outputs: tuple[torch.Tensor, ...]
@@ -36,14 +36,14 @@ class Solved:
 
 
 @dataclass(frozen=True)
-class Call:
+class NodeCall:
     """How one call is to be made: what becomes of failures, the solver's settings, and who keeps the report."""
 
     on_failure: str = "raise"
     settings: Mapping[str, Any] = field(default_factory=dict)
     keeper: threading.local | None = None
 
-    def settle(self, solved: Solved, advice: Mapping[Status, str], seconds: Seconds) -> None:
+    def settle(self, solved: SolvedNode, advice: Mapping[Status, str], seconds: Seconds) -> None:
         """Hand the report to its keeper, and raise where the policy says so.
 
         Raises
@@ -62,7 +62,7 @@ class Call:
 _NAMES = np.array([str(status) for status in Status])
 
 
-def _report(solved: Solved, statuses: NDArray[np.integer], seconds: Seconds) -> Info:
+def _report(solved: SolvedNode, statuses: NDArray[np.integer], seconds: Seconds) -> Info:
     """The one residual of a node stands as the primal one; what a node does not have is zero, or NaN."""
     residuals, nothing = solved.residuals.double().cpu().numpy(), np.zeros(len(statuses))
     return Info(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from cvxlayers.program.affine import AffineMap
 from cvxlayers.program.compiled import CompiledProblem
 
-__all__ = ["CONSTANT", "SEVERAL", "Entries", "landing"]
+__all__ = ["CONSTANT", "SEVERAL", "Entries", "sources"]
 
 CONSTANT, SEVERAL = -1, -2
 """Sources of entries that depend on no parameter, and on more than one."""
@@ -29,12 +29,12 @@ class Entries:
     source: NDArray[np.integer]
 
 
-def landing(compiled: CompiledProblem) -> dict[str, Entries]:
+def sources(compiled: CompiledProblem) -> dict[str, Entries]:
     """The entries of P (both triangles), q, A and b (as single columns, without entries that are always zero).
 
     >>> import cvxpy as cp, cvxlayers
     >>> x, c = cp.Variable(2), cp.Parameter(2)
-    >>> found = landing(cvxlayers.compile(cp.Problem(cp.Minimize(c @ x), [x >= 1])))
+    >>> found = sources(cvxlayers.compile(cp.Problem(cp.Minimize(c @ x), [x >= 1])))
     >>> found["q"].source.tolist(), found["b"].source.tolist() == [CONSTANT] * 2
     ([0, 0], True)
     """
