@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from cvxlayers.derivative.system.operators import is_shared
 from cvxlayers.program.linear import broadcast_column
-from cvxlayers.program.structure import Array, Pattern, Structure, Values
+from cvxlayers.program.structure import Array, Pattern, Structure, Values, is_shared
 
 __all__ = ["cotangents", "right_hand_side"]
 

@@ -22,6 +22,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from cvxlayers.cones.arrays import largest
 from cvxlayers.cones.projection import project_dual
 from cvxlayers.derivative.base import Derivative
 from cvxlayers.derivative.system.units import FAINT, Units
@@ -72,7 +73,7 @@ def _elsewhere(
     assert near.scales is not None
     units = Units.of(structure, values, near.scales, near.x, near.y, near.s)
     units = replace(units, sigma=np.maximum(units.sigma, LEAST))
-    columns = np.where(units.dual > 0, units.dual, np.maximum(FAINT * _largest(units.dual), ENOUGH))
+    columns = np.where(units.dual > 0, units.dual, np.maximum(FAINT * largest(units.dual), ENOUGH))
     balanced = replace(near.scales, E=units.balance, rows=None)
     x, y, s = balanced.to(near.x, near.y, near.s)
     there = balanced.scaled(structure, values)
@@ -82,7 +83,7 @@ def _elsewhere(
 
     def rest(point: Solution) -> Array:
         R1, R2 = _residuals(structure, values, point)
-        return np.maximum(_largest(R1 / columns), _largest(R2 / units.sigma))
+        return np.maximum(largest(R1 / columns), largest(R2 / units.sigma))
 
     better = rest(found) < rest(now.select(elements))
     x, y, s = (part.copy() for part in (now.x, now.y, now.s))
@@ -96,7 +97,7 @@ def _steps(
 ) -> tuple[Solution, Array]:
     """Newton's steps on the scaled problem; the points, and the residuals that are left (B,)."""
     R1, R2 = _residuals(structure, values, now)
-    rest = np.maximum(_largest(R1), _largest(R2))
+    rest = np.maximum(largest(R1), largest(R2))
     unchanged = [np.broadcast_to(np.zeros((part.shape[0], 1)), part.shape) for part in (values.P, values.A)]
     for _ in range(steps):
         if (rest <= ENOUGH * _size(now)).all():
@@ -104,7 +105,7 @@ def _steps(
         dx, dy, ds = derivative.linearize(values, now).jvp(Values(unchanged[0], R1, unchanged[1], -R2))
         trial = _split(structure, now, now.x + dx, now.y - now.s + dy - ds)
         S1, S2 = _residuals(structure, values, trial)
-        after = np.maximum(_largest(S1), _largest(S2))
+        after = np.maximum(largest(S1), largest(S2))
         smaller = after < rest
         if smaller.all():
             now, R1, R2, rest = trial, S1, S2, after
@@ -119,7 +120,7 @@ def _steps(
 
 def _size(point: Solution) -> Array:
     """1 + the size of x and y - s, (B,)."""
-    return 1 + np.maximum(_largest(point.x), _largest(point.y - point.s))
+    return 1 + np.maximum(largest(point.x), largest(point.y - point.s))
 
 
 def _split(structure: Structure, solution: Solution, x: Array, v: Array) -> Solution:
@@ -130,7 +131,3 @@ def _split(structure: Structure, solution: Solution, x: Array, v: Array) -> Solu
 def _residuals(structure: Structure, values: Values, point: Solution) -> tuple[Array, Array]:
     R1 = structure.P_times(values.P, point.x) + values.q + structure.A.transpose_times(values.A, point.y)
     return R1, structure.A.times(values.A, point.x) + point.s - values.b
-
-
-def _largest(part: Array) -> Array:
-    return np.abs(part).max(axis=0, initial=0.0)

@@ -18,7 +18,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from cvxlayers.cones.group import groups
-from cvxlayers.program.structure import Array, Pattern, Structure, Values
+from cvxlayers.program.structure import Array, Pattern, Structure, Values, is_shared
 
 __all__ = ["ORDINARY", "Scales", "by_row", "far_apart", "scales"]
 
@@ -258,7 +258,7 @@ def _largest(entries: Array, starts: np.ndarray) -> Array:
 
 def _column_of(part: Array) -> Array:
     """One column where it stands for the whole batch."""
-    return part[:, :1] if part.shape[1] > 1 and part.strides[1] == 0 else part
+    return part[:, :1] if is_shared(part) else part
 
 
 def _shared(structure: Structure, rows: Array) -> Array:

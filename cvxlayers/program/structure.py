@@ -120,8 +120,8 @@ def _filled(matrix: Any, values: Array) -> Any:
 
 
 def is_shared(values: Array) -> bool:
-    """Whether one column of values stands for the whole batch (a broadcast view)."""
-    return values.shape[1] > 0 and values.strides[1] == 0
+    """Whether one column of values stands for the whole batch: a broadcast view, or a batch of one."""
+    return values.shape[1] == 1 or (values.shape[1] > 1 and values.strides[1] == 0)
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,12 +11,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cvxlayers.errors import EngineError
+from cvxlayers.program.parallel import parallel_for
 from cvxlayers.program.scales import far_apart, scales
 from cvxlayers.program.solution import Solution, Status
 from cvxlayers.program.structure import Array, Structure, Values
 from cvxlayers.solvers.base import Settings, Solver
 
-__all__ = ["Element", "ElementwiseSolver", "Outcome", "Start", "shown", "parallel_for"]
+__all__ = ["Element", "ElementwiseSolver", "Outcome", "Start", "shown"]
 
 Start = tuple[Array, Array, Array]
 
@@ -119,31 +118,6 @@ class ElementwiseSolver(Solver):
         parallel_for(task, elements, min(self.settings.threads, len(elements) // (1 if n + m > LARGE else FEW)))
         x, y, s = (np.ascontiguousarray(part.T) for part in (x, y, s))
         return Solution(x, y, s, status, iterations, np.full(batch, self.name))
-
-
-def parallel_for(task: Callable[[int], None], indices: list[int], threads: int) -> None:
-    """Call ``task`` for every index, in this thread and up to ``threads - 1`` others.
-
-    The threads live as long as the call: nothing is shared between calls, and a fork at any time is safe.
-    """
-    remaining = iter(indices)  # each thread takes the next one as soon as it is free
-    helpers = min(threads, len(indices)) - 1
-    if helpers < 1:
-        return _drain(task, remaining)
-    with ThreadPoolExecutor(helpers) as pool:
-        futures = [pool.submit(_drain, task, remaining) for _ in range(helpers)]
-        _drain(task, remaining)
-    for future in futures:
-        future.result()
-
-
-def _drain(task: Callable[[int], None], remaining: Iterable[int]) -> None:
-    try:
-        for i in remaining:
-            task(i)
-    finally:
-        for _ in remaining:  # after an interrupt, let the other threads end as well
-            pass
 
 
 def _starts(warm: Solution) -> list[Start | None]:

@@ -125,12 +125,13 @@ def register_solver(solver: type[Solver]) -> type[Solver]:
 
     Parameters
     ----------
-    solver : subclass of ``cvxlayers.solvers.Solver``
-        The class itself: the function can stand above it, as a decorator.
+    solver : type
+        A subclass of ``cvxlayers.solvers.Solver``, the class itself: the function can stand above it, as a decorator.
 
     Returns
     -------
-    The class.
+    type
+        The class.
 
     Raises
     ------

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cvxlayers.cones import projection
+from cvxlayers.cones.arrays import largest
 from cvxlayers.program.scales import Scales, scales
 from cvxlayers.program.structure import Array, Structure, Values
 
@@ -61,7 +62,7 @@ def proves_infeasible(structure: Structure, values: Values, y: Array) -> NDArray
         return moved
 
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        return _proved(y / _largest(y * unit), proves, nearer, structure)
+        return _proved(y / largest(y * unit), proves, nearer, structure)
 
 
 def proves_unbounded(structure: Structure, values: Values, x: Array) -> NDArray[np.bool_]:
@@ -85,7 +86,7 @@ def proves_unbounded(structure: Structure, values: Values, x: Array) -> NDArray[
         return moved
 
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        return _proved(x / _largest(x / found.D), proves, nearer, structure)
+        return _proved(x / largest(x / found.D), proves, nearer, structure)
 
 
 def _proved(
@@ -137,7 +138,3 @@ def _fall(prices: Array, point: Array) -> tuple[Array, NDArray[np.bool_]]:
     terms = prices * point
     fall = -terms.sum(axis=0)
     return fall, fall > CANCELLED * np.abs(terms).sum(axis=0)
-
-
-def _largest(v: Array) -> Array:
-    return np.abs(v).max(axis=0, initial=0.0)

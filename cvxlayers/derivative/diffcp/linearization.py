@@ -24,7 +24,6 @@ exponential cone is off by up to 1 at about one in a hundred random points. The 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -36,6 +35,7 @@ from cvxlayers.derivative.diffcp.embedding import KINDS, EmbeddingLayout, Embedd
 from cvxlayers.derivative.exact import ExactDerivative
 from cvxlayers.derivative.rescaled import Rescaled, needs_units, scaled_problem
 from cvxlayers.errors import EngineError, OptionError
+from cvxlayers.program.parallel import parallel_for
 from cvxlayers.program.solution import Solution
 from cvxlayers.program.structure import Array, Structure, Values
 
@@ -228,14 +228,13 @@ class _Embedded(Linearization):
 
     def _each(self, task: Callable[[int], Array], height: int) -> Array:
         """The vectors task(0), ..., task(B - 1) as columns, worked out by up to ``threads`` threads: (height, B)."""
-        batch = self._x.shape[1]
-        if not batch:
-            return np.zeros((height, 0))
-        workers = min(self._derivative.threads, batch)
-        if workers < 2:
-            return np.stack([task(i) for i in range(batch)], axis=1)
-        with ThreadPoolExecutor(workers) as pool:
-            return np.stack(list(pool.map(task, range(batch))), axis=1)
+        found = np.empty((height, self._x.shape[1]))
+
+        def column(i: int) -> None:
+            found[:, i] = task(i)
+
+        parallel_for(column, list(range(found.shape[1])), self._derivative.threads)
+        return found
 
     def _system(self, i: int) -> EmbeddingSystem:
         found = self._systems.get(i)

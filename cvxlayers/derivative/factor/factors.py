@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -15,6 +13,7 @@ from cvxlayers.derivative.factor.choice import Choice, Factorization
 from cvxlayers.derivative.factor.part import Part, SystemSolution
 from cvxlayers.derivative.system.system import System, SystemLayout, SystemPoint
 from cvxlayers.derivative.system.units import Units
+from cvxlayers.program.parallel import parallel_for
 from cvxlayers.program.structure import Array, Values
 
 __all__ = ["Factors", "Limits"]
@@ -92,7 +91,7 @@ class Factors:
             part = self._part(path, values, point, units, lanes, (key, i), keep)
             solved.enter(lanes, part.solve(f[:, lanes], g[:, lanes]))
 
-        _spread(task, len(slices), threads)
+        parallel_for(task, list(range(len(slices))), threads)
         return solved
 
     def _part(
@@ -116,17 +115,6 @@ class Factors:
             with self._lock:
                 self._parts[key] = found
         return found
-
-
-def _spread(task: Callable[[int], None], count: int, threads: int) -> None:
-    """Call the task for each part of the batch; the threads live as long as the call."""
-    if min(threads, count) < 2:
-        for i in range(count):
-            task(i)
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in pool.map(task, range(count)):
-            pass
 
 
 def _slices(batch: int, bytes_per_element: int, threads: int, room: int) -> list[slice]:

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from cvxlayers.cones.blocks import BlockDerivative
 from cvxlayers.cones.group import Group, groups
 from cvxlayers.cones.projection import DualDerivative
-from cvxlayers.derivative.system.operators import dense, is_shared, stack
+from cvxlayers.derivative.system.operators import dense, stack
 from cvxlayers.derivative.system.system import System
-from cvxlayers.program.structure import Array, Structure
+from cvxlayers.program.structure import Array, Structure, is_shared
 
 __all__ = ["DenseNormal", "PairNormal", "normal"]
 

@@ -9,7 +9,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cvxlayers.derivative.system.system import System, largest
+from cvxlayers.cones.arrays import largest
+from cvxlayers.derivative.system.system import System
 from cvxlayers.program.structure import Array
 
 __all__ = ["COARSE", "Factor", "Refined", "choose", "examine", "least_norm", "lingers", "refine"]

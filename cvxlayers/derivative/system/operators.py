@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 import scipy.sparse as sp
 
-from cvxlayers.program.structure import Array, Pattern
+from cvxlayers.program.structure import Array, Pattern, is_shared
 
 __all__ = [
     "DenseOperator",
@@ -19,7 +19,6 @@ __all__ = [
     "SharedOperator",
     "SparseOperator",
     "dense",
-    "is_shared",
     "operator",
     "stack",
 ]
@@ -131,11 +130,6 @@ def dense(found: Operator) -> Array | None:
     if isinstance(found, SharedOperator) and isinstance(found.matrix, np.ndarray):
         return found.matrix[None]
     return None
-
-
-def is_shared(values: Array) -> bool:
-    """Whether one column of values stands for the whole batch: a broadcast view, or a batch of one."""
-    return values.shape[1] == 1 or (values.shape[1] > 1 and values.strides[1] == 0)
 
 
 def _columns(x: Array) -> Array:

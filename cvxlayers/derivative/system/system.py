@@ -26,16 +26,17 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from cvxlayers.cones.arrays import largest
 from cvxlayers.cones.projection import DualDerivative, dual_derivative
 from cvxlayers.derivative.system.equilibration import equilibrate
-from cvxlayers.derivative.system.operators import Operator, ScaledOperator, is_shared, operator
+from cvxlayers.derivative.system.operators import Operator, ScaledOperator, operator
 from cvxlayers.derivative.system.smoothing import smoothed_derivative
 from cvxlayers.derivative.system.spectral import map_eigenvalues, vanishing_rows
 from cvxlayers.derivative.system.units import Units
 from cvxlayers.program.scales import by_column
-from cvxlayers.program.structure import Array, Pattern, Structure, Values
+from cvxlayers.program.structure import Array, Pattern, Structure, Values, is_shared
 
-__all__ = ["FINE", "SystemLayout", "SystemPoint", "System", "largest"]
+__all__ = ["FINE", "SystemLayout", "SystemPoint", "System"]
 
 FINE = 1e-8
 """delta for systems that are regular: each step of refinement reduces the error by about this times a condition number;
@@ -236,11 +237,6 @@ class System:
         return map_eigenvalues(
             self.D, lambda d, _: (1.0 - d + self.delta * d) * (1.0 + tau) / (d + tau), self.scales[1]
         )
-
-
-def largest(v: Array) -> Array:
-    """The largest absolute entry for each element: (rows, B) gives (B,), zero without rows."""
-    return np.asarray(np.abs(v).max(axis=0, initial=0.0))
 
 
 def _over(error: Array, *terms: Array) -> Array:
