@@ -41,9 +41,9 @@ TOOLS := pytest pytest-xdist hypothesis packaging threadpoolctl
 test-lowest: .venv-lowest/.installed  ## run what tells most with the oldest versions that setup.py admits, and Numba's oldest
 	NUMBA_CACHE_DIR=$(CURDIR)/.venv-lowest/kernels $(ONE_THREAD) .venv-lowest/bin/python -m pytest -n 2 $(or $(ARGS),$(TELLING))
 
-# Without Numba, so that the other engines and the array operations carry the whole.
+# Without Numba, so that the other engines and the array operations carry the whole; tests of ECOS and IPM by name stay out.
 test-py313: .venv-py313/.installed  ## run what tells most with Python 3.13, and without Numba
-	$(ONE_THREAD) .venv-py313/bin/python -m pytest -n 2 $(or $(ARGS),$(TELLING))
+	$(ONE_THREAD) .venv-py313/bin/python -m pytest -n 2 $(or $(ARGS),$(TELLING) -k 'not ECOS and not IPM')
 
 .venv-lowest/.installed: setup.py constraints.txt tests/support/lowest.py
 	$(PYTHON) -m venv .venv-lowest

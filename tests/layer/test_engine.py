@@ -9,7 +9,7 @@ import pytest
 import cvxlayers
 from cvxlayers.kernels import jit
 from cvxlayers.solvers import registry
-from tests.support.kernels import needs_kernels
+from tests.support.kernels import needs_ecos, needs_kernels
 from tests.support.tolerance import assert_close
 
 
@@ -107,6 +107,7 @@ def test_what_users_of_cvxpylayers_pass(given: dict[str, object], engine: str, w
     assert set(record.info.engines) == {engine}
 
 
+@needs_ecos
 def test_an_option_of_nobody_is_an_error_and_a_cone_that_a_solver_lacks_is_one() -> None:
     with pytest.raises(cvxlayers.OptionError, match="no option 'epsilon'"):
         layer()(VALUES, solver_args={"epsilon": 1e-3})

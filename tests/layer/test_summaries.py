@@ -9,20 +9,19 @@ import re
 import subprocess
 import sys
 from html.parser import HTMLParser
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import cvxpy as cp
 import numpy as np
 import pytest
-import torch
 
 import cvxlayers
 from cvxlayers.derivative.base import DerivativeReport
 from cvxlayers.layer.qp import QP
 from cvxlayers.layer.report import Info
 from cvxlayers.program.solution import Residuals
-from cvxlayers.torch import CvxpyLayer, QPLayer
 
 ROOT = Path(__file__).resolve().parents[2]
 NASTY = "<script>alert('c & d')</script>"
@@ -202,6 +201,9 @@ def test_the_summary_of_a_large_batch_is_short() -> None:
 
 def test_a_torch_layer_is_a_module_with_the_same_rows() -> None:
     core = projection(NASTY)
+    torch = pytest.importorskip("torch")
+    from cvxlayers.torch import CvxpyLayer
+
     layer = CvxpyLayer.from_compiled(core.compiled)
     rows = shown(layer)
     assert rows == shown(core)
@@ -211,7 +213,15 @@ def test_a_torch_layer_is_a_module_with_the_same_rows() -> None:
     assert shown(layer)["last call"] == "3 optimal"
 
 
-@pytest.mark.parametrize("kind", [QP, QPLayer])
+def _kinds() -> list[Any]:
+    if find_spec("torch") is None:
+        return [QP]
+    from cvxlayers.torch import QPLayer
+
+    return [QP, QPLayer]
+
+
+@pytest.mark.parametrize("kind", _kinds())
 def test_quadratic_programs_by_their_matrices(kind: type) -> None:
     layer = kind(patterns={"Q": np.eye(2)}, duals=True, solver="CLARABEL")
     expected = {"patterns": "Q: 2 nonzeros", "duals": "returned", "solver": "CLARABEL", "last call": "none"}

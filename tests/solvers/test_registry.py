@@ -14,7 +14,7 @@ from cvxlayers.solvers import registry
 from cvxlayers.solvers.base import Settings
 from cvxlayers.solvers.registry import SOLVERS, choose, fallbacks, names, solver_class, solver_for, unfit
 from tests.solvers.problems import family, make
-from tests.support.kernels import needs_kernels
+from tests.support.kernels import needs_ecos, needs_kernels
 
 Missing = Callable[[str], None]
 
@@ -94,6 +94,7 @@ def test_default_solver(missing: Missing) -> None:
         choose(every, quadratic=True)
 
 
+@needs_ecos
 def test_fallbacks(missing: Missing) -> None:
     linear, power = make(family("exponential-linear"), 1).structure, make(family("power"), 1).structure
 
@@ -142,6 +143,7 @@ def test_problem_that_a_solver_cannot_take(name: str, kind: str, reason: str) ->
     assert "CLARABEL" in unfit(SOLVERS[name], structure).split("can: ")[1]
 
 
+@needs_ecos
 def test_diffcp_refuses_what_the_solver_behind_it_cannot_take() -> None:
     with pytest.raises(EngineError, match="ECOS cannot take cones of the kind psd"):
         SOLVERS["DIFFCP"](make(family("SDP35-linear"), 1).structure, Settings(options={"solve_method": "ECOS"}))
