@@ -19,11 +19,13 @@ import pytest
 
 import cvxlayers
 from cvxlayers.derivative.base import DerivativeReport
+from cvxlayers.kernels import jit
 from cvxlayers.layer.qp import QP
 from cvxlayers.layer.report import Info
 from cvxlayers.program.solution import Residuals
 
 ROOT = Path(__file__).resolve().parents[2]
+DEFAULT = "IPM" if jit.usable() else "CLARABEL"
 NASTY = "<script>alert('c & d')</script>"
 
 
@@ -121,8 +123,8 @@ def test_names_are_text_and_no_html() -> None:
 def test_a_layer_that_was_never_called_says_so() -> None:
     layer = projection()
     assert shown(layer) == {
-        "parameters": "c (2,), limit ()", "variables": "x (2,)", "solver": "IPM, by default", "on failure": "raise",
-        "last call": "none",
+        "parameters": "c (2,), limit ()", "variables": "x (2,)", "solver": f"{DEFAULT}, by default",
+        "on failure": "raise", "last call": "none",
     }  # fmt: skip
     for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
         assert shown(twin) == shown(layer)

@@ -1,4 +1,4 @@
-"""Which tests are about an engine or a framework that is optional, and so have nothing to say where it is not installed.
+"""Which tests are about an engine that is optional, and so have nothing to say where it is not installed.
 
 Where all is installed, as in CI, none is left out.
 """
