@@ -22,7 +22,7 @@ def read_version() -> str:
 # The tests run with the versions in constraints.txt; NumPy and SciPy may be as old as CVXPY 1.9 allows.
 REQUIRES = [
     "cvxpy>=1.9",
-    "diffcp>=1.1.2",  # earlier ones import ECOS, or a module that they do not bring
+    "diffcp>=1.1.9",  # older ones lack what the adapter works round
     "scs>=3.2.5",  # the first that is built for NumPy 2
     "clarabel>=0.10",
     "numpy>=2.0",
