@@ -23,7 +23,7 @@ def read_version() -> str:
 REQUIRES = [
     "cvxpy>=1.9",
     "diffcp>=1.1.9",  # older ones lack what the adapter works round
-    "scs>=3.2.5",  # the first that is built for NumPy 2
+    "scs>=3.3.1",  # older ones do not know the option linear_solver, and 3.3.0 crashes
     "clarabel>=0.10",
     "numpy>=2.0",
     "scipy>=1.13",
