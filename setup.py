@@ -21,10 +21,10 @@ def read_version() -> str:
 
 # The tests run with the versions in constraints.txt; NumPy and SciPy may be as old as CVXPY 1.9 allows.
 REQUIRES = [
-    "cvxpy>=1.9",
+    "cvxpy>=1.9.2",  # the first whose dual variables of exponential and Hermitian constraints are right
     "diffcp>=1.1.9",  # older ones lack what the adapter works round
     "scs>=3.3.1",  # older ones do not know the option linear_solver, and 3.3.0 crashes
-    "clarabel>=0.10",
+    "clarabel>=0.11",
     "numpy>=2.0",
     "scipy>=1.13",
     "typer>=0.20",

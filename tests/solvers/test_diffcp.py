@@ -12,8 +12,10 @@ import cvxpy as cp
 import diffcp
 import numpy as np
 import pytest
+import scipy
 import scipy.sparse as sp
 from diffcp import _diffcp, cone_program
+from packaging.version import Version
 
 import cvxlayers
 from benchmarks import families
@@ -375,7 +377,8 @@ def test_superlu_meets_no_pivot_that_is_zero(
     linearization = DiffcpDerivative(compiled.structure, mode="sparse").linearize(values, solution)
     linearization.vjp(np.ones_like(solution.x), np.zeros_like(solution.y))
     assert linearization.report.fallback.all()  # its equations leave y open
-    assert ("DGEMV" not in "".join(capfd.readouterr())) == silent
+    said = "".join(capfd.readouterr())
+    assert ("DGEMV" not in said) == (silent or Version(scipy.__version__) < Version("1.17"))  # the first that does so
 
 
 @pytest.mark.parametrize("mode", ["dense", "sparse"])
