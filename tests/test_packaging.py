@@ -237,6 +237,7 @@ def test_no_files_import_each_other_in_a_circle() -> None:
     assert order.index(PACKAGE / "errors.py") < order.index(PACKAGE / "layer" / "layer.py")
 
 
+@lru_cache(maxsize=1)
 def cone_classes() -> set[str]:
     files = sorted((PACKAGE / "cones").rglob("*.py"))
     trees = [ast.parse(file.read_text(encoding="utf-8")) for file in files]

@@ -113,12 +113,12 @@ def check(
         from cvxlayers.cli.file_report import GradientOptions, examine_file
 
         wanted = GradientOptions(params, samples, seed) if gradients else None
-        examination = examine_file(file, gp, solver, wanted, plot)
+        report = examine_file(file, gp, solver, wanted, plot)
         if json:
-            typer.echo(render.as_json(examination))
+            typer.echo(render.as_json(report))
         else:
-            render.show_examination(examination)
-        raise typer.Exit(0 if examination.valid else INVALID)
+            render.show_file_report(report)
+        raise typer.Exit(0 if report.valid else INVALID)
 
 
 @app.command()

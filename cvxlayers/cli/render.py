@@ -29,7 +29,7 @@ from cvxlayers.files.output import same_as
 __all__ = [
     "as_json",
     "show_diagnosis",
-    "show_examination",
+    "show_file_report",
     "show_results",
     "show_warmth",
     "takes_stdout",
@@ -46,14 +46,14 @@ def as_json(value: Any) -> str:
     return json.dumps(_plain(value), indent=2, allow_nan=False)
 
 
-def show_examination(examination: FileReport) -> None:
+def show_file_report(found: FileReport) -> None:
     """Print everything about the problems of a file."""
-    out = console(stderr=any(map(takes_stdout, examination.plots)))
-    for report in examination.problems:
-        _show_report(report, examination.file, out)
-    if examination.plots:
+    out = console(stderr=any(map(takes_stdout, found.plots)))
+    for report in found.problems:
+        _show_report(report, found.file, out)
+    if found.plots:
         out.print()
-    for path in examination.plots:
+    for path in found.plots:
         out.print(Text(f"Drawn in {path}."))
 
 

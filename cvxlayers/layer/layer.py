@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cvxlayers.errors import OptionError, ParameterError, SolveError
+from cvxlayers.errors import ParameterError, SolveError
 from cvxlayers.layer import bounds, checks, packing
 from cvxlayers.layer.answer import Solve, answer
 from cvxlayers.layer.engine import Engine, EngineCache
+from cvxlayers.layer.failure import STATUS_NAMES, check_policy, solve_error
 from cvxlayers.layer.glance import all_finite
 from cvxlayers.layer.packing import Packed
 from cvxlayers.layer.record import Record
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from cvxpy import Parameter, Problem, Variable
 
 __all__ = ["Layer", "Record"]
-
-POLICIES = ("raise", "nan", "zero_grad")
 
 
 class Layer(Summarized):
@@ -104,8 +103,7 @@ class Layer(Summarized):
         smoothing: float | None = None,
         broadcast: bool = False,
     ) -> None:
-        if on_failure not in POLICIES:
-            raise OptionError(f"on_failure: expected one of {', '.join(map(repr, POLICIES))}, got {on_failure!r}.")
+        check_policy(on_failure)
         self.compiled = compiled
         self.solver = solver
         self.solver_args = {"verbose": verbose, **(solver_args or {})}
@@ -114,8 +112,8 @@ class Layer(Summarized):
         self.polish = polish
         self.smoothing = smoothing
         self.broadcast = broadcast
-        self._workshop = EngineCache(compiled.structure, smoothing)
-        self._workshop.engine(
+        self._engines = EngineCache(compiled.structure, smoothing)
+        self._engines.engine(
             solver, self.solver_args
         )  # an unknown option or an unfit solver is an error now, not later
         self._local = threading.local()
@@ -158,11 +156,11 @@ class Layer(Summarized):
         ]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("_local", "_workshop")}
+        return {name: value for name, value in vars(self).items() if name not in ("_local", "_engines")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._workshop = EngineCache(self.compiled.structure, self.smoothing)
+        self._engines = EngineCache(self.compiled.structure, self.smoothing)
         self._local = threading.local()
 
     def __call__(self, *parameters: Any, solver_args: Mapping[str, Any] | None = None) -> tuple[np.ndarray, ...]:
@@ -245,7 +243,7 @@ class Layer(Summarized):
 
     def _engine(self, solver_args: Mapping[str, Any] | None) -> Engine:
         given = {**self.solver_args, **solver_args} if solver_args else self.solver_args
-        return self._workshop.engine(self.solver, given)
+        return self._engines.engine(self.solver, given)
 
     def _solution_of(self, point: np.ndarray, packed: Packed) -> Solution:
         n, m, batch = self.compiled.structure.n, self.compiled.structure.m, packed.theta.shape[1]
@@ -355,7 +353,7 @@ class Layer(Summarized):
         if engine.solver.again is not None:
             yield engine.solver.again.solve
         for name in engine.fallbacks:
-            yield self._workshop.engine(name, registry.FALLBACK_OPTIONS.get(name, {})).solver.solve
+            yield self._engines.engine(name, registry.FALLBACK_OPTIONS.get(name, {})).solver.solve
 
     def _recover(self, solution: Solution) -> Array:
         rows = self.compiled.recover(solution.x, solution.y)
@@ -369,11 +367,10 @@ class Layer(Summarized):
 
 def _report(solution: Solution, objective: Array, seconds: Seconds) -> Info:
     assert solution.residuals is not None
-    statuses = constant_names(_OPTIMAL, solution.batch) if solution.whole else _STATUS_NAMES[solution.status]
+    statuses = constant_names(_OPTIMAL, solution.batch) if solution.whole else STATUS_NAMES[solution.status]
     return Info(statuses, solution.iterations, solution.engine, solution.residuals, objective, seconds)
 
 
-_STATUS_NAMES = np.array([str(status) for status in Status])
 _OPTIMAL = str(Status.OPTIMAL)
 _ADVICE = {
     Status.INFEASIBLE: "infeasible elements have parameters for which no point meets the constraints: soften them with "
@@ -393,17 +390,7 @@ _ENDLESS = (
 
 def _solve_error(solution: Solution) -> SolveError:
     indices = np.flatnonzero(~solution.ok)
-    statuses = [Status(solution.status[i]) for i in indices]
-    shown = ", ".join(f"{i} ({status})" for i, status in list(zip(indices.tolist(), statuses, strict=True))[:10])
-    more = f" and {len(indices) - 10} more" if len(indices) > 10 else ""
-    advice = "; ".join(_advice(solution, indices))
-    return SolveError(
-        f"{len(indices)} of {solution.batch} batch elements have no verified solution: {shown}{more}. Advice: "
-        f"{advice}; or "
-        'pass on_failure="nan" or "zero_grad" to let the other elements go on.',
-        indices.tolist(),
-        [str(status) for status in statuses],
-    )
+    return solve_error(solution.status, indices, _advice(solution, indices))
 
 
 def _advice(solution: Solution, indices: np.ndarray) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 from cvxlayers.cones import KINDS
 from cvxlayers.errors import EngineError, OptionError
 from cvxlayers.program.structure import Structure
+from cvxlayers.solvers import split
 from cvxlayers.solvers.base import Solver
 from cvxlayers.solvers.clarabel import Clarabel
 from cvxlayers.solvers.diffcp import Diffcp
@@ -310,7 +311,10 @@ def unfit(solver: type[Solver], structure: Structure) -> str:
 def fallbacks(name: str, structure: Structure) -> list[type[Solver]]:
     """The installed solvers that can try an element on which the solver ``name`` failed, best first."""
     others = [SOLVERS[other] for other in FALLBACKS if other != name.upper() and other in SOLVERS]
-    return [solver for solver in others if solver.installed() and solver.suits(structure)]
+    return [
+        solver for solver in others
+        if solver.installed() and (solver.suits(structure) or split.serves(solver, structure, well=True))
+    ]  # fmt: skip
 
 
 def _listed() -> str:

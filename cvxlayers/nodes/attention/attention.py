@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from cvxlayers.errors import OptionError, ParameterError
+from cvxlayers.layer.failure import check_policy
 from cvxlayers.nodes.attention.entmax import entmax
 from cvxlayers.nodes.robust.robust_mean import PENALTIES, RobustMeanRule
 from cvxlayers.nodes.rules.arguments import check_dimensions, flatten_batch, positive
-from cvxlayers.nodes.rules.call_result import NodeCall, Reporting, check_policy
+from cvxlayers.nodes.rules.call_result import NodeCall, Reporting
 from cvxlayers.nodes.transport.transport import transport_plan
 
 __all__ = ["DeclarativeAttention", "RobustMean", "declarative_attention", "robust_mean", "sinkhorn_weights"]

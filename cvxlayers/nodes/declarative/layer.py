@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cvxlayers.errors import OptionError, ParameterError
+from cvxlayers.layer.failure import check_policy
 from cvxlayers.nodes.declarative.batching import gather, unbatch
 from cvxlayers.nodes.declarative.failures import settle
 from cvxlayers.nodes.declarative.node import DeclarativeNode
@@ -16,7 +17,7 @@ from cvxlayers.nodes.declarative.report import NodeInfo
 from cvxlayers.nodes.declarative.rules import Attach
 from cvxlayers.nodes.declarative.search import Search, SearchCall
 from cvxlayers.nodes.declarative.system import SystemSettings
-from cvxlayers.nodes.rules.call_result import Reporting, check_policy
+from cvxlayers.nodes.rules.call_result import Reporting
 
 __all__ = ["DeclarativeLayer"]
 

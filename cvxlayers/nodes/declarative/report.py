@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from cvxlayers.derivative.base import DerivativeReport
+from cvxlayers.layer.failure import STATUS_NAMES
 from cvxlayers.layer.report import Info, Seconds
 from cvxlayers.nodes.declarative.optimality import OptimalityPoint
 from cvxlayers.nodes.declarative.system import OptimalitySystem
@@ -74,7 +75,7 @@ def report(
     residuals = Residuals(torch.where(lost, torch.nan, measured).double().cpu().numpy())
     numbers = status.cpu().numpy()
     return NodeInfo(
-        statuses=_NAMES[numbers],
+        statuses=STATUS_NAMES[numbers],
         iterations=steps.cpu().numpy(),
         engines=np.full(numbers.shape, engine, dtype="U16"),
         residuals=residuals,
@@ -86,7 +87,6 @@ def report(
     )
 
 
-_NAMES = np.array([str(status) for status in Status])
 ADVICE = {
     Status.INFEASIBLE: "infeasible elements have inputs for which no point nearby meets the constraints: soften them, "
     "or start elsewhere by writing initial(self, *xs)",

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cvxlayers.errors import ParameterError
+from cvxlayers.layer.failure import solve_error
 from cvxlayers.layer.report import Seconds
 from cvxlayers.nodes.declarative import lagrangian
 from cvxlayers.nodes.declarative.curvature import minima
@@ -21,7 +22,7 @@ from cvxlayers.nodes.declarative.problem import Formulation, formulate
 from cvxlayers.nodes.declarative.report import ADVICE, NodeInfo, judge, report
 from cvxlayers.nodes.declarative.rules import fold, unfold
 from cvxlayers.nodes.declarative.system import BUDGET, OptimalitySystem, SystemSettings
-from cvxlayers.nodes.rules.call_result import solve_error
+from cvxlayers.nodes.rules.call_result import advice_on
 from cvxlayers.program.solution import Status
 
 __all__ = ["SearchCall", "Search"]
@@ -97,7 +98,8 @@ def search(call: SearchCall, xs: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tens
     call.complete, call.none = bool(ok.all()), not bool(ok.any())
     if call.on_failure == "raise" and not call.complete:
         numbers = status.cpu().numpy()
-        raise solve_error(numbers, np.flatnonzero(numbers != Status.OPTIMAL), ADVICE)
+        bad = np.flatnonzero(numbers != Status.OPTIMAL)
+        raise solve_error(numbers, bad, advice_on(numbers, bad, ADVICE))
     return point.z, point.active, ok
 
 

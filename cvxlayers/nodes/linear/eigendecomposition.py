@@ -24,9 +24,10 @@ import torch
 from torch import Tensor
 
 from cvxlayers.errors import OptionError, ParameterError
+from cvxlayers.layer.failure import check_policy
 from cvxlayers.nodes.linear.eigenpairs import eigenpairs, working_dtype
 from cvxlayers.nodes.rules.arguments import check_dimensions
-from cvxlayers.nodes.rules.call_result import NodeCall, Reporting, SolvedNode, check_policy
+from cvxlayers.nodes.rules.call_result import NodeCall, Reporting, SolvedNode
 from cvxlayers.nodes.rules.closed_rule import ClosedRule
 from cvxlayers.program.solution import Status
 

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from cvxlayers.errors import ParameterError
+from cvxlayers.layer.failure import check_policy
 from cvxlayers.nodes.linear.banded import ADVICE, judge, solve_tridiagonal, through_numpy
 from cvxlayers.nodes.rules.arguments import check_dimensions, flatten_batch
-from cvxlayers.nodes.rules.call_result import NodeCall, Reporting, SolvedNode, check_policy
+from cvxlayers.nodes.rules.call_result import NodeCall, Reporting, SolvedNode
 from cvxlayers.nodes.rules.closed_rule import ClosedRule
 
 __all__ = ["TridiagonalSolve", "multiply_tridiagonal", "tridiagonal_solve"]

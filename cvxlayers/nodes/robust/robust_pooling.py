@@ -17,11 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cvxlayers.layer.failure import check_policy
 from cvxlayers.nodes.robust.mean_rule import MeanRule
 from cvxlayers.nodes.robust.penalties import PENALTIES, Penalty, find_penalty
 from cvxlayers.nodes.robust.robust_search import minimize, stationarity
 from cvxlayers.nodes.rules.arguments import check_dimensions, flatten_batch, positive
-from cvxlayers.nodes.rules.call_result import NodeCall, Reporting, SolvedNode, check_policy
+from cvxlayers.nodes.rules.call_result import NodeCall, Reporting, SolvedNode
 from cvxlayers.nodes.rules.closed_rule import ClosedRule
 from cvxlayers.program.solution import Status
 

@@ -19,11 +19,12 @@ import torch
 from torch import Tensor
 
 from cvxlayers.errors import ParameterError
+from cvxlayers.layer.failure import check_policy
 from cvxlayers.nodes.robust.mean_rule import MeanRule
 from cvxlayers.nodes.robust.penalties import PENALTIES, Penalty, find_penalty
 from cvxlayers.nodes.robust.robust_descent import minimize_vector, solve_hessian
 from cvxlayers.nodes.rules.arguments import check_tensor, positive
-from cvxlayers.nodes.rules.call_result import NodeCall, Reporting, SolvedNode, check_policy
+from cvxlayers.nodes.rules.call_result import NodeCall, Reporting, SolvedNode
 from cvxlayers.nodes.rules.closed_rule import ClosedRule
 from cvxlayers.program.solution import Status
 

@@ -11,13 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cvxlayers.errors import OptionError, SolveError
+from cvxlayers.layer.failure import STATUS_NAMES, solve_error
 from cvxlayers.layer.report import Info, Seconds
 from cvxlayers.program.solution import Residuals, Status
 
-__all__ = ["POLICIES", "NodeCall", "Reporting", "SolvedNode", "check_policy", "solve_error"]
-
-POLICIES = ("raise", "nan", "zero_grad")
+__all__ = ["NodeCall", "Reporting", "SolvedNode", "advice_on"]
 
 
 @dataclass(frozen=True)
@@ -56,17 +54,14 @@ class NodeCall:
             self.keeper.info = _report(solved, statuses, seconds)
         bad = np.flatnonzero(statuses != Status.OPTIMAL)
         if bad.size and self.on_failure == "raise":
-            raise solve_error(statuses, bad, advice)
-
-
-_NAMES = np.array([str(status) for status in Status])
+            raise solve_error(statuses, bad, advice_on(statuses, bad, advice))
 
 
 def _report(solved: SolvedNode, statuses: NDArray[np.integer], seconds: Seconds) -> Info:
     """The one residual of a node stands as the primal one; what a node does not have is zero, or NaN."""
     residuals, nothing = solved.residuals.double().cpu().numpy(), np.zeros(len(statuses))
     return Info(
-        statuses=_NAMES[statuses],
+        statuses=STATUS_NAMES[statuses],
         iterations=solved.iterations.cpu().numpy().astype(np.int64),
         engines=np.full(len(statuses), "closed rule", dtype="U16"),
         residuals=Residuals(np.stack([residuals, nothing, nothing, nothing, np.full(len(statuses), np.nan)])),
@@ -75,29 +70,10 @@ def _report(solved: SolvedNode, statuses: NDArray[np.integer], seconds: Seconds)
     )
 
 
-def solve_error(statuses: NDArray[np.integer], bad: NDArray[np.intp], advice: Mapping[Status, str]) -> SolveError:
-    """The error that lists the failing elements ``bad`` of a batch with these statuses, and gives advice."""
-    kinds = [Status(statuses[i]) for i in bad]
-    shown = ", ".join(f"{i} ({kind})" for i, kind in list(zip(bad.tolist(), kinds, strict=True))[:10])
-    more = f" and {len(bad) - 10} more" if len(bad) > 10 else ""
-    told = "; ".join(advice[kind] for kind in sorted(set(kinds)) if kind in advice)
-    return SolveError(
-        f"{len(bad)} of {len(statuses)} batch elements have no verified solution: {shown}{more}. Advice: "
-        f'{told + "; or " if told else ""}pass on_failure="nan" or "zero_grad" to let the other elements go on.',
-        bad.tolist(),
-        [str(kind) for kind in kinds],
-    )
-
-
-def check_policy(on_failure: str) -> None:
-    """Refuse a policy that nobody knows.
-
-    Raises
-    ------
-    OptionError
-    """
-    if on_failure not in POLICIES:
-        raise OptionError(f"on_failure: expected one of {', '.join(map(repr, POLICIES))}, got {on_failure!r}.")
+def advice_on(statuses: NDArray[np.integer], bad: NDArray[np.intp], advice: Mapping[Status, str]) -> list[str]:
+    """What there is to be said of the kinds of failure that occur."""
+    kinds = sorted({Status(statuses[i]) for i in bad})
+    return [advice[kind] for kind in kinds if kind in advice]
 
 
 class Reporting(torch.nn.Module):

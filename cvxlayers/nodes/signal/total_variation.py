@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from cvxlayers.errors import ParameterError
+from cvxlayers.layer.failure import check_policy
 from cvxlayers.nodes.projections.level_sets import jump_signs
 from cvxlayers.nodes.rules.arguments import check_dimensions, check_entries, flatten_batch
-from cvxlayers.nodes.rules.call_result import NodeCall, Reporting, SolvedNode, check_policy
+from cvxlayers.nodes.rules.call_result import NodeCall, Reporting, SolvedNode
 from cvxlayers.nodes.rules.closed_rule import ClosedRule
 from cvxlayers.program.solution import Status
 
