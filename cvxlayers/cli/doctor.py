@@ -204,13 +204,13 @@ def solvers() -> tuple[SolverFound, ...]:
     """Every solver of the registry."""
     return tuple(
         SolverFound(s.name, s.installed(), tuple(sorted(s.kinds)), s.quadratic, f"pip install {s.pip}", s.hindrance())
-        for s in registry.SOLVERS.values()
+        for s in map(registry.SOLVERS.__getitem__, registry.names())
     )
 
 
 def self_tests() -> Iterator[SelfTest]:
     """Each installed solver on a small problem for each kind of cone that it takes."""
-    for solver in registry.SOLVERS.values():
+    for solver in map(registry.SOLVERS.__getitem__, registry.names()):
         if solver.installed():
             for kind in PROBLEMS:
                 if kind in solver.kinds:

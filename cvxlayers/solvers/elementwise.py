@@ -112,7 +112,8 @@ class ElementwiseSolver(Solver):
             outcome = self.solve_element(element, starts[i])
             status[i], iterations[i] = outcome.status, outcome.iterations
             if outcome.point is not None:
-                x[i], y[i], s[i] = outcome.point
+                sizes = zip(outcome.point, (n, m, m), strict=True)  # a number alone is no vector
+                x[i], y[i], s[i] = (np.reshape(part, size) for part, size in sizes)
 
         elements = np.flatnonzero(_finite(parts)).tolist()
         parallel_for(task, elements, min(self.settings.threads, len(elements) // (1 if n + m > LARGE else FEW)))

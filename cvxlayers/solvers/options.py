@@ -29,7 +29,7 @@ from cvxlayers.errors import OptionError
 from cvxlayers.program.structure import Structure
 from cvxlayers.solvers import forms
 from cvxlayers.solvers.base import Settings, Solver
-from cvxlayers.solvers.registry import SOLVERS, choose, solver_class
+from cvxlayers.solvers.registry import SOLVERS, choose, from_outside, solver_class
 
 __all__ = ["MODES", "TOLERANCE", "parse", "preferred", "tolerance"]
 
@@ -92,7 +92,7 @@ def tolerance(settings: Settings) -> float:
     >>> tolerance(Settings()), tolerance(Settings(options={"eps_abs": 1e-4, "eps_rel": 1e-5}))
     (1e-06, 0.001)
     """
-    accuracies = {name for solver in SOLVERS.values() for name in solver.aliases["eps"]}
+    accuracies = {name for solver in SOLVERS.values() if not from_outside(solver) for name in solver.aliases["eps"]}
     asked = [value for name, value in settings.options.items() if name in accuracies]
     return max([TOLERANCE, *(10 * value for value in asked)])
 

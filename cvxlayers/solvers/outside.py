@@ -62,7 +62,8 @@ class Outside(Solver):
 
     def _asked(self, values: Values, warm: Solution | None) -> Solution:
         own = Values(*(np.array(part) for part in (values.P, values.q, values.A, values.b)))
-        found = self._solver.solve(own, warm)
+        start = None if warm is None else replace(warm, x=warm.x.copy(), y=warm.y.copy(), s=warm.s.copy())
+        found = self._solver.solve(own, start)
         if not isinstance(found, Solution):
             raise EngineError(
                 f"The solver {self._name} returned {type(found).__name__}; `solve` is to return a Solution."

@@ -85,16 +85,16 @@ class _Solvers(Mapping[str, type[Solver]]):
             if self.discovered:
                 return
             self.discovered = True
-            for entry in entry_points(group=GROUP):
-                try:
-                    register_solver(entry.load())
-                except Exception as exc:  # noqa: BLE001 - it may be any
-                    warnings.warn(
-                        f"The solver {entry.name!r} of the package {_package(entry)} is left out: "
-                        f"{type(exc).__name__}: {exc}",
-                        RuntimeWarning,
-                        stacklevel=4,
-                    )
+        for entry in entry_points(group=GROUP):  # without the lock: another thread may be importing the same module
+            try:
+                register_solver(entry.load())
+            except Exception as exc:  # noqa: BLE001 - it may be any
+                warnings.warn(
+                    f"The solver {entry.name!r} of the package {_package(entry)} is left out: "
+                    f"{type(exc).__name__}: {exc}",
+                    RuntimeWarning,
+                    stacklevel=4,
+                )
 
 
 SOLVERS = _Solvers((Clarabel, SCS, ECOS, Diffcp, IPM, PIQP))
@@ -102,7 +102,7 @@ SOLVERS = _Solvers((Clarabel, SCS, ECOS, Diffcp, IPM, PIQP))
 
 FALLBACKS = ("PIQP", "CLARABEL", "SCS", "ECOS")
 """In which order solvers step in, if they suit the problem: on quadratic programs of which the factors stay sparse,
-PIQP is 2 to 3 times faster than Clarabel (``benchmarks.large_qp``). DIFFCP is not among them: it only calls others."""
+PIQP is up to 3 times faster than Clarabel (``benchmarks.large_qp``). DIFFCP is not among them: it only calls others."""
 
 FALLBACK_OPTIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {"SCS": {"time_limit_secs": 15.0}, "PIQP": {"max_iter": 100}}
@@ -159,7 +159,11 @@ def register_solver(solver: type[Solver]) -> type[Solver]:
             f"The solver {solver.__name__} lacks {', '.join(lacking)}: see cvxlayers.solvers.Solver, which says what "
             "each of them is."
         )
-    if wrong := _wrong(solver):
+    try:
+        wrong = _wrong(solver)
+    except (TypeError, AttributeError) as exc:
+        wrong = f"an attribute is of another type than cvxlayers.solvers.Solver says ({exc})"
+    if wrong:
         raise EngineError(f"The solver {solver.__name__} cannot be registered: {wrong}.")
     SOLVERS.add(solver)
     return solver
@@ -194,6 +198,8 @@ def _wrong(solver: type[Solver]) -> str:
         return f"its name is {name!r}, expected up to {LONGEST_NAME} capital letters, digits and underscores"
     if not (isinstance(solver.kinds, frozenset) and solver.kinds and solver.kinds <= set(KINDS)):
         return f"its kinds are {solver.kinds!r}, expected a frozenset of some of {', '.join(KINDS)}"
+    if not (isinstance(solver.package, str) and isinstance(solver.pip, str)):
+        return f"its package and pip are {solver.package!r} and {solver.pip!r}, expected texts"
     if not isinstance(solver.quadratic, bool):
         return f"its attribute quadratic is {solver.quadratic!r}, expected True or False"
     if set(solver.aliases) != {"eps", "max_iters"}:

@@ -20,6 +20,7 @@ from cvxlayers.program.solution import Residuals
 from cvxlayers.program.structure import Values
 from cvxlayers.solvers import Element, ElementwiseSolver, Outcome, Settings, Solution, Solver, Status, registry
 from cvxlayers.solvers.clarabel import Clarabel
+from cvxlayers.solvers.options import tolerance
 from tests.support.tolerance import assert_close
 
 
@@ -151,6 +152,8 @@ def test_without_registration_its_layers_say_what_to_do(registered: Any) -> None
         (type("Lower", (Mine,), {"name": "mine"}), "its name is 'mine'"),
         (type("Long", (Mine,), {"name": "M" * 17}), "up to 16 capital letters"),
         (type("Strange", (Mine,), {"kinds": frozenset({"sphere"})}), "its kinds are .*sphere.*expected a frozenset"),
+        (type("NoTexts", (Mine,), {"package": None}), "its package and pip are None and 'clarabel', expected texts"),
+        (type("Number", (Mine,), {"options": 5}), "an attribute is of another type"),
         (type("NoFlag", (Mine,), {"quadratic": 1}), "quadratic is 1, expected True or False"),
         (type("NoAlias", (Mine,), {"aliases": {}}), "its aliases are"),
         (type("NoOption", (Mine,), {"types": {"depth": int}}), "name depth, which its options do not have"),
@@ -224,6 +227,16 @@ def test_no_wrong_answer_passes(registered: Any, spoil: Any) -> None:
         record = made.solve([POINTS])
         assert record.info.statuses.tolist() == ["optimal"] * 3
         assert_close(record.outputs[0], EXPECTED, 1e-8, "x")
+
+
+def test_its_options_loosen_nothing(registered: Any) -> None:
+    """What it calls its accuracy may be a number of digits, or an option of another solver."""
+    aliases = {"eps": ("digits", "max_iter"), "max_iters": ()}
+    options, types = {"digits": "how many", "max_iter": "of something"}, {"digits": float, "max_iter": int}
+    registered(type("Digits", (spoiled(_lying),), {"aliases": aliases, "options": options, "types": types}))
+    record = layer("SPOILED").solve([POINTS], {"digits": 8.0})
+    assert_close(record.outputs[0], EXPECTED, 1e-8, "x")
+    assert tolerance(Settings(options={"digits": 8.0, "max_iter": 50})) == 1e-6
 
 
 def test_an_exception_is_the_elements_own(registered: Any) -> None:
