@@ -80,6 +80,12 @@ def _dual_places(
         by_column = cone[None, :] + inside[:, None]  # (dimension - 1, cones)
         return [[((by_column if constraint.axis == 0 else by_column.T).ravel(order="F"), ones)]]
     if isinstance(constraint, PowConeND):
+        if not isinstance(final, PowConeND):
+            raise CompileError(
+                f"variables: the dual variable of constraint '{constraint}' was asked for, but beside power cones of "
+                "other dimensions CVXPY splits that constraint into several; leave this dual variable out, or give the "
+                "cones one dimension."
+            )
         return [_power_places(constraint, position)]
     if isinstance(constraint, ExpCone | PowCone3D):
         return [[(3 * np.arange(variable.size) + position, ones)]]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import cvxlayers
-from cvxlayers.errors import EngineError
+from cvxlayers.errors import CompileError, EngineError
 from cvxlayers.layer.layer import Layer
 from tests.support.tolerance import assert_close
 
@@ -51,6 +51,20 @@ def test_several_of_different_dimensions() -> None:
     cones = [cp.PowConeND(x, t[0], np.ones(3) / 3), cp.PowConeND(y, t[1], np.ones(4) / 4)]
     problem = cp.Problem(cp.Maximize(cp.sum(t)), [*cones, x <= 1, y <= 2])
     assert_close(Layer.from_problem(problem, [], [t])()[0], np.array([1.0, 2.0]), 1e-8, "the means")
+
+
+def test_their_dual_variables_are_refused() -> None:
+    """They do not stand in y as one block of rows; those of other constraints do."""
+    x, y, t, c = cp.Variable(3), cp.Variable(4), cp.Variable(2), cp.Parameter(3)
+    cones = [cp.PowConeND(x, t[0], np.ones(3) / 3), cp.PowConeND(y, t[1], np.ones(4) / 4)]
+    bound = x <= c
+    problem = cp.Problem(cp.Maximize(cp.sum(t)), [*cones, bound, y <= 2])
+    for cone in cones:
+        for dual in cone.dual_variables:
+            with pytest.raises(CompileError, match="beside power cones of other dimensions"):
+                cvxlayers.compile(problem, [c], [x, dual])
+    (price,) = Layer.from_problem(problem, [c], [bound.dual_variables[0]])(np.ones(3))
+    assert_close(price, np.ones(3) / 3, 1e-7, "the dual of the bound")
 
 
 @pytest.mark.parametrize("engine", ["ECOS", "DIFFCP"])
